@@ -1,0 +1,86 @@
+"""Files that are there whole or not at all, whenever the process is killed.
+
+Everything is written under a temporary name in the same folder, flushed to the
+disk and renamed. Readers look only at final names.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+TEMPORARY_SUFFIX = ".tmp"
+"""Ends the name of everything that is not finished. Such files may be removed at any time."""
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file in one step: afterwards `path` has its old content or the new one, never a part."""
+    staging = path.with_name(path.name + TEMPORARY_SUFFIX)
+    try:
+        with staging.open("wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(staging, path)
+    except OSError:
+        staging.unlink(missing_ok=True)  # a full disk must not be left fuller
+        raise
+    sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text in one step."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file in one step, keys in the order given."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def publish(staging: Path, final: Path) -> None:
+    """Make a fully written folder visible in one step.
+
+    A crash leaves `final` whole or absent: a rename within one filesystem is atomic.
+
+    Raises:
+        FileExistsError: `final` exists. Finished folders are never overwritten.
+    """
+    if final.exists():
+        raise FileExistsError(f"{final} already exists")
+    for file in staging.iterdir():
+        sync_file(file)
+    sync_folder(staging)
+    os.rename(staging, final)
+    sync_folder(final.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file's content is on the disk."""
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until a folder's entries are on the disk, so that a rename survives a power cut."""
+    if os.name == "nt":  # Windows has no such call, and needs none
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what an interrupted write left in `folder`."""
+    for path in folder.glob(f"*{TEMPORARY_SUFFIX}"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's content, in hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
