@@ -1,0 +1,284 @@
+"""Everything a run can be told, as frozen dataclasses, and where each value came from.
+
+The three tables of a configuration file are the three classes below; a field is
+at once a TOML key, a command-line flag (`--field-name`) and a line of help. A
+`None` means "found out when the run starts"; what was found is written to
+RUN/config.toml and read again on resume, never found out twice.
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from bertsmith.errors import UserError, suggestion
+
+Config = TypeVar("Config")
+Origin = Literal["default", "preset", "file", "flag", "measured"]
+
+
+def _setting(default: Any, help_text: str) -> Any:
+    """Declare a field with its line of help."""
+    return field(default=default, metadata={"help": help_text})
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preset:
+    """Shape of a model, and the peak learning rate that trained it well (docs/log.md)."""
+
+    num_hidden_layers: int
+    hidden_size: int
+    learning_rate: float
+
+
+PRESETS = {
+    "bert-tiny": Preset(num_hidden_layers=2, hidden_size=128, learning_rate=2e-3),
+    "bert-mini": Preset(num_hidden_layers=4, hidden_size=256, learning_rate=1e-3),
+    "bert-small": Preset(num_hidden_layers=4, hidden_size=512, learning_rate=5e-4),
+    "bert-medium": Preset(num_hidden_layers=8, hidden_size=512, learning_rate=4e-4),
+    "bert-base": Preset(num_hidden_layers=12, hidden_size=768, learning_rate=2e-4),
+    "bert-large": Preset(num_hidden_layers=24, hidden_size=1024, learning_rate=1e-4),
+}
+"""Sizes of google-research/bert; heads = hidden_size / 64, intermediate_size = 4 x hidden_size."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """What is read and how it becomes token ids. Decides the prepared shards."""
+
+    text: tuple[str, ...] = _setting((), "Files, folders or data set names to learn from; none: the built-in corpus.")
+    text_field: str | None = _setting(None, "Column or key that holds the text in tables and JSON lines [found].")
+    document: Literal["auto", "file", "blank-line", "line"] = _setting(
+        "auto", "What one document is in plain text: decided by the file, or one per file, block or line."
+    )
+    encoding: str | None = _setting(None, "Character encoding of the text, such as cp1252 [UTF-8, else detected].")
+    validation: str | None = _setting(None, "Held-out text, a file or folder [a part of the text, by hash].")
+    validation_fraction: float | None = _setting(
+        None, "Share of the sections held out when no --validation is given [0.01; 0.1 for the built-in corpus]."
+    )
+    tokenizer: str = _setting("wordpiece", "Train 'wordpiece' or 'bpe', or the path of an existing tokenizer.")
+    vocab_size: int | None = _setting(None, "Pieces in the vocabulary [chosen from the size of the text].")
+    lowercase: bool = _setting(True, "Lower-case the text (an uncased model).")
+    strip_accents: bool | None = _setting(None, "Remove accents [as --lowercase].")
+    workers: int | None = _setting(None, "Processes that prepare the text [all cores].")
+
+    def __post_init__(self) -> None:
+        fraction = self.validation_fraction
+        _require(
+            fraction is None or 0 < fraction < 1,
+            f"validation_fraction is {fraction}; give a share between 0 and 1, such as 0.01",
+        )
+        _require(
+            self.vocab_size is None or self.vocab_size > 5,
+            f"vocab_size is {self.vocab_size}; give a number such as 8192, or leave it out",
+        )
+        _require(
+            self.workers is None or self.workers > 0,
+            f"workers is {self.workers}; give at least 1",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Shape of the model: a preset, and what differs from it."""
+
+    preset: str = _setting("bert-mini", f"Size of the model: {', '.join(PRESETS)}.")
+    num_hidden_layers: int | None = _setting(None, "Blocks [preset].")
+    hidden_size: int | None = _setting(None, "Width of the model [preset].")
+    num_attention_heads: int | None = _setting(None, "Heads per block [hidden size / 64].")
+    intermediate_size: int | None = _setting(None, "Width of the feed-forward layer [4 x hidden size].")
+    hidden_dropout_prob: float = _setting(0.0, "Dropout while pretraining, in [0, 1).")
+    attention_probs_dropout_prob: float = _setting(
+        0.0, "Attention dropout while pretraining, in [0, 1); above 0 the fused kernels are lost."
+    )
+
+    def __post_init__(self) -> None:
+        _require(self.preset in PRESETS, f"preset is '{self.preset}'{suggestion(self.preset, PRESETS)}")
+        for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"{name} is {value}; give a number above 0")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"{name} is {value}; give a probability in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """How the model is trained. Sizes of batches are counted in rows of `sequence_length` places."""
+
+    objective: Literal["auto", "mlm", "mlm+nsp"] = _setting(
+        "auto", "Masked words alone or with next sentences; auto looks at the text."
+    )
+    sequence_length: int = _setting(128, "Places in a row, in tokens; also the longest input of the model.")
+    global_batch_size: int = _setting(32, "Rows in one step, over all devices.")
+    micro_batch_size: int | None = _setting(None, "Rows computed at once on one device [measured].")
+    gradient_accumulation_steps: int | None = _setting(
+        None, "Micro-batches in one step on one device; another way to give --micro-batch-size."
+    )
+    epochs: float | None = _setting(None, "Passes over the text [enough for about 50 M tokens, 1 to 20].")
+    steps: int | None = _setting(None, "Optimizer steps; instead of --epochs.")
+    learning_rate: float | None = _setting(None, "Peak learning rate [preset].")
+    schedule: Literal["linear", "cosine", "constant"] = _setting(
+        "linear", "Learning rate after the warm-up: falls to 0 in a line or a cosine, or stays."
+    )
+    warmup_steps: int | None = _setting(None, "Steps in which the learning rate rises to its peak [6 %].")
+    weight_decay: float = _setting(0.01, "AdamW weight decay; biases and LayerNorm have none.")
+    adam_beta2: float = _setting(0.98, "AdamW decay of the second moment.")
+    max_grad_norm: float = _setting(1.0, "Gradients are scaled down to this L2 norm.")
+    mlm_probability: float = _setting(0.15, "Share of the tokens to predict, in (0, 1).")
+    whole_word_masking: bool = _setting(False, "Choose whole words instead of single pieces.")
+    short_sequence_probability: float = _setting(0.1, "Share of the sequences that are shorter than a row.")
+    seed: int = _setting(0, "Decides the initial weights, the order, the masks and the dropout.")
+    device: Literal["auto", "cuda", "mps", "cpu"] = _setting("auto", "Where to compute.")
+    precision: Literal["auto", "bfloat16", "float32"] = _setting("auto", "Number format of the products [measured].")
+    compile: Literal["auto", "yes", "no"] = _setting("auto", "Use torch.compile [measured].")
+    threads: int | None = _setting(None, "CPU threads of one process [all cores].")
+    loader_workers: int = _setting(0, "Processes that build batches; 0: the training process does.")
+    validation_every: int | None = _setting(None, "Steps between measurements of held-out loss [a tenth of the run].")
+    checkpoint_every: float = _setting(10.0, "Minutes between checkpoints.")
+    keep: int = _setting(2, "Checkpoints that stay.")
+
+    def __post_init__(self) -> None:
+        for name in ("global_batch_size", "micro_batch_size", "gradient_accumulation_steps", "epochs", "steps"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"{name} is {value}; give a number above 0")
+        for name in ("learning_rate", "max_grad_norm", "checkpoint_every", "keep", "validation_every", "threads"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"{name} is {value}; give a number above 0")
+        _require(
+            self.warmup_steps is None or self.warmup_steps >= 0,
+            f"warmup_steps is {self.warmup_steps}; give 0 or more",
+        )
+        _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}; give 0 or more")
+        _require(0 <= self.adam_beta2 < 1, f"adam_beta2 is {self.adam_beta2}; give a number in [0, 1)")
+        _require(0 <= self.seed < 2**63, f"seed is {self.seed}; give a number from 0 to 2^63 - 1")
+        _require(self.loader_workers >= 0, f"loader_workers is {self.loader_workers}; give 0 or more")
+        _require(
+            16 <= self.sequence_length <= 65_536,
+            f"sequence_length is {self.sequence_length}; give 16 to 65536 places",
+        )
+        _require(0 < self.mlm_probability < 1, f"mlm_probability is {self.mlm_probability}; give a share in (0, 1)")
+        _require(
+            0 <= self.short_sequence_probability < 1,
+            f"short_sequence_probability is {self.short_sequence_probability}; give a share in [0, 1)",
+        )
+        _require(
+            self.epochs is None or self.steps is None,
+            f"epochs is {self.epochs} and steps is {self.steps}; give one of them",
+        )
+        _require(
+            self.micro_batch_size is None or self.gradient_accumulation_steps is None,
+            f"micro_batch_size is {self.micro_batch_size} and gradient_accumulation_steps is "
+            f"{self.gradient_accumulation_steps}; give one of them",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """All settings of one run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+TABLES: dict[str, type] = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
+
+FREE_SETTINGS = frozenset({"workers", "loader_workers", "validation_every", "checkpoint_every", "keep"})
+"""Settings that change no weight: a resume may change them."""
+
+
+def table_of(name: str) -> str | None:
+    """The table that holds the setting `name`, None when there is no such setting."""
+    return next((table for table, cls in TABLES.items() if name in {f.name for f in fields(cls)}), None)
+
+
+def check_value(name: str, value: Any, expected: Any) -> Any:
+    """Check one value from outside against a field's type.
+
+    Returns:
+        The value; a whole number becomes a float and a list a tuple where the field asks for it.
+
+    Raises:
+        UserError: The value has another type, or is not among the choices.
+    """
+    if get_origin(expected) in (Union, UnionType):
+        if value is None:
+            return None
+        expected = next(option for option in get_args(expected) if option is not NoneType)
+    if get_origin(expected) is Literal:
+        if value not in get_args(expected):
+            raise UserError(f"{name} is {value!r}{suggestion(str(value), get_args(expected))}")
+        return value
+    if get_origin(expected) is tuple:
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+            raise UserError(f'{name} is {value!r}; give a list of strings, such as ["my_texts/"]')
+        return tuple(value)
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
+        raise UserError(f"{name} is {value!r}; give a value of type {expected.__name__}")
+    return value
+
+
+def from_mapping(cls: type[Config], values: Mapping[str, Any], prefix: str = "") -> Config:
+    """Build a config from a parsed table, strictly.
+
+    Raises:
+        UserError: A key is unknown, or a value has the wrong type. A misspelt
+            key that silently kept its default would only be noticed after the run.
+    """
+    types = get_type_hints(cls)
+    for key in values:
+        if key not in types:
+            raise UserError(f"unknown setting '{prefix}{key}'{suggestion(key, types)}")
+    return cls(**{key: check_value(f"{prefix}{key}", value, types[key]) for key, value in values.items()})
+
+
+def read_toml(path: Path) -> dict[str, dict[str, Any]]:
+    """Read a configuration file into its tables.
+
+    Raises:
+        UserError: The file is missing, is no TOML, or has an unknown table.
+    """
+    try:
+        parsed = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"cannot read the configuration {path}: {error}") from error
+    for name, table in parsed.items():
+        if name not in {*TABLES, "origin"}:
+            raise UserError(f"unknown table '{name}' in {path}{suggestion(name, TABLES)}")
+        if not isinstance(table, dict):
+            raise UserError(f"'{name}' in {path} is {table!r}; write it as a table, [{name}]")
+    return parsed
+
+
+def run_config(tables: Mapping[str, Mapping[str, Any]]) -> RunConfig:
+    """Build the settings of a run from its tables; missing ones keep their defaults."""
+    return RunConfig(
+        data=from_mapping(DataConfig, tables.get("data", {}), "data."),
+        model=from_mapping(ModelConfig, tables.get("model", {}), "model."),
+        training=from_mapping(TrainingConfig, tables.get("training", {}), "training."),
+    )
+
+
+def flat(config: RunConfig) -> dict[str, Any]:
+    """All settings by name; names are unique over the tables."""
+    return {f.name: getattr(getattr(config, table), f.name) for table, cls in TABLES.items() for f in fields(cls)}
+
+
+def changed(config: RunConfig, **values: Any) -> RunConfig:
+    """The same settings with some replaced, each named without its table."""
+    for name, value in values.items():
+        table = table_of(name)
+        assert table is not None, name
+        config = dataclasses.replace(config, **{table: dataclasses.replace(getattr(config, table), **{name: value})})
+    return config
