@@ -1,0 +1,1 @@
+"""Your text in, your own BERT out."""

@@ -1,0 +1,182 @@
+"""Checkpoints: everything a run needs to go on exactly, in files that cannot run code.
+
+    checkpoints/step-00001000/
+      model.safetensors       parameters by name
+      optimizer.safetensors   exp_avg.NAME, exp_avg_sq.NAME, step.NAME
+      state.json              step, tokens, fingerprint of the run
+      manifest.json           size and hash of each file, written last
+
+A checkpoint is written under another name and renamed when it is on the disk.
+It knows nothing of ranks or devices: tensors are whole and on the CPU.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bertsmith import atomic
+from bertsmith.errors import UserError
+
+MANIFEST = "manifest.json"
+
+
+class Found(NamedTuple):
+    """The newest checkpoint that is whole."""
+
+    folder: Path | None
+    damaged: list[str]
+    """One line for each newer checkpoint that was passed over."""
+
+
+def checkpoint_name(step: int) -> str:
+    """Folder name of a step; names sort like steps."""
+    return f"step-{step:08d}"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """All finished checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if path.suffix != atomic.TEMPORARY_SUFFIX)
+
+
+def save_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], *, keep: int
+) -> Path:
+    """Write a checkpoint, then remove the oldest ones beyond `keep`.
+
+    Args:
+        folder: RUN/checkpoints.
+        model: Its parameters are saved by name.
+        optimizer: Its state is saved by the name of the parameter.
+        state: What else the run needs, as JSON; `state["step"]` names the checkpoint.
+        keep: Checkpoints that stay. Older ones are removed only when the new one is on the disk.
+
+    Raises:
+        OSError: The disk is full or not writable. Earlier checkpoints are untouched.
+    """
+    final = folder / checkpoint_name(state["step"])
+    if not final.exists():
+        staging = final.with_name(final.name + atomic.TEMPORARY_SUFFIX)
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic.remove_leftovers(folder)
+        staging.mkdir()
+        try:
+            _save_tensors(staging / "model.safetensors", dict(model.named_parameters()))
+            _save_tensors(staging / "optimizer.safetensors", optimizer_tensors(model, optimizer))
+            atomic.write_json(staging / "state.json", state)
+            files = {
+                path.name: {"size": path.stat().st_size, "sha256": atomic.sha256(path)}
+                for path in sorted(staging.iterdir())
+            }
+            atomic.write_json(staging / MANIFEST, {"files": files})
+            atomic.publish(staging, final)
+        except OSError:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+    for old in list_checkpoints(folder)[:-keep]:
+        _remove(old)
+    return final
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a superseded checkpoint; renamed first, so that a kill leaves no half of it under its name."""
+    doomed = checkpoint.with_name(checkpoint.name + atomic.TEMPORARY_SUFFIX)
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def newest_checkpoint(folder: Path) -> Found:
+    """Find the newest checkpoint that is whole, by sizes, headers and hashes."""
+    damaged = []
+    for checkpoint in reversed(list_checkpoints(folder)):
+        problem = find_damage(checkpoint)
+        if problem is None:
+            return Found(checkpoint, damaged)
+        damaged.append(f"checkpoint {checkpoint.name} is damaged ({problem}) and is passed over")
+    return Found(None, damaged)
+
+
+def find_damage(checkpoint: Path) -> str | None:
+    """Say what is wrong with a checkpoint, or None when it is whole."""
+    try:
+        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+        for name, expected in files.items():
+            path = checkpoint / name
+            size = path.stat().st_size
+            if size != expected["size"]:
+                return f"{name} has {size} bytes instead of {expected['size']}"
+            if path.suffix == ".safetensors":
+                with safe_open(path, framework="pt"):  # reads the header
+                    pass
+            if atomic.sha256(path) != expected["sha256"]:
+                return f"{name} does not match its hash"
+    except FileNotFoundError as error:
+        return f"{Path(str(error.filename)).name} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        return f"it cannot be read: {error}"
+    return None
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The JSON state of a whole checkpoint."""
+    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    return state
+
+
+def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Copy a checkpoint into a model and its optimizer.
+
+    Tensors are copied into the parameters that exist: memory mapped from a file
+    may be aligned differently, and sums could then round differently.
+
+    Raises:
+        UserError: The checkpoint is of a model with other tensors.
+    """
+    parameters = dict(model.named_parameters())
+    stored = load_file(checkpoint / "model.safetensors")
+    if {n: t.shape for n, t in stored.items()} != {n: p.shape for n, p in parameters.items()}:
+        raise UserError(f"{checkpoint} holds a model of another shape; give the run a new folder with -o")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(stored[name])
+    if optimizer is None:
+        return
+    moments = load_file(checkpoint / "optimizer.safetensors")
+    for name, parameter in parameters.items():
+        keys = [key for key in moments if key.partition(".")[2] == name]
+        if keys:
+            optimizer.state[parameter] = {
+                key.partition(".")[0]: _like_state(key, moments[key], parameter) for key in keys
+            }
+
+
+def _like_state(key: str, stored: Tensor, parameter: nn.Parameter) -> Tensor:
+    """A fresh tensor with a stored state, where the optimizer keeps it."""
+    device = "cpu" if key.startswith("step.") and parameter.device.type == "mps" else parameter.device
+    return torch.empty(stored.shape, dtype=stored.dtype, device=device).copy_(stored)
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """State of the optimizer as `kind.NAME` for each parameter it has updated."""
+    return {
+        f"{kind}.{name}": value
+        for name, parameter in model.named_parameters()
+        for kind, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors to a safetensors file.
+
+    Raises:
+        OSError: The disk is full or not writable.
+    """
+    try:
+        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:  # its way to report what the disk said
+        raise OSError(f"cannot write {path.name}: {error}") from error

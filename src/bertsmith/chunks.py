@@ -1,0 +1,105 @@
+"""Chunks: the tasks that preparing a text is cut into, and how one becomes a shard.
+
+A chunk is a run of sections of one split. Which sections it holds depends on
+the text alone, and its shard on the chunk and the tokenizer alone, so the
+shards are the same for any number of workers and any interruptions.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+
+from bertsmith.corpus import split_sentences
+from bertsmith.shards import ShardContent, Split, id_dtype, pack_shard, shard_name
+from bertsmith.tokenizer import Tokenizer
+
+CHUNK_CHARACTERS = 4_000_000
+MAX_CHUNK_CHARACTERS = 32_000_000
+MAX_SHARDS = 4_096
+"""Chunks grow with the text until there are this many, then up to `MAX_CHUNK_CHARACTERS`: 130 GB of text."""
+
+_SENTENCES_AT_ONCE = 2_000
+"""Bounds the memory of encoding, about 100 bytes a token."""
+
+
+class Chunk(NamedTuple):
+    """Sections that become one shard."""
+
+    split: Split
+    number: int
+    documents: list[int]
+    """Ordinal of the document of each section."""
+
+    texts: list[str]
+
+    @property
+    def file(self) -> str:
+        """Name of its shard."""
+        return shard_name(self.split, self.number)
+
+    @property
+    def characters(self) -> int:
+        """Size of its text."""
+        return sum(map(len, self.texts))
+
+    def to_bytes(self) -> bytes:
+        """The sections, for another process."""
+        return json.dumps([self.documents, self.texts], ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def chunk_characters(total: int) -> int:
+    """Characters in a chunk of a text of `total` characters."""
+    return min(max(CHUNK_CHARACTERS, -(-total // MAX_SHARDS)), MAX_CHUNK_CHARACTERS)
+
+
+def group(sections: Iterable[tuple[Split, int, str]], size: int) -> Iterator[Chunk]:
+    """Group sections into chunks, each split by itself.
+
+    Args:
+        sections: Split, ordinal of the document and text of each section.
+        size: Characters after which a chunk is closed.
+    """
+    chunks: dict[Split, Chunk] = {}
+    held: dict[Split, int] = {}
+    for split, document, text in sections:
+        chunk = chunks.setdefault(split, Chunk(split, 0, [], []))
+        chunk.documents.append(document)
+        chunk.texts.append(text)
+        held[split] = held.get(split, 0) + len(text)
+        if held[split] >= size:
+            chunks[split], held[split] = Chunk(split, chunk.number + 1, [], []), 0
+            yield chunk
+    yield from (chunk for chunk in chunks.values() if chunk.texts)
+
+
+def tokenise(documents: list[int], texts: list[str], tokenizer: Tokenizer) -> bytes:
+    """Turn sections into the bytes of a shard.
+
+    Sentences and sections without a token are left out.
+
+    Args:
+        documents: Ordinal of the document of each section.
+        texts: The sections.
+        tokenizer: What makes the ids.
+    """
+    sentences = [split_sentences(text) for text in texts]
+    flat = list(chain.from_iterable(sentences))
+    section = np.repeat(np.arange(len(texts)), [len(part) for part in sentences])  # of each sentence
+    lengths, ids = [np.empty(0, np.int64)], [np.empty(0, id_dtype(tokenizer.vocab_size))]
+    for first in range(0, len(flat), _SENTENCES_AT_ONCE):
+        encoded = tokenizer.encode_sentences(flat[first : first + _SENTENCES_AT_ONCE])
+        lengths.append(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+        ids.append(np.fromiter(chain.from_iterable(encoded), ids[0].dtype, int(lengths[-1].sum())))
+    length = np.concatenate(lengths)
+    tokens = np.bincount(section, weights=length, minlength=len(texts)).astype(np.int64)  # of each section
+    starts = np.cumsum(length) - length
+    content = ShardContent(
+        ids=np.concatenate(ids),
+        sentence_starts=starts[length > 0],
+        section_starts=np.cumsum([0, *tokens[tokens > 0]]),
+        section_document=np.asarray(documents, dtype=np.int64)[tokens > 0],
+    )
+    return pack_shard(content)

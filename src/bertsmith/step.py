@@ -1,0 +1,125 @@
+"""One update of the model, and one measurement of its loss.
+
+Losses stay sums until they are divided by the number of targets of the whole
+step, over all micro-batches and ranks. So how a step is divided changes its
+result by rounding only.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bertsmith import distributed
+from bertsmith.batch import Batch
+from bertsmith.keyed import Stream, keyed_seed
+from bertsmith.objective import Sums, count_targets
+
+SumLosses = Callable[[nn.Module, Batch], Sums]
+"""`objective.sum_losses`, as it is or compiled."""
+
+
+class Measured(NamedTuple):
+    """Means over all targets of a step or a measurement."""
+
+    loss: float
+    """Sum of the terms, in nats."""
+
+    mlm_loss: float
+    nsp_loss: float
+    mlm_accuracy: float
+    nsp_accuracy: float
+    mlm_targets: int
+    nsp_targets: int
+
+
+class StepResult(NamedTuple):
+    """What one step did."""
+
+    measured: Measured
+    grad_norm: float
+    """L2 norm before clipping."""
+
+    applied: bool
+    """False when the loss or a gradient was not finite: the weights are unchanged."""
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Compute matrix products in bfloat16 where `precision` says so; weights stay float32."""
+    if precision == "bfloat16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def train_step(
+    model: nn.Module,
+    sum_losses: SumLosses,
+    micro_batches: Sequence[Batch],
+    optimizer: torch.optim.Optimizer,
+    *,
+    max_grad_norm: float,
+    precision: str,
+    dropout_key: tuple[int, int] | None,
+) -> StepResult:
+    """Update the model once.
+
+    Args:
+        model: The network, the same on every rank.
+        sum_losses: How to sum the losses of a batch.
+        micro_batches: This rank's rows, on the model's device.
+        optimizer: Its learning rate is already that of this step.
+        max_grad_norm: Gradients are scaled down to this L2 norm.
+        precision: "float32" or "bfloat16".
+        dropout_key: (seed, step): dropout is a function of these, the
+            micro-batch and the rank. None when the model has none.
+    """
+    device = micro_batches[0].input_ids.device
+    targets = distributed.sum_over_ranks(torch.stack([count_targets(batch) for batch in micro_batches]).sum(0))
+    divisor = targets.clamp(min=1)  # a term without targets adds 0
+    losses, correct = torch.zeros_like(targets), torch.zeros_like(targets)
+    for number, batch in enumerate(micro_batches):
+        if dropout_key is not None:
+            torch.manual_seed(keyed_seed(*dropout_key, Stream.DROPOUT, number, distributed.rank()))
+        with autocast(device, precision):
+            sums = sum_losses(model, batch)
+        (sums.losses / divisor).sum().backward()  # type: ignore[no-untyped-call]
+        losses += sums.losses.detach()
+        correct += sums.correct
+    distributed.sum_gradients(model.parameters())
+    measured = _divide(distributed.sum_over_ranks(torch.stack([losses, correct])), targets)
+
+    grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
+    applied = _is_finite(measured.loss) and _is_finite(grad_norm)
+    if applied:
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return StepResult(measured, grad_norm, applied)
+
+
+@torch.no_grad()
+def evaluate_loss(model: nn.Module, sum_losses: SumLosses, batches: Iterable[Batch], *, precision: str) -> Measured:
+    """Measure the loss without dropout. The batches are this rank's share, on the model's device."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    totals = torch.zeros(3, 2, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
+    for batch in batches:
+        with autocast(device, precision):
+            sums = sum_losses(model, batch)
+        totals += torch.stack([sums.losses, sums.correct, count_targets(batch)])
+    model.train(was_training)
+    distributed.sum_over_ranks(totals)
+    return _divide(totals[:2], totals[2])
+
+
+def _divide(sums: Tensor, targets: Tensor) -> Measured:
+    """Turn summed losses and hits [2, terms] into means."""
+    (mlm_loss, nsp_loss), (mlm_accuracy, nsp_accuracy) = (sums / targets.clamp(min=1)).tolist()
+    mlm_targets, nsp_targets = (int(count) for count in targets.tolist())
+    return Measured(mlm_loss + nsp_loss, mlm_loss, nsp_loss, mlm_accuracy, nsp_accuracy, mlm_targets, nsp_targets)
+
+
+def _is_finite(value: float) -> bool:
+    return value - value == 0

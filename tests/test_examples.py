@@ -1,0 +1,250 @@
+"""Rows, pairs, cuts and masks: what every epoch must hold."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bertsmith.examples import SpecialIds, TrainingRows
+from bertsmith.masking import Masking
+from bertsmith.rows import IGNORE_INDEX, Row
+
+PAD, CLS, SEP, MASK, FIRST_WORD = 0, 2, 3, 4, 5
+SPECIAL = SpecialIds(pad=PAD, cls=CLS, sep=SEP)
+
+
+@dataclass
+class Corpus:
+    """A corpus whose token at place i is FIRST_WORD + i, so that each token can be told from all others."""
+
+    section_starts: np.ndarray
+    section_document: np.ndarray
+    sentence_starts: np.ndarray
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.section_starts[-1])
+
+    def take(self, places: np.ndarray) -> np.ndarray:
+        return places + FIRST_WORD
+
+
+def make_corpus(lengths: list[int], *, documents: list[int] | None = None, sentence: int = 9) -> Corpus:
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    rng = np.random.default_rng(1)
+    inner = np.flatnonzero(rng.random(starts[-1]) < 1 / sentence)
+    sentence_starts = np.unique(np.concatenate([starts[:-1], inner]))
+    return Corpus(starts, np.arange(len(lengths)) if documents is None else np.array(documents), sentence_starts)
+
+
+def make_masking(corpus: Corpus, **changes: Any) -> Masking:
+    ordinary = np.arange(FIRST_WORD, corpus.num_tokens + FIRST_WORD)
+    return Masking(**{"mlm_probability": 0.15, "mask_token_id": MASK, "replacement_ids": ordinary, **changes})
+
+
+def make_rows(corpus: Corpus, **changes: Any) -> TrainingRows:
+    settings = {"sequence_length": 64, "objective": "mlm+nsp", "special": SPECIAL, "masking": make_masking(corpus)}
+    return TrainingRows(corpus, **{**settings, **changes})
+
+
+def lognormal(seed: int, count: int, mean: float = 5.0) -> list[int]:
+    return np.clip(np.random.default_rng(seed).lognormal(mean, 1.0, count), 1, 2000).astype(int).tolist()
+
+
+def unmasked(row: Row) -> np.ndarray:
+    ids = row.input_ids.copy()
+    filled = row.labels != IGNORE_INDEX
+    ids[row.masked_places[filled]] = row.labels[filled]
+    return ids
+
+
+def sequences(row: Row) -> list[tuple[np.ndarray, np.ndarray, int]]:
+    """(ids, token types, next-sentence label) of each sequence in a row."""
+    ends = np.cumsum(row.lengths[:-1])
+    ids = unmasked(row)
+    parts = zip(ends - row.lengths[:-1], ends, row.next_sentence_label[:-1], strict=True)
+    return [(ids[a:b], row.token_type_ids[a:b], int(label)) for a, b, label in parts if b > a]
+
+
+def epoch_rows(rows: TrainingRows, epoch: int) -> list[Row]:
+    first = epoch * rows.rows_per_epoch
+    return rows.__getitems__(list(range(first, first + rows.rows_per_epoch)))
+
+
+@pytest.mark.parametrize("objective", ["mlm", "mlm+nsp"])
+@pytest.mark.parametrize("epoch", [0, 3])
+@pytest.mark.parametrize("lengths", [lognormal(0, 60), [1] * 40 + [2] * 40 + [61, 62, 500], [40] * 300])
+def test_every_token_is_seen_exactly_once_an_epoch(objective: str, epoch: int, lengths: list[int]) -> None:
+    corpus = make_corpus(lengths)
+    ids = np.concatenate([unmasked(row) for row in epoch_rows(make_rows(corpus, objective=objective), epoch)])
+    words = np.sort(ids[ids >= FIRST_WORD])
+    assert np.array_equal(words, np.arange(corpus.num_tokens) + FIRST_WORD)
+
+
+@pytest.mark.parametrize("objective", ["mlm", "mlm+nsp"])
+def test_sequences_are_framed_and_never_cross_a_section(objective: str) -> None:
+    corpus = make_corpus(lognormal(2, 60))
+    for row in epoch_rows(make_rows(corpus, objective=objective), 1):
+        assert row.lengths.sum() == 64
+        for ids, types, label in sequences(row):
+            assert ids[0] == CLS
+            assert ids[-1] == SEP
+            parts = np.split(ids[1:-1], np.flatnonzero(ids[1:-1] == SEP))
+            parts = [part[part != SEP] for part in parts]
+            assert len(parts) == (2 if label != IGNORE_INDEX else 1)
+            assert types.sum() == (len(parts[1]) + 1 if len(parts) == 2 else 0)
+            for part in parts:
+                places = part - FIRST_WORD
+                assert np.array_equal(places, np.arange(places[0], places[0] + len(places)))
+                section = np.searchsorted(corpus.section_starts, places[[0, -1]], side="right")
+                assert section[0] == section[1]
+
+
+def test_pairs_follow_or_come_from_another_document_and_are_balanced() -> None:
+    documents = [i // 3 for i in range(240)]
+    corpus = make_corpus(lognormal(3, 240), documents=documents)
+    labels = []
+    for row in epoch_rows(make_rows(corpus), 0):
+        for ids, _, label in sequences(row):
+            if label == IGNORE_INDEX:
+                continue
+            labels.append(label)
+            middle = np.flatnonzero(ids == SEP)[0]
+            last_of_first, first_of_second = ids[middle - 1] - FIRST_WORD, ids[middle + 1] - FIRST_WORD
+            assert first_of_second in corpus.sentence_starts
+            assert last_of_first + 1 in corpus.sentence_starts
+            section = np.searchsorted(corpus.section_starts, [last_of_first, first_of_second], side="right") - 1
+            if label == 0:
+                assert first_of_second == last_of_first + 1
+            else:
+                assert documents[section[0]] != documents[section[1]]
+    assert len(labels) > 500
+    assert abs(np.mean(labels) - 0.5) < 0.005
+
+
+def test_pairs_of_one_document_come_from_distant_sections() -> None:
+    corpus = make_corpus([500] * 30, documents=[0] * 30)
+    negatives = 0
+    for row in epoch_rows(make_rows(corpus), 0):
+        for ids, _, label in sequences(row):
+            if label == 1:
+                negatives += 1
+                middle = np.flatnonzero(ids == SEP)[0]
+                sections = (ids[[middle - 1, middle + 1]] - FIRST_WORD) // 500
+                assert abs(sections[0] - sections[1]) >= 2
+    assert negatives > 100
+
+
+def test_lengths_say_nothing_about_the_label() -> None:
+    corpus = make_corpus(lognormal(4, 400))
+    second: dict[int, list[int]] = {0: [], 1: []}
+    for row in epoch_rows(make_rows(corpus), 0):
+        for _, types, label in sequences(row):
+            if label != IGNORE_INDEX:
+                second[label].append(int(types.sum()))
+    spread = np.std(second[0]) / np.sqrt(len(second[1]))
+    assert abs(np.mean(second[0]) - np.mean(second[1])) < 5 * spread
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [lognormal(5, 500, 6.0), lognormal(6, 2000, 3.5), [100] * 900, list(range(70, 101)) * 40, [5, 6, 7] * 300],
+    ids=["articles", "notes", "equal", "half-full", "tiny"],
+)
+def test_padding_stays_below_two_percent(lengths: list[int]) -> None:
+    rows = make_rows(make_corpus(lengths), objective="mlm", sequence_length=128)
+    padding = sum(int(row.lengths[-1]) for row in epoch_rows(rows, 0)) / (128 * rows.rows_per_epoch)
+    assert padding < 0.02
+
+
+def test_about_a_tenth_of_the_sequences_are_shorter() -> None:
+    rows = make_rows(make_corpus([64_000] * 4), objective="mlm")
+    sizes = np.concatenate([row.lengths[:-1] for row in epoch_rows(rows, 0)])
+    sizes = sizes[sizes > 0]
+    assert 0.08 < np.mean(sizes < 64) < 0.12
+
+
+def test_a_row_does_not_depend_on_what_it_is_made_with() -> None:
+    corpus = make_corpus(lognormal(7, 60))
+    together = make_rows(corpus).__getitems__([5, 3, 700, 12])
+    for number, row in zip([5, 3, 700, 12], together, strict=True):
+        alone = make_rows(corpus)[number]
+        assert all(np.array_equal(a, b) for a, b in zip(row, alone, strict=True))
+
+
+def test_epochs_differ_in_cuts_pairs_and_masks_but_not_in_size() -> None:
+    rows = make_rows(make_corpus(lognormal(8, 60)))
+    first, second = epoch_rows(rows, 0), epoch_rows(rows, 1)
+    cuts = [{tuple(unmasked(row)) for row in epoch} for epoch in (first, second)]
+    assert len(cuts[0] & cuts[1]) < 0.05 * rows.rows_per_epoch
+    sizes = [sorted(int((row.lengths[:-1] > 0).sum()) for row in epoch) for epoch in (first, second)]
+    assert sizes[0] == sizes[1]
+
+
+def test_one_seed_gives_the_same_rows_and_another_others() -> None:
+    corpus = make_corpus(lognormal(9, 60))
+    one, again, other = (make_rows(corpus, seed=seed)[4] for seed in (0, 0, 1))
+    assert np.array_equal(one.input_ids, again.input_ids)
+    assert not np.array_equal(one.input_ids, other.input_ids)
+
+
+def test_shapes_are_the_same_in_every_row() -> None:
+    rows = make_rows(make_corpus(lognormal(10, 60)))
+    shapes = {tuple(part.shape for part in row) for row in epoch_rows(rows, 0)}
+    assert len(shapes) == 1
+
+
+def mask_many(row_length: int = 128, rows: int = 800, **changes: Any) -> tuple[np.ndarray, np.ndarray, Any]:
+    corpus = make_corpus([4000])
+    ids = np.random.default_rng(0).integers(FIRST_WORD, 4000, (rows, row_length))
+    maskable = np.ones(ids.shape, dtype=bool)
+    maskable[:, 0] = maskable[:, -1] = False
+    masking = make_masking(corpus, **changes)
+    return ids, maskable, masking.apply(ids, maskable, epoch=np.zeros(rows, dtype=int), row=np.arange(rows))
+
+
+def test_masks_have_the_shares_of_the_paper() -> None:
+    ids, maskable, masked = mask_many()
+    filled = masked.labels != IGNORE_INDEX
+    total = filled.sum()
+    assert abs(total / maskable.sum() - 0.15) < 0.001
+    seen = np.take_along_axis(masked.input_ids, masked.places, axis=1)[filled]
+    assert abs(np.mean(seen == MASK) - 0.8) < 4 * np.sqrt(0.16 / total)
+    assert abs(np.mean(seen == masked.labels[filled]) - 0.1) < 4 * np.sqrt(0.09 / total)
+    assert np.array_equal(np.take_along_axis(ids, masked.places, axis=1)[filled], masked.labels[filled])
+
+
+def test_every_place_is_chosen_equally_often() -> None:
+    _, maskable, masked = mask_many(rows=4000)
+    counts = np.bincount(masked.places[masked.labels != IGNORE_INDEX], minlength=128)
+    assert counts[~maskable[0]].sum() == 0
+    expected = counts.sum() / maskable[0].sum()
+    chi_squared = ((counts[maskable[0]] - expected) ** 2 / expected).sum()
+    assert chi_squared < 126 + 5 * np.sqrt(2 * 126)
+
+
+def test_only_chosen_tokens_change_and_special_tokens_are_never_drawn() -> None:
+    ids, _, masked = mask_many()
+    changed = masked.input_ids != ids
+    allowed = np.zeros_like(changed)
+    np.put_along_axis(allowed, masked.places, masked.labels != IGNORE_INDEX, axis=1)
+    assert not (changed & ~allowed).any()
+    assert set(np.unique(masked.input_ids[changed])) & {PAD, CLS, SEP, 1} == set()
+
+
+def test_whole_words_are_masked_whole_with_the_right_share() -> None:
+    continues = np.zeros(4005, dtype=bool)
+    continues[2000:] = True
+    ids, maskable, masked = mask_many(rows=3000, continues_word=continues)
+    chosen = np.zeros(ids.shape, dtype=bool)
+    np.put_along_axis(chosen, masked.places, masked.labels != IGNORE_INDEX, axis=1)
+    joined = continues[ids[:, 1:]] & maskable[:, 1:] & maskable[:, :-1]
+    assert np.array_equal(chosen[:, 1:][joined], chosen[:, :-1][joined])
+    assert abs(chosen.sum() / maskable.sum() - 0.15) < 0.002
+
+
+def test_a_row_with_one_token_still_predicts_it() -> None:
+    corpus = make_corpus([1] * 30)
+    row = make_rows(corpus, objective="mlm", sequence_length=16)[0]
+    assert (row.labels != IGNORE_INDEX).sum() >= 1
