@@ -92,7 +92,7 @@ def _remove(checkpoint: Path) -> None:
 
 def newest_checkpoint(folder: Path) -> Found:
     """Find the newest checkpoint that is whole, by sizes, headers and hashes."""
-    damaged = []
+    damaged: list[str] = []
     for checkpoint in reversed(list_checkpoints(folder)):
         problem = find_damage(checkpoint)
         if problem is None:

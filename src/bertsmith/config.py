@@ -170,15 +170,6 @@ class TrainingConfig:
             0 <= self.short_sequence_probability < 1,
             f"short_sequence_probability is {self.short_sequence_probability}; give a share in [0, 1)",
         )
-        _require(
-            self.epochs is None or self.steps is None,
-            f"epochs is {self.epochs} and steps is {self.steps}; give one of them",
-        )
-        _require(
-            self.micro_batch_size is None or self.gradient_accumulation_steps is None,
-            f"micro_batch_size is {self.micro_batch_size} and gradient_accumulation_steps is "
-            f"{self.gradient_accumulation_steps}; give one of them",
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -273,6 +264,21 @@ def run_config(tables: Mapping[str, Mapping[str, Any]]) -> RunConfig:
 def flat(config: RunConfig) -> dict[str, Any]:
     """All settings by name; names are unique over the tables."""
     return {f.name: getattr(getattr(config, table), f.name) for table, cls in TABLES.items() for f in fields(cls)}
+
+
+EXCLUSIVE_SETTINGS = (("epochs", "steps"), ("micro_batch_size", "gradient_accumulation_steps"))
+"""Two ways to say one thing; a resolved configuration holds both, a user gives one."""
+
+
+def check_exclusive(given: Mapping[str, Any]) -> None:
+    """Refuse two settings that say the same thing.
+
+    Raises:
+        UserError: Both of a pair in EXCLUSIVE_SETTINGS are given.
+    """
+    for one, other in EXCLUSIVE_SETTINGS:
+        if given.get(one) is not None and given.get(other) is not None:
+            raise UserError(f"{one} is {given[one]} and {other} is {given[other]}; give one of them")
 
 
 def changed(config: RunConfig, **values: Any) -> RunConfig:

@@ -15,6 +15,7 @@ whole or not at all. Its tensors:
 
 import json
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -32,7 +33,7 @@ MANIFEST = "manifest.json"
 MAX_OPEN_SHARDS = 256
 """Shards mapped at once by a process. Each costs a file handle, and systems often allow 1,024."""
 
-_DTYPES = {"U16": np.dtype("<u2"), "U32": np.dtype("<u4"), "I64": np.dtype("<i8")}
+_DTYPES: dict[str, np.dtype[Any]] = {"U16": np.dtype("<u2"), "U32": np.dtype("<u4"), "I64": np.dtype("<i8")}
 _TENSORS = frozenset({"ids", "sentence_starts", "section_starts", "section_document"})
 _MAX_HEADER = 1 << 16
 
@@ -194,9 +195,11 @@ class Shards:
         flat = places.ravel()
         shard = np.searchsorted(self._starts, flat, side="right") - 1
         order = np.argsort(shard, kind="stable")
-        numbers, firsts = np.unique(shard[order], return_index=True)
+        bounds = np.flatnonzero(np.diff(shard[order], prepend=-1, append=len(self._places)))
         ids = np.empty(flat.shape, dtype=np.int64)
-        for number, here in zip(numbers, np.split(order, firsts[1:]), strict=True):
+        for first, end in pairwise(bounds):
+            here = order[first:end]
+            number = shard[here[0]]
             ids[here] = _mapped(self._paths[number], self._places[number])[flat[here] - self._starts[number]]
         return ids.reshape(places.shape)
 
@@ -211,10 +214,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         for split in manifest["splits"].values():
-            assert all({"file", "size", "sha256"} <= set(shard) for shard in split["shards"])
+            if not all({"file", "size", "sha256"} <= set(shard) for shard in split["shards"]):
+                raise ValueError
     except FileNotFoundError as error:
         raise UserError(f"{folder} holds no prepared text ({MANIFEST} is missing); run `bertsmith prepare`") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(path, "it cannot be read") from error
     return dict(manifest)
 

@@ -7,6 +7,7 @@ result by rounding only.
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from math import isfinite
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,12 @@ class Measured(NamedTuple):
     mlm_targets: int
     nsp_targets: int
 
+    def losses(self) -> dict[str, float]:
+        """Losses and accuracies by name; those of next sentences only where there were any."""
+        values = self._asdict()
+        kinds = ("loss", "mlm_loss", "mlm_accuracy") + (("nsp_loss", "nsp_accuracy") if self.nsp_targets else ())
+        return {name: values[name] for name in kinds}
+
 
 class StepResult(NamedTuple):
     """What one step did."""
@@ -44,6 +51,24 @@ class StepResult(NamedTuple):
 
     applied: bool
     """False when the loss or a gradient was not finite: the weights are unchanged."""
+
+    tokens: int
+    """Tokens of the step on all ranks, padding not counted."""
+
+    def record(self, step: int, learning_rate: float, seconds: float, places: int) -> dict[str, object]:
+        """The line of metrics.jsonl. What is not finite is None there, since JSON has no NaN.
+
+        Args:
+            step: Finished steps.
+            learning_rate: That of this step.
+            seconds: The step's time.
+            places: Token places of the step, padding included.
+        """
+        values: dict[str, object] = {"step": step}
+        numbers = self.measured.losses() | {"learning_rate": learning_rate, "grad_norm": self.grad_norm}
+        values |= {name: number if isfinite(number) else None for name, number in numbers.items()}
+        values |= {"tokens": self.tokens, "tokens_per_second": round(self.tokens / max(seconds, 1e-9), 1)}
+        return values | {"padding_fraction": 1 - self.tokens / places, "skipped": not self.applied}
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -76,7 +101,9 @@ def train_step(
             micro-batch and the rank. None when the model has none.
     """
     device = micro_batches[0].input_ids.device
-    targets = distributed.sum_over_ranks(torch.stack([count_targets(batch) for batch in micro_batches]).sum(0))
+    counts = [torch.cat([count_targets(b), torch.tensor([b.num_tokens], device=device)]) for b in micro_batches]
+    *_, tokens = totals = distributed.sum_over_ranks(torch.stack(counts).sum(0))
+    targets = totals[:-1]
     divisor = targets.clamp(min=1)  # a term without targets adds 0
     losses, correct = torch.zeros_like(targets), torch.zeros_like(targets)
     for number, batch in enumerate(micro_batches):
@@ -91,11 +118,11 @@ def train_step(
     measured = _divide(distributed.sum_over_ranks(torch.stack([losses, correct])), targets)
 
     grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
-    applied = _is_finite(measured.loss) and _is_finite(grad_norm)
+    applied = isfinite(measured.loss) and isfinite(grad_norm)
     if applied:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return StepResult(measured, grad_norm, applied)
+    return StepResult(measured, grad_norm, applied, int(tokens))
 
 
 @torch.no_grad()
@@ -119,7 +146,3 @@ def _divide(sums: Tensor, targets: Tensor) -> Measured:
     (mlm_loss, nsp_loss), (mlm_accuracy, nsp_accuracy) = (sums / targets.clamp(min=1)).tolist()
     mlm_targets, nsp_targets = (int(count) for count in targets.tolist())
     return Measured(mlm_loss + nsp_loss, mlm_loss, nsp_loss, mlm_accuracy, nsp_accuracy, mlm_targets, nsp_targets)
-
-
-def _is_finite(value: float) -> bool:
-    return value - value == 0

@@ -5,6 +5,7 @@ the text alone, and its shard on the chunk and the tokenizer alone, so the
 shards are the same for any number of workers and any interruptions.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bertsmith.corpus import split_sentences
+from bertsmith.corpus import Section, split_sentences
 from bertsmith.shards import ShardContent, Split, id_dtype, pack_shard, shard_name
 from bertsmith.tokenizer import Tokenizer
 
@@ -47,7 +48,21 @@ class Chunk(NamedTuple):
 
     def to_bytes(self) -> bytes:
         """The sections, for another process."""
-        return json.dumps([self.documents, self.texts], ensure_ascii=False).encode("utf-8", "surrogatepass")
+        return json.dumps([self.documents, self.texts], ensure_ascii=False).encode()
+
+
+def split_of(section: Section, fraction: float) -> Split:
+    """The split a section falls into when `fraction` of them is held out.
+
+    Its key alone decides, so text that is added later moves no section.
+    """
+    return "validation" if section_share(section, b"validation") < fraction else "train"
+
+
+def section_share(section: Section, purpose: bytes) -> float:
+    """A number in [0, 1) that belongs to a section and, independently, to a purpose of at most 16 bytes."""
+    digest = hashlib.blake2b(section.split_key, digest_size=8, person=purpose).digest()
+    return int.from_bytes(digest, "little") / 2.0**64
 
 
 def chunk_characters(total: int) -> int:
@@ -55,20 +70,20 @@ def chunk_characters(total: int) -> int:
     return min(max(CHUNK_CHARACTERS, -(-total // MAX_SHARDS)), MAX_CHUNK_CHARACTERS)
 
 
-def group(sections: Iterable[tuple[Split, int, str]], size: int) -> Iterator[Chunk]:
+def group(sections: Iterable[tuple[Split, Section]], size: int) -> Iterator[Chunk]:
     """Group sections into chunks, each split by itself.
 
     Args:
-        sections: Split, ordinal of the document and text of each section.
+        sections: Each with its split.
         size: Characters after which a chunk is closed.
     """
     chunks: dict[Split, Chunk] = {}
     held: dict[Split, int] = {}
-    for split, document, text in sections:
+    for split, section in sections:
         chunk = chunks.setdefault(split, Chunk(split, 0, [], []))
-        chunk.documents.append(document)
-        chunk.texts.append(text)
-        held[split] = held.get(split, 0) + len(text)
+        chunk.documents.append(section.document)
+        chunk.texts.append(section.text)
+        held[split] = held.get(split, 0) + len(section.text)
         if held[split] >= size:
             chunks[split], held[split] = Chunk(split, chunk.number + 1, [], []), 0
             yield chunk

@@ -9,6 +9,7 @@ file: shards come back through the pipe, so this process alone writes.
     answer    8 bytes length, then 1 byte (0 done, 1 failed), then the shard or the traceback
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -20,10 +21,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import BinaryIO
 
-from bertsmith.chunks import Chunk, tokenise
 from bertsmith.errors import UserError
+from bertsmith.prepare.chunks import Chunk, tokenise
 from bertsmith.tokenizer import load_tokenizer
 
+_SERVE = "from bertsmith.prepare.workers import serve; serve()"
 _QUEUED = 2
 """Chunks that wait, read already, for a worker to be free."""
 
@@ -60,7 +62,7 @@ class _Workers:
 
     def __init__(self, tokenizer_folder: Path, count: int) -> None:
         self.count = count
-        self._command = [sys.executable, "-P", "-m", "bertsmith.workers", str(tokenizer_folder.resolve())]
+        self._command = [sys.executable, "-P", "-c", _SERVE, str(tokenizer_folder.resolve())]
         self._threads = ThreadPoolExecutor(count)
         self._own = threading.local()
         self._lock = threading.Lock()
@@ -92,7 +94,8 @@ class _Workers:
     def _work(self, chunk: Chunk, store: Store) -> Chunk:
         """Have this thread's process tokenise a chunk, and keep the result."""
         process = self._process()
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
             _write(process.stdin, chunk.to_bytes())
             answer = _read(process.stdout)
@@ -161,23 +164,20 @@ def _read(pipe: BinaryIO) -> bytes:
     return data
 
 
-def _serve(tokenizer_folder: Path) -> None:
-    """Be a worker: answer until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def serve() -> None:
+    """Be a worker: answer until the pipe is closed. The tokenizer's folder is the argument of the process."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end without a word when the main process is gone
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get among the answers
-    tokenizer = load_tokenizer(tokenizer_folder)
+    tokenizer = load_tokenizer(sys.argv[1])
     while True:
         try:
             request = _read(requests)
         except EOFError:
             return
         try:
-            documents, texts = _sections(request)
+            documents, texts = json.loads(request)
             _write(answers, b"\0", tokenise(documents, texts, tokenizer))
         except Exception:
             _write(answers, b"\1", traceback.format_exc().encode())
-
-
-if __name__ == "__main__":
-    _serve(Path(sys.argv[1]))

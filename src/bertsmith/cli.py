@@ -1,0 +1,248 @@
+"""The command line. Commands only: each imports its program when it is called, so `--help` is instant."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import click
+
+from bertsmith.config import TABLES, DataConfig, ModelConfig, TrainingConfig, check_value, read_toml
+from bertsmith.errors import UserError, suggestion
+
+Command = Callable[..., None]
+
+
+class Commands(click.Group):
+    """A group that says which command was probably meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or say what there is."""
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            raise UserError(f"no command '{args[0]}'{suggestion(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+def settings(*tables: type) -> Callable[[Command], Command]:
+    """Give a command a flag for each setting of the tables; only those typed are passed on."""
+
+    def decorate(command: Command) -> Command:
+        for table in reversed(tables):
+            types = get_type_hints(table)
+            for field in reversed(dataclasses.fields(table)):
+                if field.name != "text":
+                    command = _flag(field, types[field.name])(command)
+        return command
+
+    return decorate
+
+
+def _flag(field: "dataclasses.Field[Any]", annotation: Any) -> Callable[[Command], Command]:
+    """The command-line option of one setting. Its default is shown, and applied later."""
+    flag = "--" + field.name.replace("_", "-")
+    help_text = field.metadata["help"]
+    if field.default is not None:
+        help_text += f" [{str(field.default).lower() if isinstance(field.default, bool) else field.default}]"
+    if get_origin(annotation) in (Union, UnionType):
+        annotation = get_args(annotation)[0]
+    if annotation is bool:
+        return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=help_text)
+    choices = click.Choice(get_args(annotation)) if get_origin(annotation) is Literal else annotation
+    return click.option(flag, type=choices, default=None, help=help_text)
+
+
+def gather(text: tuple[str, ...], flags: dict[str, Any], config: Path | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """Merge configuration file and flags, flags first.
+
+    Returns:
+        The settings given, by name, and the origin of each.
+    """
+    given: dict[str, Any] = {}
+    if config is not None:
+        for table, values in read_toml(config).items():
+            cls = TABLES.get(table)
+            if cls is None:  # [origin], in a file that a run wrote
+                continue
+            types = get_type_hints(cls)
+            for name, value in values.items():
+                if name not in types:
+                    raise UserError(f"unknown setting '{table}.{name}' in {config}{suggestion(name, types)}")
+                given[name] = check_value(f"{table}.{name}", value, types[name])
+    origin = dict.fromkeys(given, "file")
+    typed = {name: value for name, value in flags.items() if value is not None}
+    if text:
+        typed["text"] = text
+    given.update(typed)
+    origin.update(dict.fromkeys(typed, "flag"))
+    for name in ("text", "validation", "tokenizer"):
+        if name in given:
+            given[name] = _absolute(given[name])
+    return given, origin
+
+
+def _absolute(value: Any) -> Any:
+    """Make paths that exist independent of the current folder; other names stay as they are."""
+    if isinstance(value, tuple):
+        return tuple(_absolute(item) for item in value)
+    return str(Path(value).resolve()) if Path(value).exists() else value
+
+
+def default_folder(text: tuple[str, ...]) -> Path:
+    """runs/NAME, with the name of the first input; runs/demo for the built-in text."""
+    name = Path(text[0]).resolve().name.split(".")[0] if text else "demo"
+    return Path("runs") / (name or "run")
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="bertsmith")
+def app() -> None:
+    """Your text in, your own BERT out."""
+
+
+@app.command()
+@click.argument("text", nargs=-1)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run [runs/NAME OF THE INPUT].")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings; flags win over it.")
+@click.option("--fresh", is_flag=True, help="Start a new run beside an existing one: OUTPUT-2, OUTPUT-3, ...")
+@settings(DataConfig, ModelConfig, TrainingConfig)
+def pretrain(text: tuple[str, ...], output: Path | None, config: Path | None, fresh: bool, **flags: Any) -> None:
+    """Pretrain a BERT from TEXT: files, folders, or nothing for the built-in corpus.
+
+    The same command again goes on with a run that was stopped.
+    """
+    from bertsmith.console import make_reporter
+    from bertsmith.pretrain import pretrain as run_pretraining
+    from bertsmith.run_folder import next_free
+
+    given, origin = gather(text, flags, config)
+    folder = output or default_folder(given.get("text", ()))
+    folder = next_free(folder) if fresh else folder
+    reporter = make_reporter()
+    reporter.say(f"run: {folder}")
+    try:
+        run_pretraining(folder, given, origin, reporter)
+    finally:
+        reporter.close()
+
+
+@app.command()
+@click.argument("text", nargs=-1)
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings; flags win over it.")
+@settings(DataConfig)
+def prepare(text: tuple[str, ...], output: Path, config: Path | None, **flags: Any) -> None:
+    """Make tokenizer and token shards from TEXT; the folder is valid as TEXT for `pretrain`."""
+    from bertsmith.config import from_mapping
+    from bertsmith.console import make_reporter
+    from bertsmith.prepare import prepare as run_preparation
+    from bertsmith.run_folder import locked, make_folder
+
+    given, _ = gather(text, flags, config)
+    data = from_mapping(DataConfig, {name: value for name, value in given.items() if name in flags or name == "text"})
+    make_folder(output, owned_by=("data", "tokenizer"))
+    reporter = make_reporter()
+    try:
+        with locked(output):
+            run_preparation(data, output, report=reporter.say, progress=reporter.progress)
+    finally:
+        reporter.close()
+
+
+@app.group(cls=Commands)
+def tokenizer() -> None:
+    """Work with tokenizers."""
+
+
+@tokenizer.command("train")
+@click.argument("text", nargs=-1)
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+@settings(DataConfig)
+def train_tokenizer(text: tuple[str, ...], output: Path, **flags: Any) -> None:
+    """Train a tokenizer on TEXT, and save it as transformers loads it."""
+    from bertsmith.config import from_mapping
+    from bertsmith.console import make_reporter
+    from bertsmith.prepare import make_tokenizer
+    from bertsmith.run_folder import make_folder
+
+    given, _ = gather(text, flags, None)
+    data = from_mapping(DataConfig, given)
+    make_folder(output, owned_by=("tokenizer.json",))
+    reporter = make_reporter()
+    try:
+        make_tokenizer(data, output, report=reporter.say, progress=reporter.progress)
+    finally:
+        reporter.close()
+
+
+@app.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("text")
+@click.option("--top-k", type=int, default=5, show_default=True, help="Candidates for each mask.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def fill(model: Path, text: str, top_k: int, as_json: bool) -> None:
+    """Fill each [MASK] in TEXT with MODEL: a run, also one that is still training, or a BERT folder."""
+    from bertsmith.predict import fill as fill_masks
+    from bertsmith.predict import load_for_prediction
+
+    network, vocabulary = load_for_prediction(model)
+    filled = fill_masks(network, vocabulary, text, top_k=top_k)
+    if as_json:
+        click.echo(json.dumps({"text": filled.text, "masks": [[c._asdict() for c in m] for m in filled.masks]}))
+        return
+    click.echo(filled.text)
+    for number, candidates in enumerate(filled.masks, 1):
+        ranked = "  ".join(f"{candidate.token} {candidate.probability:.1%}" for candidate in candidates)
+        click.echo(f"mask {number}: {ranked}" if len(filled.masks) > 1 else ranked)
+
+
+@app.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--verify", is_flag=True, help="Check the hashes of all shards and checkpoints.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(run: Path, verify: bool, as_json: bool) -> None:
+    """Describe RUN: settings, data, progress, checkpoints."""
+    from bertsmith.info import describe_run, run_facts
+
+    if as_json:
+        click.echo(json.dumps(run_facts(run, verify=verify), indent=2))
+        return
+    for line in describe_run(run, verify=verify):
+        click.echo(line)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code: 0 done, 2 a mistake, 130 and 143 stopped."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line. Mistakes become one line on the error stream."""
+    try:
+        app.main(arguments, prog_name="bertsmith", standalone_mode=False)
+    except click.ClickException as error:
+        return _complain(error.format_message().replace("\n", " "))
+    except UserError as error:
+        return _complain(str(error))
+    except (click.Abort, KeyboardInterrupt):
+        return _complain("stopped; the same command goes on from here", 130)
+    except BrokenPipeError:
+        return 141
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _complain(f"{error.filename}: {error.strerror}")
+    except Exception as error:
+        if type(error).__name__ != "Interrupted":  # compared by name: its module need not be loaded
+            raise
+        return _complain(f"{error}; the same command goes on from here", getattr(error, "exit_code", 130))
+    return 0
+
+
+def _complain(line: str, code: int = 2) -> int:
+    click.echo(f"bertsmith: {line}", err=True)
+    return code

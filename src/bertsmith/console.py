@@ -1,0 +1,144 @@
+"""What the user sees: a live line on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from bertsmith.reporter import Reporter
+
+SECONDS_BETWEEN_LINES = 10.0
+"""How often a log file gets a line of progress."""
+
+
+def step_line(values: dict[str, Any]) -> str:
+    """The numbers of one step, as one line."""
+    parts = [f"step {values['step']:,}/{values['max_steps']:,}"]
+    for name, label in (("mlm_loss", "mlm"), ("nsp_loss", "nsp")):
+        if values.get(name) is not None:
+            parts.append(f"{label} {values[name]:.3f} ({values[f'{name[:3]}_accuracy']:.0%} right)")
+    if values.get("validation_mlm_loss") is not None:
+        parts.append(f"held-out mlm {values['validation_mlm_loss']:.3f}")
+    parts.append(f"{values['tokens_per_second']:,.0f} tokens/s")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """A time as a person says it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+class TimeLeft:
+    """How long the rest takes, from the speed of the last minutes."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[float, float]] = []
+
+    def update(self, done: float) -> float | None:
+        """Seconds left when the share `done` (0 to 1) is finished; None while nothing is known."""
+        self._seen = [*self._seen[-200:], (time.monotonic(), done)]
+        (began, first), (now, last) = self._seen[0], self._seen[-1]
+        return (now - began) / (last - first) * (1 - last) if last > first else None
+
+
+class PlainReporter(Reporter):
+    """For files and pipes: a line for each fact, and one line of progress now and then."""
+
+    def __init__(self) -> None:
+        self._last_line = -SECONDS_BETWEEN_LINES
+        self._left = TimeLeft()
+        self._task = ""
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        print(line, flush=True)  # noqa: T201
+
+    def warn(self, line: str) -> None:
+        """Print a line on the error stream."""
+        print(f"warning: {line}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def progress(self, task: str, fraction: float) -> None:
+        """Print the task when it begins and every ten seconds."""
+        if task != self._task or self._is_due():
+            self._task = task
+            self.say(f"{task} ({fraction:.0%})" if fraction else f"{task} ...")
+
+    def step(self, values: dict[str, Any]) -> None:
+        """Print the step's numbers every ten seconds, and whenever the held-out loss was measured."""
+        left = self._left.update(values["step"] / values["max_steps"])
+        if self._is_due() or "validation_mlm_loss" in values:
+            self.say(step_line(values) + (f", {duration(left)} left" if left else ""))
+
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        if now - self._last_line < SECONDS_BETWEEN_LINES:
+            return False
+        self._last_line = now
+        return True
+
+
+class TerminalReporter(Reporter):
+    """For a terminal: one live bar below the lines."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._name = ""
+        self._left = TimeLeft()
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def warn(self, line: str) -> None:
+        """Print a line in yellow above the bar."""
+        self._console.print(f"warning: {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+    def progress(self, task: str, fraction: float) -> None:
+        """Move the bar of a task; the bar goes when it is done."""
+        self._move(task, fraction, "")
+
+    def step(self, values: dict[str, Any]) -> None:
+        """Move the bar of the training."""
+        done = values["step"] / values["max_steps"]
+        left = self._left.update(done)
+        self._move("training", done, step_line(values) + (f", {duration(left)} left" if left else ""))
+        if "validation_mlm_loss" in values:
+            self.say(step_line(values))
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        self._name = ""
+
+    def _move(self, name: str, fraction: float, text: str) -> None:
+        if name != self._name:
+            self.close()
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(20),
+                TextColumn("{task.percentage:3.0f}% {task.fields[text]}"),
+            )
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task(name, total=1.0, text="")
+            self._name = name
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=fraction, text=text)
+        if fraction >= 1:
+            self.close()
+
+
+def make_reporter() -> PlainReporter | TerminalReporter:
+    """The reporter for where the output goes."""
+    console = Console()
+    return TerminalReporter(console) if console.is_terminal else PlainReporter()

@@ -1,0 +1,216 @@
+"""From blocks of bytes to lines of text: which encoding a file has, and what is done with broken bytes."""
+
+import codecs
+import encodings.aliases
+import re
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from typing import TypeVar
+
+from bertsmith.corpus.report import CorpusReport
+from bertsmith.errors import UserError
+
+_Text = TypeVar("_Text", str, bytes)
+
+MAX_LINE_BYTES = 1 << 20
+"""A longer line is handed on in pieces, cut at a sentence end or space where there is one."""
+
+_SALVAGED_LINE_BYTES = 4_096
+"""From a longer line only the broken bytes are dropped, not all of it."""
+
+_WIDE_BOMS = (  # longest first: the mark of UTF-16 begins that of UTF-32
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+_LEGACY = (
+    *("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258", "cp874"),
+    *("iso8859_2", "iso8859_5", "iso8859_7", "koi8_r", "mac_roman", "cp437", "cp850", "cp866"),
+    *("gb18030", "big5", "shift_jis", "euc_jp", "euc_kr"),
+)
+"""Encodings that a file may be found to have. Rarer ones have to be named: guesses among all are often wrong."""
+
+_FEW_BYTES = 16
+"""Fewer non-ASCII bytes than this say nothing about the language, so the most common encoding is taken."""
+
+_SAMPLE_BYTES = 64_000
+_MIN_UTF8_SHARE = 0.3
+_CONTROL_TO_SPACE = bytes(32 if (n < 32 and n not in b"\t\n\r") or n == 127 else n for n in range(256))
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_SENTENCE_END = re.compile(rb"[.!?][\"')\]]*[ \t]|\xe3\x80\x82|\xef\xbc\x81|\xef\xbc\x9f")
+
+
+def check_encoding(name: str) -> str:
+    """Normalise the name of an encoding.
+
+    Raises:
+        UserError: Python knows no text encoding of this name.
+    """
+    try:
+        "".encode(name)
+        return codecs.lookup(name).name
+    except (LookupError, ValueError):
+        known = {*encodings.aliases.aliases, *encodings.aliases.aliases.values(), "utf-8", "utf-16", "latin-1"}
+        close = get_close_matches(name.lower(), sorted(known), n=1)
+        hint = f"did you mean '{close[0]}'?" if close else "use a name such as utf-8, utf-16, cp1252 or shift_jis"
+        raise UserError(f"encoding '{name}' is not known; {hint}") from None
+
+
+def detect_encoding(head: bytes) -> str:
+    """Find the encoding of a text from its first bytes.
+
+    UTF-8, also with some broken bytes, is told by its own structure, UTF-16 and
+    UTF-32 by their byte-order mark; anything else is guessed by charset-normalizer.
+
+    Args:
+        head: The beginning of the file, the more the better.
+
+    Returns:
+        The name of a Python codec, "utf-8" for plain ASCII.
+    """
+    for mark, name in _WIDE_BOMS:
+        if head.startswith(mark):
+            return name
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)  # the last character may be cut in two
+    broken = text.count("\ufffd") - head.count("\ufffd".encode())
+    whole = len(text) - len(text.encode("ascii", "ignore")) - broken
+    return "utf-8" if whole >= _MIN_UTF8_SHARE * (whole + broken) else _guess_legacy(head)
+
+
+def _guess_legacy(head: bytes) -> str:
+    """The most probable of the encodings from before Unicode."""
+    lines = [line for line in head.split(b"\n")[:-1] or [head] if not line.isascii()]
+    sample = b"\n".join(lines)[:_SAMPLE_BYTES]
+    sample = sample[: sample.rfind(b"\n")] if len(sample) == _SAMPLE_BYTES and b"\n" in sample else sample
+    if len(sample) - len(sample.decode("ascii", "ignore")) >= _FEW_BYTES:
+        import charset_normalizer
+
+        matches = charset_normalizer.from_bytes(sample, cp_isolation=list(_LEGACY))
+        best = matches.best()
+        common = next((match for match in matches if match.encoding == "cp1252"), None)
+        if common and best and common.chaos <= best.chaos and common.coherence >= best.coherence:
+            return "cp1252"
+        if best:
+            return best.encoding
+    return "cp1252"
+
+
+def read_lines(
+    blocks: Iterable[bytes],
+    encoding: str,
+    name: str,
+    report: CorpusReport,
+    *,
+    max_line_bytes: int = MAX_LINE_BYTES,
+) -> Iterator[tuple[int, str]]:
+    """Decode a text and cut it into lines.
+
+    Control characters become spaces. A line with bytes that are not valid is
+    skipped and counted; from a long one only those bytes are left out.
+
+    Args:
+        blocks: The bytes of the file in pieces of any size.
+        encoding: Name of a Python codec.
+        name: The file as shown to the user.
+        report: Takes note of broken lines.
+        max_line_bytes: A longer line is handed on in pieces.
+
+    Yields:
+        The number of the line counted from 1 and its text without the line end.
+        Pieces of one very long line share its number.
+    """
+    if not _is_byte_wise(encoding):
+        blocks, encoding = _as_utf8(blocks, encoding), "utf-8"
+    number = 1
+    for ends_line, chunk in _whole_lines(blocks, max_line_bytes):
+        chunk = chunk.translate(_CONTROL_TO_SPACE)
+        try:
+            lines: Iterable[str | None] = _one_line_end(chunk.decode(encoding), "\r\n", "\r", "\n").split("\n")
+        except UnicodeDecodeError:
+            pieces = _one_line_end(chunk, b"\r\n", b"\r", b"\n").split(b"\n")
+            lines = (_decode_line(piece, encoding, f"{name}:{at}", report) for at, piece in enumerate(pieces, number))
+        at = number
+        for at, line in enumerate(lines, number):
+            if line is not None:
+                yield at, line
+        number = at + ends_line
+
+
+def _is_byte_wise(encoding: str) -> bool:
+    """Whether the byte 10 is always a line end, so that lines can be cut before they are decoded."""
+    stateful = encoding.startswith(("iso2022", "utf-7", "hz"))
+    return not stateful and "\n\t A".encode(encoding) == b"\n\t A"
+
+
+def _as_utf8(blocks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
+    """Translate to UTF-8, with a lone surrogate, which is no valid UTF-8, at each place that is broken."""
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
+    for block in blocks:
+        yield decoder.decode(block).replace("\ufffd", "\ud800").encode("utf-8", "surrogatepass")
+    yield decoder.decode(b"", final=True).replace("\ufffd", "\ud800").encode("utf-8", "surrogatepass")
+
+
+def _whole_lines(blocks: Iterable[bytes], max_line_bytes: int) -> Iterator[tuple[bool, bytes]]:
+    """Join blocks and cut them at line ends.
+
+    Yields:
+        True and whole lines without the last line end, or False and a piece of one long line.
+    """
+    held = bytearray()
+    is_first = True
+    for block in blocks:
+        if is_first and block:
+            block, is_first = block.removeprefix(codecs.BOM_UTF8), False
+        end = block.rfind(b"\n")
+        if end >= 0:
+            held += block[:end]
+            yield True, bytes(held).removesuffix(b"\r")
+            held = bytearray(block[end + 1 :])
+        else:
+            held += block
+        while len(held) > max_line_bytes:
+            cut = _place_to_cut(held[:max_line_bytes])
+            yield False, bytes(held[:cut])
+            del held[:cut]
+    if held:
+        yield True, bytes(held).removesuffix(b"\r")
+
+
+def _place_to_cut(line: bytes | bytearray) -> int:
+    """Where to cut a line that is too long: at an old Macintosh line end, sentence end, space or character."""
+    if b"\r" in line[:-1]:
+        return line.rindex(b"\r", 0, -1) + 1
+    tail = max(0, len(line) - _SALVAGED_LINE_BYTES)
+    ends = [match.end() for match in _SENTENCE_END.finditer(line, tail)]
+    if ends:
+        return ends[-1]
+    space = line.rfind(b" ")
+    if space > 0:
+        return space + 1
+    cut = len(line)
+    while cut > len(line) - 4 and line[cut - 1] >= 0x80:  # not inside a character of UTF-8
+        cut -= 1
+        if line[cut] >= 0xC0:
+            break
+    return cut
+
+
+def _one_line_end(text: _Text, windows: _Text, macintosh: _Text, unix: _Text) -> _Text:
+    """Give every line the same end."""
+    return text.replace(windows, unix).replace(macintosh, unix) if macintosh in text else text
+
+
+def _decode_line(line: bytes, encoding: str, place: str, report: CorpusReport) -> str | None:
+    """Decode one line that may be broken; None if it is."""
+    try:
+        return line.decode(encoding)
+    except UnicodeDecodeError:
+        report.skip(place, f"bytes that are not valid {encoding}")
+    return line.decode(encoding, "ignore") if len(line) > _SALVAGED_LINE_BYTES else None
+
+
+def without_control(text: str) -> str:
+    """Turn control characters into spaces, line ends and tabs apart."""
+    return text if text.isprintable() else _CONTROL.sub(" ", text)

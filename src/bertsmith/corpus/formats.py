@@ -1,0 +1,109 @@
+"""What a file is, by its name and its beginning, and its documents."""
+
+from collections.abc import Iterator
+from itertools import chain, dropwhile, islice
+from typing import NamedTuple
+
+from bertsmith.corpus.documents import group_documents
+from bertsmith.corpus.encoding import MAX_LINE_BYTES, detect_encoding, read_lines
+from bertsmith.corpus.files import Damage, FoundFile, read_blocks, why_binary
+from bertsmith.corpus.layout import Document, Layout, detect_layout, paragraphs, wrap_width
+from bertsmith.corpus.records import Opened, Unusable, open_rows
+from bertsmith.corpus.report import CorpusReport
+from bertsmith.corpus.tables import MAX_LINE_BYTES as MAX_RECORD_BYTES
+from bertsmith.corpus.tables import csv_rows, json_lines, json_rows, parquet_rows
+
+_JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
+_TABLES = (".csv", ".tsv")
+_PARQUET = (".parquet", ".pq")
+RECORDS = (*_JSON_LINES, ".json", *_TABLES, *_PARQUET)
+"""Suffixes of files made of rows with fields. Any other file is read as plain text."""
+
+_SAMPLE_LINES = 5_000
+_SAMPLE_CHARACTERS = 1 << 18
+
+
+class ReadOptions(NamedTuple):
+    """What the user said about the text."""
+
+    text_field: str | None = None
+    document: Document = "auto"
+    encoding: str | None = None
+
+
+def open_file(file: FoundFile, options: ReadOptions, report: CorpusReport) -> Opened:
+    """Look at the beginning of a file and decide how it is read.
+
+    Raises:
+        Unusable: There is no text in it that can be read.
+    """
+    if file.kind in _PARQUET:
+        rows = parquet_rows(file, options.text_field, report)
+        return open_rows(rows, options.text_field, options.document, file.name, report)
+    is_text = file.kind not in RECORDS
+    lines = _open_lines(file, options, report, max_line_bytes=MAX_LINE_BYTES if is_text else MAX_RECORD_BYTES)
+    if is_text:
+        return _open_text(lines, options.document)
+    if file.kind in _TABLES:
+        rows = csv_rows(lines, file.kind, options.text_field, file.name, report)
+    else:
+        rows = (json_lines if file.kind in _JSON_LINES else json_rows)(lines, file.name, report)
+    return open_rows(rows, options.text_field, options.document, file.name, report)
+
+
+def _open_lines(
+    file: FoundFile, options: ReadOptions, report: CorpusReport, *, max_line_bytes: int
+) -> Iterator[tuple[int, str]]:
+    """The decoded lines of a file, with its encoding decided from the first block."""
+    blocks = read_blocks(file)
+    try:
+        head = next(blocks, b"")
+    except Damage as damage:
+        raise Unusable(f"is {damage}" if file.compression else str(damage)) from None
+    if not head:
+        raise Unusable("is empty")
+    encoding = options.encoding
+    if encoding is None:
+        if what := why_binary(head):
+            raise Unusable(f"is {what}, not text")
+        encoding = detect_encoding(head)
+    if encoding not in ("utf-8", "ascii"):
+        report.encodings[encoding] = report.encodings.get(encoding, 0) + 1
+    whole = chain([head], _until_damage(blocks, file.name, report))
+    return read_lines(whole, encoding, file.name, report, max_line_bytes=max_line_bytes)
+
+
+def _until_damage(blocks: Iterator[bytes], name: str, report: CorpusReport) -> Iterator[bytes]:
+    """End the stream where the file is damaged, and count it."""
+    try:
+        yield from blocks
+    except Damage as damage:
+        report.skip(name, str(damage))
+
+
+def _open_text(lines: Iterator[tuple[int, str]], document: Document) -> Opened:
+    """Read plain text in the layout that its first part has."""
+    texts = dropwhile(lambda line: not line.strip(), (line for _, line in lines))
+    sample: list[str] = []
+    size = 0
+    for line in islice(texts, _SAMPLE_LINES):
+        sample.append(line)
+        size += len(line)
+        if size > _SAMPLE_CHARACTERS:
+            break
+    if not sample:
+        raise Unusable("has no text in it")
+    layout = detect_layout(sample)
+    stream = paragraphs(chain(sample, texts), layout, document, wrap_width(sample))
+    return Opened(_text_choice(layout, document), group_documents(stream))
+
+
+def _text_choice(layout: Layout, document: Document) -> str:
+    """Say what a document of a plain text is."""
+    if document == "line":
+        return "one document per line"
+    unit = {"auto": "one document per file", "file": "one document per file", "blank-line": "one document per block"}
+    if document == "auto" and layout in (Layout.WIKITEXT, Layout.SENTENCES):
+        return layout.value
+    joined = ", wrapped lines joined" if layout is Layout.WRAPPED else ", each line a paragraph"
+    return unit[document] + joined

@@ -1,0 +1,200 @@
+"""From lines of text to paragraphs: the layouts that a text file can have.
+
+A paragraph is a string without a line end. `None` in a stream of paragraphs
+ends a document.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum
+from itertools import chain, pairwise
+from typing import Literal
+
+Document = Literal["auto", "file", "blank-line", "line"]
+"""What a document is: decided by the layout, a whole file, the text between blank lines, or a line."""
+
+
+class Layout(Enum):
+    """How the lines of a text make paragraphs and documents. The value is what the user is told."""
+
+    WIKITEXT = "WikiText, one document from each ' = Title = ' to the next"
+    SENTENCES = "one sentence per line, one document between blank lines"
+    WRAPPED = "wrapped lines, joined into paragraphs"
+    LINES = "each line a paragraph"
+
+
+_TITLE = re.compile(r"\s?= (?!=)\S(?:.*\S)? =\s*")
+_HEADING = re.compile(r"\s?((?:= )+)(\S.*?)((?: =)+)\s*")
+_SPLIT_SIGN = re.compile(r" @([-,.])@ ")
+_SENTENCE_END = re.compile(r"""[.!?:;\u2026][)\]"'\u2019\u201d]*$""")
+_INNER_SENTENCE_END = re.compile(r"""[a-z)"'\u201d][.!?][)"'\u2019\u201d]*\s+["'(\u2018\u201c]*[A-Z]""")
+
+_MAX_WIDTH = 120
+_MIN_WIDTH = 40
+"""Columns. Text wrapped by a program or typewriter lies between the two."""
+
+_SHORT = 0.6
+"""A line shorter than this share of the width ends a paragraph even in the middle of a sentence, as in verse."""
+
+_LONG_WORD = 20
+_MAX_PARAGRAPH = 1 << 18
+"""Characters after which wrapped lines are no longer joined: a paragraph is held in memory."""
+
+
+def detect_layout(lines: Sequence[str]) -> Layout:
+    """Tell the layout from the first lines of a text.
+
+    - WikiText if a line like " = Title = " comes first or after a blank line;
+    - wrapped if lines are at most 120 columns long and most of them break where
+      the next word did not fit;
+    - one sentence per line if there are blank lines with several lines between
+      them, most lines end a sentence, and few hold a second one;
+    - otherwise each line is a paragraph.
+
+    Args:
+        lines: The first lines, some thousands if there are as many.
+    """
+    previous = ""
+    for line in lines:
+        if not previous.strip() and _TITLE.fullmatch(line):
+            return Layout.WIKITEXT
+        previous = line
+    if wrap_width(lines):
+        return Layout.WRAPPED
+    return Layout.SENTENCES if _is_sentence_per_line(lines) else Layout.LINES
+
+
+def wrap_width(lines: Sequence[str]) -> int:
+    """Width in columns that a text was wrapped to by hand or program, 0 if it was not."""
+    lengths = sorted(len(line.rstrip()) for line in lines if line.strip())
+    if len(lengths) < 2 or lengths[-1 - len(lengths) // 100] > _MAX_WIDTH:
+        return 0
+    width = lengths[-1 - len(lengths) // 20]
+    if width < _MIN_WIDTH:
+        return 0
+    pairs = [(line.rstrip(), following) for line, following in pairwise(lines) if line.strip() and following.strip()]
+    forced = sum(not _fits(line, following, width) and not _SENTENCE_END.search(line) for line, following in pairs)
+    return width if forced >= 0.4 * len(pairs) and pairs else 0
+
+
+def _fits(line: str, following: str, width: int) -> bool:
+    """Whether the first word of the following line would have had room at the end of this one."""
+    word = following.split(None, 1)[0]
+    return len(line) + 1 + min(len(word), _LONG_WORD) <= width
+
+
+def _is_sentence_per_line(lines: Sequence[str]) -> bool:
+    """Whether a text looks like the input of google-research/bert."""
+    blocks = [0]  # lines between blank lines
+    ended = inner = 0
+    for line in lines:
+        if text := line.strip():
+            blocks[-1] += 1
+            ended += bool(_SENTENCE_END.search(text))
+            inner += bool(_INNER_SENTENCE_END.search(text))
+        elif blocks[-1]:
+            blocks.append(0)
+    total = sum(blocks)
+    documents = len([size for size in blocks if size])
+    return documents > 1 and total >= 3 * documents and ended >= 0.8 * total and inner <= 0.2 * total
+
+
+def paragraphs(lines: Iterable[str], layout: Layout, document: Document, width: int) -> Iterator[str | None]:
+    """Turn lines into paragraphs.
+
+    Args:
+        lines: The lines of one text, without line ends.
+        layout: As found by `detect_layout`.
+        document: What a document is.
+        width: Columns that the text was wrapped to; used by `Layout.WRAPPED` alone.
+
+    Yields:
+        Paragraphs, stripped and not empty, and None where a document ends.
+    """
+    if document == "line":
+        for line in lines:
+            if text := line.strip():
+                yield text
+                yield None
+    elif layout is Layout.WIKITEXT:
+        yield from _wikitext(lines, document)
+    else:
+        at_blank = document == "blank-line" or (document == "auto" and layout is Layout.SENTENCES)
+        for paragraph in _join_wrapped(lines, width) if layout is Layout.WRAPPED else map(str.strip, lines):
+            if paragraph:
+                yield paragraph
+            elif at_blank:
+                yield None
+
+
+def _wikitext(lines: Iterable[str], document: Document) -> Iterator[str | None]:
+    """Undo the WikiText format: heading marks, and the signs that were split off numbers and compounds.
+
+    `<unk>` stays: it is part of the text as it was published.
+    """
+    after_blank = True
+    for line in lines:
+        if document == "auto" and after_blank and _TITLE.fullmatch(line):
+            yield None
+        heading = _HEADING.fullmatch(line)
+        after_blank = not line.strip()
+        if after_blank and document == "blank-line":
+            yield None
+        elif not after_blank:
+            text = heading[2] if heading and len(heading[1]) == len(heading[3]) else line
+            yield _SPLIT_SIGN.sub(r"\1", text).strip()
+
+
+def _join_wrapped(lines: Iterable[str], width: int) -> Iterator[str]:
+    """Join the lines of each paragraph.
+
+    A paragraph ends at a blank line, before a line that is set in, and after a
+    line that had room for the next word, if it ends a sentence or is short.
+
+    Yields:
+        Paragraphs, and "" where there was a blank line.
+    """
+    held: list[str] = []
+    size = 0
+    previous = ""
+    for line in chain(lines, [""]):
+        text = line.strip()
+        if held and (not text or size > _MAX_PARAGRAPH or _ends_paragraph(previous, line, width)):
+            yield join_lines(held)
+            held, size = [], 0
+        if text:
+            held.append(text)
+            size += len(text)
+        else:
+            yield ""
+        previous = line
+
+
+def _ends_paragraph(line: str, following: str, width: int) -> bool:
+    """Whether a paragraph ends between two lines, neither of them blank."""
+    if following[0].isspace() and not line[0].isspace():
+        return True
+    line = line.rstrip()
+    return _fits(line, following, width) and (len(line) < _SHORT * width or bool(_SENTENCE_END.search(line)))
+
+
+def join_lines(lines: Sequence[str]) -> str:
+    """Join the wrapped lines of a paragraph with spaces, but "well-" and "known" without."""
+    joined = lines[0]
+    for line in lines[1:]:
+        is_cut = joined[-1] == "-" and joined[-2:-1].isalpha() and line[0].islower()
+        joined += line if is_cut else f" {line}"
+    return joined
+
+
+def unwrap(text: str) -> list[str]:
+    """Paragraphs of a text from a field, such as a row of a table.
+
+    Each line is a paragraph, unless the text is wrapped like an old letter or mail.
+    """
+    if "\n" not in text and "\r" not in text:
+        stripped = text.strip()
+        return [stripped] if stripped else []
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    width = wrap_width(lines) if len(lines) > 2 else 0
+    return list(filter(None, _join_wrapped(lines, width) if width else map(str.strip, lines)))

@@ -1,0 +1,154 @@
+"""From rows with fields to documents: which field holds the text, and what each row becomes."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any, NamedTuple
+
+from bertsmith.corpus.documents import SourceDocument, group_documents
+from bertsmith.corpus.encoding import without_control
+from bertsmith.corpus.layout import Document, Layout, detect_layout, paragraphs, unwrap
+from bertsmith.corpus.report import CorpusReport
+from bertsmith.errors import suggestion
+
+SAMPLE_ROWS = 100
+"""Rows looked at to find the text field."""
+
+TEXT_FIELDS = (
+    *("text", "content", "body", "document", "article", "passage", "sentence", "review", "comment", "message"),
+    *("abstract", "transcript", "description", "utterance", "tweet", "post", "note"),
+)
+"""Names that a text field usually has, the most usual first."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+Row = tuple[int, Any]
+"""Number of a line or row, counted from 1, and its value: a text, a list of texts, or a mapping with fields."""
+
+
+class Unusable(Exception):
+    """A file that no text can be read from. Its message goes on from the file's name: "is empty", "has no ..."."""
+
+
+class Opened(NamedTuple):
+    """A file about to be read."""
+
+    choice: str
+    """What was decided about its content, for the user."""
+
+    documents: Iterable[SourceDocument]
+    """Its documents, once."""
+
+
+def open_rows(
+    rows: Iterator[Row], text_field: str | None, document: Document, name: str, report: CorpusReport
+) -> Opened:
+    """Read rows of texts, or of fields of which one is the text.
+
+    Args:
+        rows: The rows in order.
+        text_field: The field to take, or None to find it.
+        document: What a document is; "auto" is a row, or what WikiText says if the rows are its lines.
+        name: The file as shown to the user.
+        report: Takes note of rows without text.
+
+    Raises:
+        Unusable: There is no row with text, or not the field that was named.
+    """
+    sample = list(islice(rows, SAMPLE_ROWS))
+    field, others = choose_field([value for _, value in sample], text_field)
+    texts = read_texts(chain(sample, rows), field, name, report)
+    chosen = f" (text field '{field}'{others})" if field is not None else ""
+    lines = [line for _, value in sample for line in (_text_of(value, field) or "").strip("\n").split("\n")]
+    if document == "auto" and detect_layout(lines[:2]) is Layout.WIKITEXT:
+        lines_of_all = (line for text in texts for line in text.strip("\n").split("\n"))
+        stream = paragraphs(lines_of_all, Layout.WIKITEXT, document, 0)
+        return Opened(f"{Layout.WIKITEXT.value}{chosen}", group_documents(stream))
+    if document in ("file", "blank-line"):
+        unit = "file" if document == "file" else "block between empty rows"
+        stream = _paragraphs_of_rows(texts, end_at_empty=document == "blank-line")
+        return Opened(f"one document per {unit}{chosen}", group_documents(stream))
+    return Opened(f"one document per row{chosen}", _one_per_row(texts, name, report))
+
+
+def choose_field(rows: Sequence[Any], wanted: str | None) -> tuple[str | None, str]:
+    """Find the field that holds the text.
+
+    It is the one that was named; else the first whose name is usual for text;
+    else the one with the longest text on average.
+
+    Args:
+        rows: The first rows.
+        wanted: The field that the user named.
+
+    Returns:
+        Its name, None if the rows are texts themselves, and a remark on the fields that were passed over.
+
+    Raises:
+        Unusable: There is none, or not the one that was named.
+    """
+    mappings = [row for row in rows if isinstance(row, Mapping)]
+    if not mappings and any(_as_text(row) is not None for row in rows):
+        return None, ""
+    names = list(dict.fromkeys(name for row in mappings for name in row))
+    texts = {name: [text for row in mappings if (text := _as_text(row.get(name)))] for name in names}
+    texts = {name: values for name, values in texts.items() if values}
+    if wanted is not None and wanted not in names:
+        raise Unusable(f"has no field '{wanted}'{suggestion(wanted, map(str, names)) if names else ''}")
+    if not texts or (wanted is not None and wanted not in texts):
+        holds = f"; its fields are {', '.join(map(str, names[:20]))}" if names else ""
+        raise Unusable(f"has no text in {f'field {wanted!r}' if wanted else 'any field'}{holds}")
+    chosen = wanted or _most_likely(texts)
+    others = [f"'{name}'" for name in texts if name != chosen]
+    return chosen, f", not {', '.join(others[:3])}{' ...' if len(others) > 3 else ''}" if others else ""
+
+
+def _most_likely(texts: Mapping[str, Sequence[str]]) -> str:
+    """The field of the most usual name, or of the longest text."""
+    by_name = {name.lower(): name for name in reversed(texts)}
+    for usual in TEXT_FIELDS:
+        if usual in by_name:
+            return by_name[usual]
+    return max(texts, key=lambda name: sum(map(len, texts[name])) / len(texts[name]))
+
+
+def _as_text(value: Any) -> str | None:
+    """A text, or several joined by line ends; None for anything else."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return "\n".join(value)
+    return None
+
+
+def _text_of(row: Any, field: str | None) -> str | None:
+    return _as_text(row.get(field) if isinstance(row, Mapping) else row)
+
+
+def read_texts(rows: Iterable[Row], field: str | None, name: str, report: CorpusReport) -> Iterator[str]:
+    """The text of each row. Rows without text, or with half a character (a lone surrogate), are skipped and counted."""
+    missing = f"no text in field '{field}'" if field is not None else "neither text nor an object with fields"
+    for number, row in rows:
+        text = _text_of(row, field)
+        if text is None:
+            report.skip(f"{name}:{number}", missing)
+        elif not text.isascii() and _SURROGATE.search(text):
+            report.skip(f"{name}:{number}", "half a character (a lone surrogate)")
+        else:
+            yield without_control(text)
+
+
+def _one_per_row(texts: Iterable[str], name: str, report: CorpusReport) -> Iterator[SourceDocument]:
+    for text in texts:
+        if found := unwrap(text):
+            yield SourceDocument(found)
+        else:
+            report.skip(name, "a row with empty text")
+
+
+def _paragraphs_of_rows(texts: Iterable[str], *, end_at_empty: bool) -> Iterator[str | None]:
+    for text in texts:
+        found = unwrap(text)
+        if not found and end_at_empty:
+            yield None
+        yield from found

@@ -1,0 +1,72 @@
+"""What reading a corpus found: how much text, what was left out and why."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+MAX_EXAMPLES = 5
+"""Places named for what was skipped. More would be a log, not a report."""
+
+
+@dataclass
+class CorpusReport:
+    """Counts of one pass over a corpus, filled while its sections are read."""
+
+    documents: int = 0
+    """Documents kept."""
+
+    duplicates: int = 0
+    """Documents dropped because the same text came before; sections, for documents too long to hold."""
+
+    sections: int = 0
+    words: int = 0
+    """Words of the kept text, as separated by white space."""
+
+    text_bytes: int = 0
+    """Size of the kept text in UTF-8, bytes."""
+
+    skipped: int = 0
+    """Lines, rows and files that could not be used."""
+
+    skipped_examples: list[str] = field(default_factory=list)
+    """The first few of them as "file:line: reason". Never the text itself."""
+
+    encodings: dict[str, int] = field(default_factory=dict)
+    """Encoding -> number of files, for files that are not UTF-8."""
+
+    choices: dict[str, int] = field(default_factory=dict)
+    """What was decided about the content of files (layout, text field) -> number of files."""
+
+    def skip(self, place: str, reason: str, count: int = 1) -> None:
+        """Count what could not be used.
+
+        Args:
+            place: "file", or "file:line" with lines and rows counted from 1.
+            reason: Why, without the text itself.
+            count: How many lines, rows or files it stands for.
+        """
+        self.skipped += count
+        if len(self.skipped_examples) < MAX_EXAMPLES:
+            self.skipped_examples.append(f"{place}: {reason}")
+
+    def lines(self) -> list[str]:
+        """The report as lines for a person to read."""
+        lines = [
+            f"{self.documents:,} documents in {self.sections:,} sections, "
+            f"{self.words:,} words, {self.text_bytes / 1e6:,.1f} MB"
+        ]
+        if self.duplicates:
+            found = self.documents + self.duplicates
+            share = f"{self.duplicates / found:.1%}"
+            lines.append(f"{self.duplicates:,} exact duplicates left out, {share} of {found:,} documents")
+        lines += [f"{choice}: {files}" for choice, files in _counted(self.choices)]
+        lines += [f"read as {encoding}: {files}" for encoding, files in _counted(self.encodings)]
+        if self.skipped:
+            lines.append(f"{self.skipped:,} lines, rows or files skipped, the first of them:")
+            lines += [f"  {example}" for example in self.skipped_examples]
+        return lines
+
+
+def _counted(counts: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Counts as text, the most frequent first."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [(name, f"{count:,} file{'' if count == 1 else 's'}") for name, count in ordered]

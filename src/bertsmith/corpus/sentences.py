@@ -1,0 +1,63 @@
+"""Sentences of a section."""
+
+import re
+from collections.abc import Callable, Iterator
+
+_WINDOW = 8_192
+"""Characters given to the rules at once: on text full of opening quotes their time grows with the square."""
+
+_WIDE_SPACE = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+
+
+def split_sentences(text: str) -> list[str]:
+    """Cut a text into sentences.
+
+    No sentence crosses a line end. Within a line sentencex finds the ends, by
+    the punctuation of all scripts and a list of English abbreviations. A run of
+    more than 8,192 characters without a sentence end is cut there.
+
+    Args:
+        text: Such as the text of a section.
+
+    Returns:
+        Sentences, stripped and not empty. Together they hold every character of
+        the text that is not white space, in order.
+    """
+    from sentencex import segment  # type: ignore[import-untyped]
+
+    if not text.isascii():
+        text = _WIDE_SPACE.sub(" ", text)  # sentencex fails on some of them beside a full stop
+    sentences: list[str] = []
+    for line in text.split("\n"):
+        parts = _segment(segment, line) if len(line) <= _WINDOW else _segment_long(segment, line)
+        sentences += [stripped for part in parts if (stripped := part.strip())]
+    return sentences
+
+
+_Segment = Callable[[str, str], list[str]]
+
+
+def _segment(segment: _Segment, line: str) -> list[str]:
+    """Sentences of a line; the line itself if the rules fail on it or lose a part."""
+    try:
+        parts = segment("en", line)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # Rust's own, which is no Exception
+            raise
+        return [line]
+    return parts if sum(map(len, parts)) == len(line) else [line]
+
+
+def _segment_long(segment: _Segment, line: str) -> Iterator[str]:
+    """Sentences of a long line, window by window; the last one of each begins the next window."""
+    start = 0
+    while start + _WINDOW < len(line):
+        window = line[start : start + _WINDOW]
+        parts = _segment(segment, window)
+        if len(parts) > 1:
+            parts = parts[:-1]
+        elif (space := window.rfind(" ")) > 0:
+            parts = [window[: space + 1]]
+        yield from parts
+        start += sum(map(len, parts))
+    yield from _segment(segment, line[start:])

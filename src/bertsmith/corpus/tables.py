@@ -1,0 +1,197 @@
+"""Rows of JSON, CSV and Parquet files."""
+
+import csv
+import json
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import Any
+
+from bertsmith.corpus.files import Damage, FoundFile, read_blocks
+from bertsmith.corpus.records import SAMPLE_ROWS, TEXT_FIELDS, Row, Unusable, choose_field
+from bertsmith.corpus.report import CorpusReport
+
+MAX_LINE_BYTES = 1 << 28
+"""A record is held in memory. One longer than 256 MB is cut and will not parse."""
+
+_MAX_WHOLE_CHARACTERS = 1 << 28
+_MAX_CELL_CHARACTERS = 1 << 26
+_DELIMITERS = ",;\t|"
+_COLUMN_NAME = re.compile(r"[^\W\d][\w .:/()#%+-]{0,39}")
+
+_Lines = Iterable[tuple[int, str]]
+
+_decode_json = json.JSONDecoder(strict=False).decode  # not strict: a tab or line end inside a text is forgiven
+
+
+def json_lines(lines: _Lines, name: str, report: CorpusReport) -> Iterator[Row]:
+    """The values of JSON lines. Blank lines are passed over; lines that do not parse are skipped and counted."""
+    for number, line in lines:
+        if not line or line.isspace():
+            continue
+        try:
+            yield number, _decode_json(line)
+        except (ValueError, RecursionError):
+            report.skip(f"{name}:{number}", "not valid JSON")
+
+
+def json_rows(lines: _Lines, name: str, report: CorpusReport) -> Iterator[Row]:
+    """The rows of a .json file: JSON lines, or one array or object over many lines.
+
+    The first line tells which: if it is a whole value and others follow, the
+    file is JSON lines. Of an object with one list in it, the list's items are the rows.
+
+    Raises:
+        Unusable: The file is one value of more than 268 million characters, or not JSON at all.
+    """
+    filled = ((number, line) for number, line in lines if line and not line.isspace())
+    first = list(islice(filled, 2))
+    lines = chain(first, filled)
+    opens = first and first[0][1].strip() in ("[", "{")
+    if len(first) == 2 and not opens and any(_parses(line) for _, line in first):
+        yield from json_lines(lines, name, report)
+        return
+    text: list[str] = []
+    size = 0
+    for _, line in lines:
+        text.append(line)
+        size += len(line)
+        if size > _MAX_WHOLE_CHARACTERS:
+            raise Unusable("is one JSON value of more than 256 MB; convert it to JSON lines, one object a line")
+    try:
+        value = _decode_json("\n".join(text))
+    except (ValueError, RecursionError):
+        raise Unusable("is not valid JSON, neither as a whole nor line by line") from None
+    yield from enumerate(_items(value), 1)
+
+
+def _parses(line: str) -> bool:
+    """Whether a line is a whole JSON object or array."""
+    try:
+        return isinstance(_decode_json(line), dict | list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _items(value: Any) -> list[Any]:
+    """The rows of a JSON value."""
+    if isinstance(value, dict):
+        lists = [item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], dict)]
+        return lists[0] if len(lists) == 1 else [value]
+    return value if isinstance(value, list) else [value]
+
+
+def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report: CorpusReport) -> Iterator[Row]:
+    """The rows of a table in text form, as mappings from column to cell.
+
+    The delimiter is a tab in .tsv, else the one of , ; tab | that is most
+    frequent in the first line. The first row names the columns if it holds the
+    wanted or a usual name, or only short names; else they are "1", "2", ... A
+    .tsv in which all lines have the same number of tabs has no quoted fields.
+    Cells beyond the last column belong to it.
+
+    Args:
+        lines: The lines of the file.
+        kind: ".csv" or ".tsv".
+        text_field: The column that the user named.
+        name: The file as shown to the user.
+        report: Takes note of rows that cannot be parsed.
+    """
+    csv.field_size_limit(_MAX_CELL_CHARACTERS)
+    lines = iter(lines)
+    sample = list(islice(lines, SAMPLE_ROWS))
+    first = next((line for _, line in sample if line.strip()), "")
+    delimiter = "\t" if kind == ".tsv" else max(_DELIMITERS, key=first.count)
+    tabs = Counter(line.count("\t") for _, line in sample if line.strip())
+    quoting = csv.QUOTE_NONE if delimiter == "\t" and len(tabs) == 1 else csv.QUOTE_MINIMAL
+    reader = csv.reader((f"{line}\n" for _, line in chain(sample, lines)), delimiter=delimiter, quoting=quoting)
+    columns: list[str] = []
+    for number, cells in _parsed(reader, name, report):
+        if quoting == csv.QUOTE_NONE:
+            cells = [_unquoted(cell) for cell in cells]
+        if not columns:
+            is_header = _names_columns(cells, text_field)
+            columns = [cell.strip() for cell in cells] if is_header else [str(n) for n in range(1, len(cells) + 1)]
+            if is_header:
+                continue
+        if len(cells) > len(columns):
+            cells = [*cells[: len(columns) - 1], delimiter.join(cells[len(columns) - 1 :])]
+        yield number, dict(zip(columns, cells, strict=False))
+
+
+def _parsed(reader: Any, name: str, report: CorpusReport) -> Iterator[tuple[int, list[str]]]:
+    """Rows with the number of their last line; a row that cannot be parsed is skipped and counted."""
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            report.skip(f"{name}:{reader.line_num}", str(error))
+            continue
+        if any(cells):
+            yield reader.line_num, cells
+
+
+def _names_columns(cells: Sequence[str], text_field: str | None) -> bool:
+    """Whether the first row of a table names its columns."""
+    names = [cell.strip() for cell in cells]
+    if text_field in names or any(name.lower() in TEXT_FIELDS for name in names):
+        return True
+    return len(set(names)) == len(names) and all(
+        not name or (_COLUMN_NAME.fullmatch(name) and len(name.split()) <= 4) for name in names
+    )
+
+
+def _unquoted(cell: str) -> str:
+    """A cell without the quotes around it."""
+    return cell[1:-1].replace('""', '"') if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
+
+
+def parquet_rows(file: FoundFile, text_field: str | None, report: CorpusReport) -> Iterator[Row]:
+    """The rows of a Parquet file, with the column of the text alone.
+
+    Raises:
+        Unusable: It is no Parquet file, or has no text column, or not the one that was named.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with tempfile.TemporaryFile() as copy:
+        source: Any = str(file.path)
+        if file.compression:  # Parquet is read from its end
+            try:
+                for block in read_blocks(file):
+                    copy.write(block)
+            except Damage as damage:
+                raise Unusable(f"is {damage}") from None
+            source = copy
+        try:
+            table = pq.ParquetFile(source)
+        except (OSError, ValueError):
+            raise Unusable("is not a Parquet file, or damaged") from None
+        columns = [field.name for field in table.schema_arrow if _holds_text(field.type, pa)]
+        if text_field in table.schema_arrow.names and text_field not in columns:
+            raise Unusable(f"has no text in field '{text_field}'; its fields with text are {', '.join(columns)}")
+        batch = next(table.iter_batches(SAMPLE_ROWS, columns=columns), None) if columns else None
+        sample = batch.to_pylist() if batch else []
+        chosen, _ = choose_field(sample, text_field)
+        yield from enumerate(sample, 1)
+        number = 0
+        try:
+            for batch in table.iter_batches(1_000, columns=[chosen]):
+                for value in batch.column(0).to_pylist():
+                    number += 1
+                    if number > len(sample):
+                        yield number, {chosen: value}
+        except (OSError, ValueError):
+            report.skip(f"{file.name}:{number + 1}", "damaged from this row on")
+
+
+def _holds_text(kind: Any, pa: Any) -> bool:
+    """Whether a column of this type holds texts or lists of texts."""
+    if pa.types.is_dictionary(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

@@ -1,0 +1,45 @@
+"""Stopping when asked: Ctrl-C and SIGTERM end a run after the step in hand, with a checkpoint."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(Exception):
+    """A run stopped because it was asked to; its checkpoint is written."""
+
+    def __init__(self, signal_number: int | None) -> None:
+        signal_number = signal_number or signal.SIGTERM  # None: another rank was asked
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
+        self.exit_code = 128 + signal_number
+        """What the shell expects: 130 after Ctrl-C, 143 after SIGTERM."""
+
+
+class StopRequest:
+    """Whether somebody asked to stop."""
+
+    signal_number: int | None = None
+
+
+@contextmanager
+def listening() -> Iterator[StopRequest]:
+    """Note the first Ctrl-C or SIGTERM instead of dying; a second Ctrl-C leaves at once."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
+        yield request
+        return
+
+    def note(signal_number: int, _frame: FrameType | None) -> None:
+        if request.signal_number is not None and signal_number == signal.SIGINT:
+            os._exit(128 + signal_number)
+        request.signal_number = signal_number
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

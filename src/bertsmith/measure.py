@@ -1,0 +1,170 @@
+"""What is measured before step 1: precision, micro-batch and compiling.
+
+The results are written to the run's config.toml and read again on resume: two
+measurements could differ, and then the continued run would not be the same run.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bertsmith import distributed
+from bertsmith.batch import Batch
+from bertsmith.errors import UserError
+from bertsmith.objective import sum_losses
+from bertsmith.step import SumLosses, autocast
+
+FASTER = 1.05
+"""A choice must win by this factor, so that noise does not decide."""
+
+SECONDS_PER_CHOICE = 0.5
+
+COMPILE_SECONDS = 60.0
+"""What compiling costs at most, seen on two CPU cores; it must win back several times that."""
+
+
+def find_device(name: str) -> torch.device:
+    """The device to compute on; "auto" takes CUDA, then Apple's GPU, then the CPU.
+
+    Raises:
+        UserError: A device was named that this machine does not have.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name != "auto" and not available[name]:
+        usable = ", ".join(kind for kind, there in available.items() if there)
+        raise UserError(f"device is '{name}', which this machine does not have; it has {usable}")
+    kind = next(kind for kind, there in available.items() if there) if name == "auto" else name
+    return torch.device(kind, distributed.local_rank()) if kind == "cuda" else torch.device(kind)
+
+
+def set_threads(threads: int | None) -> int:
+    """Use so many CPU threads, all cores shared between the local ranks when None. torchrun would set 1."""
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    threads = threads or max(1, len(_usable_cores()) // local_ranks)
+    torch.set_num_threads(threads)
+    return threads
+
+
+def _usable_cores() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def seconds_per_micro_batch(model: nn.Module, losses: SumLosses, batch: Batch, precision: str) -> float:
+    """Time of one forward and backward pass: the fastest of as many as fit into half a second, at least 3."""
+    times: list[float] = []
+    started = time.perf_counter()
+    while len(times) < 4 or time.perf_counter() - started < SECONDS_PER_CHOICE:
+        before = time.perf_counter()
+        with autocast(batch.input_ids.device, precision):
+            sums = losses(model, batch)
+        sums.losses.sum().backward()  # type: ignore[no-untyped-call]
+        if batch.input_ids.is_cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - before)
+    model.zero_grad(set_to_none=True)
+    return min(times[1:])  # the first one warms up
+
+
+def faster_precision(model: nn.Module, batch: Batch) -> str:
+    """ "bfloat16" where this machine is faster with it, else "float32"."""
+    if batch.input_ids.is_cuda and not torch.cuda.is_bf16_supported():
+        return "float32"
+    full = seconds_per_micro_batch(model, sum_losses, batch, "float32")
+    half = seconds_per_micro_batch(model, sum_losses, batch, "bfloat16")
+    return "bfloat16" if full > FASTER * half else "float32"
+
+
+def best_micro_batch(model: nn.Module, rows: int, make_batch: Callable[[int], Batch], precision: str) -> int:
+    """Rows to compute at once: the fastest of `rows`, its half, ... that fits into memory.
+
+    Args:
+        rows: Rows of one step on this rank.
+        make_batch: Makes a batch of so many rows, on the model's device.
+        precision: "float32" or "bfloat16".
+    """
+    best, best_seconds = 0, 0.0
+    size = rows
+    while size >= 1 and size >= rows // 8:
+        if rows % size == 0 and _fits(model, make_batch(1), size):
+            try:
+                seconds = seconds_per_micro_batch(model, sum_losses, make_batch(size), precision) / size
+            except torch.cuda.OutOfMemoryError:
+                model.zero_grad(set_to_none=True)
+            else:
+                if best == 0 or seconds * FASTER < best_seconds:
+                    best, best_seconds = size, seconds
+        size //= 2
+    return best or 1
+
+
+def _fits(model: nn.Module, one_row: Batch, rows: int) -> bool:
+    """Whether a CPU micro-batch stays within half of the free memory. On a GPU trying is safe and exact."""
+    if one_row.input_ids.device.type != "cpu":
+        return True
+    return rows * activation_bytes(model, one_row) < free_memory() / 2
+
+
+def activation_bytes(model: nn.Module, batch: Batch) -> int:
+    """Bytes that autograd keeps for a batch, counted in one forward pass."""
+    seen: dict[int, int] = {}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        sums = sum_losses(model, batch)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    del sums
+    return sum(size for pointer, size in seen.items() if pointer not in weights)
+
+
+def free_memory() -> int:
+    """Bytes this process may still take: the machine's free memory, or less where a cgroup says so."""
+    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**62
+    try:
+        meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
+        pages = int(meminfo.split("MemAvailable:")[1].split()[0]) * 1024
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+        if limit != "max":
+            used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+            pages = min(pages, int(limit) - used)
+    except (OSError, IndexError, ValueError):  # not Linux, or no cgroup of version 2
+        pass
+    return pages
+
+
+def has_compiler() -> bool:
+    """Whether torch.compile can build CPU code here."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+
+
+def compiled_losses() -> SumLosses:
+    """`sum_losses` compiled for the constant shapes of a run."""
+    return torch.compile(sum_losses, dynamic=False)
+
+
+def worth_compiling(model: nn.Module, batch: Batch, precision: str, *, micro_batches: int) -> bool:
+    """Whether compiling makes the whole run faster, measured.
+
+    Args:
+        model: On its device.
+        batch: A micro-batch of the run.
+        precision: "float32" or "bfloat16".
+        micro_batches: Micro-batches the run has in all.
+    """
+    plain = seconds_per_micro_batch(model, sum_losses, batch, precision)
+    if plain * micro_batches < 5 * COMPILE_SECONDS or (not batch.input_ids.is_cuda and not has_compiler()):
+        return False
+    try:
+        compiled = seconds_per_micro_batch(model, compiled_losses(), batch, precision)
+    except Exception:  # a broken compiler must not stop a run that can do without; many kinds are raised
+        return False
+    return (plain - compiled) * micro_batches > 2 * COMPILE_SECONDS

@@ -1,0 +1,302 @@
+"""BERT, as in "BERT: Pre-training of Deep Bidirectional Transformers" (arXiv:1810.04805), top to bottom.
+
+Inside, a batch is always packed: the real tokens of all sequences one after the
+other, no padding. `BertModel.forward` takes the usual padded batch too, and
+turns it into a packed one and back. Letters: B rows of L places, T tokens, N
+sequences, M masked tokens, D hidden, F intermediate, H heads, K head_dim, V
+vocabulary.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bertsmith.model.attention import Packed, attend, first_tokens, pad, place_in_sequence, prepare, unpad
+from bertsmith.model.check import check_shape, require
+from bertsmith.model.folder import read_encoder, read_pretraining_model, write_folder
+from bertsmith.model.heads import MaskedLanguageHead, activation, initialize
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BertConfig:
+    """Shape of the model. Field names and defaults are those of BERT-base and of its config.json."""
+
+    vocab_size: int = 30522
+    """Rows in the word embedding (V). Must equal the tokenizer's size."""
+
+    hidden_size: int = 768
+    """Width of the residual stream (D)."""
+
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    """Heads per block (H). Must divide `hidden_size`."""
+
+    intermediate_size: int = 3072
+    """Width inside the feed-forward layer (F)."""
+
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    """Longest sequence, in tokens."""
+
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    """Sigma of the initial weights."""
+
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0
+    """A token whose embedding learns nothing from being read, as in transformers. None: there is no such token."""
+
+    def __post_init__(self) -> None:
+        check_shape(self)
+
+
+class BertEmbeddings(nn.Module):
+    """What a token is, where it stands, and which segment it is in: three embeddings, summed."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """Each int64 [T] -> float [T, D]."""
+        words, types = self.word_embeddings(input_ids), self.token_type_embeddings(token_type_ids)
+        hidden: Tensor = self.dropout(self.norm(words + types + self.position_embeddings(position_ids)))
+        return hidden
+
+
+class BertSelfAttention(nn.Module):
+    """Bidirectional multi-head self-attention (arXiv:1706.03762, section 3.2.2), three projections in one matrix."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.dropout_prob = config.attention_probs_dropout_prob
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.out = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden: Tensor, packed: Packed) -> Tensor:
+        """Let every token gather from the tokens of its sequence: float [T, D] -> float [T, D]."""
+        q, k, v = self.qkv(hidden).unflatten(-1, (3, self.num_heads, -1)).unbind(1)  # each [T, H, K]
+        gathered = attend(q, k, v, packed, dropout_p=self.dropout_prob if self.training else 0.0)
+        mixed: Tensor = self.out(gathered.flatten(1))
+        return mixed
+
+
+class BertBlock(nn.Module):
+    """Attention, then a feed-forward layer; each is added to its input and normalised after that (post-norm)."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.attention = BertSelfAttention(config)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.intermediate = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = activation(config.hidden_act)
+        self.output = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.output_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden: Tensor, packed: Packed) -> Tensor:
+        """float [T, D] -> float [T, D]."""
+        attended = self.dropout(self.attention(hidden, packed))
+        hidden = self.attention_norm(hidden + attended)
+        transformed = self.dropout(self.output(self.activation(self.intermediate(hidden))))
+        output: Tensor = self.output_norm(hidden + transformed)
+        return output
+
+
+class BertPooler(nn.Module):
+    """One vector for a whole sequence, read off its first token, [CLS]."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, first_token: Tensor) -> Tensor:
+        """float [N, D] -> float [N, D], in (-1, 1)."""
+        return torch.tanh(self.dense(first_token))
+
+
+class BertOutput(NamedTuple):
+    """What the encoder gives. Padded call: [B, L, D], zeros at padding; packed call: [T, D]."""
+
+    sequence_output: Tensor
+    """float [B, L, D] or [T, D]. Output of the last block."""
+
+    pooled_output: Tensor | None
+    """float [B, D] or [N, D], of a zero vector where a sequence has no token. None when there is no pooler."""
+
+    hidden_states: tuple[Tensor, ...] | None = None
+    """The embeddings and the output of each block, shaped as `sequence_output`, if asked for."""
+
+
+class BertModel(nn.Module):
+    """The encoder."""
+
+    def __init__(
+        self, config: BertConfig, add_pooling_layer: bool = True, *, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = BertEmbeddings(config)
+        self.blocks = nn.ModuleList(BertBlock(config) for _ in range(config.num_hidden_layers))
+        self.pooler = BertPooler(config) if add_pooling_layer else None
+        initialize(self, config.initializer_range, generator)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        *,
+        packed: Packed | None = None,
+        output_hidden_states: bool = False,
+    ) -> BertOutput:
+        """Encode a padded batch, or a packed one when `packed` is given.
+
+        Args:
+            input_ids: int64 [B, L], or [T] when packed.
+            attention_mask: [B, L], not 0 at real tokens; None: all are real. Only these are computed.
+            token_type_ids: int64, as `input_ids`. Segment of each token; None: 0.
+            position_ids: int64, as `input_ids`. None: counted from 0 in each sequence, or in each padded row.
+            packed: Where the sequences of a packed batch lie.
+            output_hidden_states: Return the hidden states of all layers.
+
+        Returns:
+            The output of the encoder. `pooled_output` reads the first real token of each sequence: place 0
+            of the row, unless that is padding (transformers then reads the padding).
+
+        Raises:
+            UserError: A row is too long for the positions, or the mask does not fit the input.
+        """
+        if token_type_ids is None:
+            token_type_ids = torch.zeros_like(input_ids)
+        if packed is None:
+            ids = (input_ids, token_type_ids, position_ids)
+            return self._forward_padded(ids, attention_mask, output_hidden_states)
+        require(attention_mask is None, "attention_mask is given with packed, which has no padding; leave it out")
+        if position_ids is None:
+            position_ids = place_in_sequence(packed.cu_seqlens, len(input_ids))
+        hidden = self.embeddings(input_ids, token_type_ids, position_ids)
+        states = [hidden] if output_hidden_states else None
+        dropout_p = self.config.attention_probs_dropout_prob if self.training else 0.0
+        packed = prepare(packed, hidden, num_heads=self.config.num_attention_heads, dropout_p=dropout_p)
+        for block in self.blocks:
+            hidden = block(hidden, packed)
+            if states is not None:
+                states.append(hidden)
+        pooled = self.pooler(first_tokens(hidden, packed.cu_seqlens)) if self.pooler is not None else None
+        return BertOutput(hidden, pooled, None if states is None else tuple(states))
+
+    def _forward_padded(
+        self, ids: tuple[Tensor, Tensor, Tensor | None], attention_mask: Tensor | None, output_hidden_states: bool
+    ) -> BertOutput:
+        """Drop the padding, encode the packed batch, and put the padding back."""
+        input_ids, token_type_ids, position_ids = ids
+        rows, length = shape = input_ids.shape
+        if position_ids is None:
+            longest = self.config.max_position_embeddings
+            require(length <= longest, f"a row has {length} tokens; this model takes {longest}, give it less text")
+            position_ids = torch.arange(length, device=input_ids.device)
+        if attention_mask is not None:
+            given = tuple(attention_mask.shape)
+            require(given == shape, f"attention_mask is {given}; give it the shape of input_ids, {tuple(shape)}")
+        tokens, indices, packed = unpad(input_ids, attention_mask)
+        types, positions = (x.expand(shape).flatten()[indices] for x in (token_type_ids, position_ids))
+        output = self.forward(tokens, None, types, positions, packed=packed, output_hidden_states=output_hidden_states)
+        states = output.hidden_states and tuple(pad(state, indices, (rows, length)) for state in output.hidden_states)
+        return BertOutput(pad(output.sequence_output, indices, (rows, length)), output.pooled_output, states)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a Hugging Face folder that transformers' `BertModel` reads."""
+        write_folder(Path(folder), self, asdict(self.config), architecture="BertModel")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, add_pooling_layer: bool | None = None) -> "BertModel":
+        """Read the encoder from a Hugging Face folder of any BERT, as float32 and in evaluation mode.
+
+        Args:
+            folder: Holds config.json and model.safetensors.
+            add_pooling_layer: None: if the folder has one. True where it has none gives an untrained one.
+
+        Raises:
+            UserError: The folder can not be read, or does not hold such a model.
+        """
+        return read_encoder(Path(folder), lambda shape, pooler: cls(BertConfig(**shape), pooler), add_pooling_layer)
+
+
+class BertPretrainingOutput(NamedTuple):
+    """What the two tasks guess."""
+
+    mlm_logits: Tensor
+    """float [M, V] at the places asked for, else [B, L, V], or [T, V] when packed."""
+
+    nsp_logits: Tensor | None
+    """float [B, 2], or [N, 2] when packed: 0 follows, 1 random. None when the model has no such head."""
+
+
+class BertPretrainingModel(nn.Module):
+    """The encoder and the heads of its two tasks. Without next sentences nothing trains a pooler: there is none."""
+
+    def __init__(
+        self, config: BertConfig, next_sentence: bool = True, *, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.bert = BertModel(config, add_pooling_layer=next_sentence, generator=generator)
+        self.mlm_head = MaskedLanguageHead(
+            config.hidden_size, config.vocab_size, config.hidden_act, config.layer_norm_eps
+        )
+        self.nsp_head = nn.Linear(config.hidden_size, 2) if next_sentence else None
+        for head in filter(None, (self.mlm_head, self.nsp_head)):
+            initialize(head, config.initializer_range, generator)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        *,
+        masked_index: Tensor | None = None,
+        packed: Packed | None = None,
+    ) -> BertPretrainingOutput:
+        """Guess the masked words and the next sentences, of a padded batch or a packed one.
+
+        Args:
+            input_ids: This and what is not said here is as in `BertModel.forward`.
+            attention_mask: Real tokens.
+            token_type_ids: Segments.
+            position_ids: Positions.
+            masked_index: int64 [M]. Flat places, in [0, B x L) or [0, T), to score the vocabulary at; None: all.
+                The scores are a large part of a step, so training asks only for the masked places.
+            packed: Boundaries of a packed batch.
+        """
+        output = self.bert(input_ids, attention_mask, token_type_ids, position_ids, packed=packed)
+        hidden = output.sequence_output
+        if masked_index is not None:
+            hidden = hidden.flatten(0, -2).index_select(0, masked_index)
+        mlm_logits = self.mlm_head(hidden, self.bert.embeddings.word_embeddings.weight)
+        nsp_logits = self.nsp_head(output.pooled_output) if self.nsp_head is not None else None
+        return BertPretrainingOutput(mlm_logits, nsp_logits)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a Hugging Face folder: transformers' `BertForPreTraining`, or `BertForMaskedLM` without NSP."""
+        architecture = "BertForMaskedLM" if self.nsp_head is None else "BertForPreTraining"
+        write_folder(Path(folder), self, asdict(self.config), architecture=architecture)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "BertPretrainingModel":
+        """Read a folder as `BertModel.from_pretrained` does; `next_sentence` is whether it holds that head."""
+        return read_pretraining_model(
+            Path(folder), lambda shape, next_sentence: cls(BertConfig(**shape), next_sentence)
+        )

@@ -1,0 +1,42 @@
+"""What the shape of a model may be, said in one line when it is something else."""
+
+from typing import Any
+
+from bertsmith.errors import UserError
+from bertsmith.model.heads import activation
+
+COUNTS = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+    "max_position_embeddings", "type_vocab_size",
+)  # fmt: skip
+POSITIVE = ("initializer_range", "layer_norm_eps")
+PROBABILITIES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `UserError` with `message` unless `condition` holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def check_shape(config: Any) -> None:
+    """Check the fields of a `BertConfig`.
+
+    Raises:
+        UserError: A value has the wrong type or range, or two of them contradict each other.
+    """
+    values = {name: getattr(config, name) for name in (*COUNTS, *POSITIVE, *PROBABILITIES)}
+    for name in COUNTS:
+        fits = type(values[name]) is int and values[name] > 0
+        require(fits, f"{name} is {values[name]!r}; give a whole number above 0")
+    for name in (*POSITIVE, *PROBABILITIES):
+        require(type(values[name]) in (int, float), f"{name} is {values[name]!r}; give a number")
+    for name in POSITIVE:
+        require(values[name] > 0, f"{name} is {values[name]!r}; give a number above 0")
+    for name in PROBABILITIES:
+        require(0 <= values[name] < 1, f"{name} is {values[name]!r}; give a probability in [0, 1)")
+    heads, width, pad = config.num_attention_heads, config.hidden_size, config.pad_token_id
+    require(width % heads == 0, f"num_attention_heads is {heads}; give a divisor of hidden_size, {width}")
+    fits = pad is None or (type(pad) is int and 0 <= pad < config.vocab_size)
+    require(fits, f"pad_token_id is {pad!r}; give an id below vocab_size, {config.vocab_size}")
+    activation(config.hidden_act)

@@ -1,0 +1,76 @@
+"""What stands on the encoder during pretraining, how weights begin, and the activations by name.
+
+Letters: D hidden, V vocabulary.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bertsmith.errors import UserError, suggestion
+
+Activation = Callable[[Tensor], Tensor]
+
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu": F.gelu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+}
+"""`hidden_act` by the names of config.json. "gelu" is the exact one, with erf, as in the paper."""
+
+
+def activation(hidden_act: str) -> Activation:
+    """The function that `hidden_act` names.
+
+    Raises:
+        UserError: There is none of that name.
+    """
+    if hidden_act not in ACTIVATIONS:
+        raise UserError(f"hidden_act is '{hidden_act}'{suggestion(str(hidden_act), ACTIVATIONS)}")
+    return ACTIVATIONS[hidden_act]
+
+
+@torch.no_grad()
+def initialize(module: nn.Module, std: float, generator: torch.Generator | None = None) -> None:
+    """Draw the weights of a module as google-research/bert does.
+
+    Matrices and embeddings come from a normal distribution cut at two sigma (a
+    value beyond is drawn again, so their standard deviation is 0.88 x `std`),
+    biases are 0, LayerNorm begins as the identity.
+
+    Args:
+        module: Its submodules are filled in the order in which they were made.
+        std: Sigma of the normal distribution, before the cut.
+        generator: Source of the randomness; None: PyTorch's own, set by `torch.manual_seed`.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.trunc_normal_(part.weight, std=std, a=-2 * std, b=2 * std, generator=generator)
+        elif isinstance(part, nn.LayerNorm):
+            nn.init.ones_(part.weight)
+        if isinstance(part, nn.Linear | nn.LayerNorm | MaskedLanguageHead) and part.bias is not None:
+            nn.init.zeros_(part.bias)
+
+
+class MaskedLanguageHead(nn.Module):
+    """Scores every piece of the vocabulary for each token (arXiv:1810.04805, section 3.1, task 1).
+
+    The last matrix is the word embedding itself, so a piece is scored by how
+    alike the head's output and its embedding are. It is an argument of
+    `forward` and no parameter here: one tensor, stored and optimised once.
+    """
+
+    def __init__(self, hidden_size: int, vocab_size: int, hidden_act: str, layer_norm_eps: float) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.activation = activation(hidden_act)
+        self.norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    def forward(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
+        """Hidden states float [..., D] and embeddings float [V, D] give logits float [..., V]."""
+        return F.linear(self.norm(self.activation(self.dense(hidden))), word_embeddings, self.bias)

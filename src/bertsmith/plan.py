@@ -1,0 +1,272 @@
+"""The plan of a run: its data, its model, and the settings that nobody gave.
+
+Missing settings are found from the text and the machine and written to the run;
+on resume nothing is missing, so nothing is found out twice.
+"""
+
+from dataclasses import dataclass
+from math import ceil, log
+from typing import Any
+
+import torch
+
+from bertsmith import distributed
+from bertsmith.batch import Batch, collate
+from bertsmith.config import PRESETS
+from bertsmith.errors import UserError
+from bertsmith.examples import SpecialIds, TrainingRows
+from bertsmith.keyed import Stream, keyed_seed
+from bertsmith.masking import Masking
+from bertsmith.measure import best_micro_batch, faster_precision, has_compiler, worth_compiling
+from bertsmith.model import BertConfig, BertPretrainingModel
+from bertsmith.reporter import Reporter
+from bertsmith.run_folder import Run
+from bertsmith.shards import Shards, open_shards, read_manifest
+from bertsmith.tokenizer import Tokenizer, load_tokenizer
+from bertsmith.watch import Watch
+
+TOKEN_GOAL = 50e6
+MAX_EPOCHS = 20.0
+"""Default length of a run: enough epochs for TOKEN_GOAL tokens, at least 1, at most MAX_EPOCHS."""
+
+WARMUP_SHARE = 0.06
+
+VALIDATION_SEED = 0
+VALIDATION_MLM_PROBABILITY = 0.15
+"""Held-out masks are the same for every run, so that losses can be compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a run works with, decided."""
+
+    run: Run
+    manifest: dict[str, Any]
+    tokenizer: Tokenizer
+    rows: TrainingRows
+    held_out: TrainingRows
+    device: torch.device
+
+    @property
+    def config(self) -> BertConfig:
+        """The model as it is pretrained."""
+        return model_config(self.run, self.tokenizer.vocab_size)
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether a forward pass draws random numbers."""
+        return self.config.hidden_dropout_prob > 0 or self.config.attention_probs_dropout_prob > 0
+
+    @property
+    def places_per_step(self) -> int:
+        """Token places of a step, padding included."""
+        training = self.run.config.training
+        return training.global_batch_size * training.sequence_length
+
+    def new_model(self) -> BertPretrainingModel:
+        """The model with its first weights, the same at each call."""
+        training = self.run.config.training
+        torch.manual_seed(keyed_seed(training.seed, Stream.INITIAL))
+        model = BertPretrainingModel(self.config, next_sentence=training.objective == "mlm+nsp")
+        return model.to(self.device)
+
+    def watch(self, reporter: Reporter) -> Watch:
+        """Who looks at the losses of this run."""
+        training = self.run.config.training
+        return Watch(
+            reporter,
+            unigram_loss=self.manifest["unigram_loss"],
+            learning_rate=training.learning_rate or 0.0,
+            max_steps=training.steps or 0,
+        )
+
+
+def make_plan(run: Run, device: torch.device, reporter: Reporter) -> Plan:
+    """Open the prepared data and decide what is not decided yet; the decisions are saved with the run."""
+    data = run.folder / "data"
+    manifest = read_manifest(data)
+    tokenizer = load_tokenizer(run.folder / "tokenizer")
+    decide_objective(run, manifest)
+    decide_shape(run)
+    train, validation = open_shards(data, "train"), open_shards(data, "validation")
+    decide_length(run, rows_of(run, train, tokenizer))
+    plan = Plan(
+        run,
+        manifest,
+        tokenizer,
+        rows_of(run, train, tokenizer),
+        rows_of(run, validation, tokenizer, held_out=True),
+        device,
+    )
+    decide_by_measuring(plan, reporter)
+    run.save()
+    return plan
+
+
+def decide_objective(run: Run, manifest: dict[str, Any]) -> None:
+    """Next sentences are worth predicting where most of the text has them."""
+    if run.config.training.objective == "auto":
+        enough = manifest["multi_sentence_fraction"] >= 0.5
+        run.decide("measured", objective="mlm+nsp" if enough else "mlm")
+
+
+def decide_shape(run: Run) -> None:
+    """Fill in the model's shape and learning rate from the preset."""
+    preset, model = PRESETS[run.config.model.preset], run.config.model
+    hidden_size = model.hidden_size or preset.hidden_size
+    shape = {
+        "num_hidden_layers": preset.num_hidden_layers,
+        "hidden_size": hidden_size,
+        "num_attention_heads": max(1, hidden_size // 64),
+        "intermediate_size": 4 * hidden_size,
+    }
+    run.decide("preset", **{name: value for name, value in shape.items() if getattr(model, name) is None})
+    if run.config.training.learning_rate is None:
+        run.decide("preset", learning_rate=preset.learning_rate)
+
+
+def decide_length(run: Run, rows: TrainingRows) -> None:
+    """Fill in the number of steps, the warm-up and how often the held-out loss is measured."""
+    training = run.config.training
+    if training.steps is None:
+        epochs = training.epochs or min(MAX_EPOCHS, max(1.0, round(TOKEN_GOAL / rows.source.num_tokens)))
+        steps = max(1, ceil(epochs * rows.rows_per_epoch / training.global_batch_size))
+        run.decide("default" if training.epochs is None else run.origin["epochs"], steps=steps)
+    steps = run.config.training.steps or 1
+    if training.warmup_steps is None:
+        run.decide("default", warmup_steps=round(WARMUP_SHARE * steps))
+    if training.validation_every is None:
+        run.decide("default", validation_every=max(1, ceil(steps / 10)))
+
+
+def model_config(run: Run, vocab_size: int) -> BertConfig:
+    """The model as it is pretrained."""
+    model = run.config.model
+    shape = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+    return BertConfig(
+        vocab_size=vocab_size,
+        max_position_embeddings=run.config.training.sequence_length,
+        hidden_dropout_prob=model.hidden_dropout_prob,
+        attention_probs_dropout_prob=model.attention_probs_dropout_prob,
+        **{name: getattr(model, name) for name in shape},
+    )
+
+
+def rows_of(run: Run, shards: Shards, tokenizer: Tokenizer, *, held_out: bool = False) -> TrainingRows:
+    """The rows this run learns from, or those it is measured on."""
+    training = run.config.training
+    assert training.objective != "auto"
+    seed = VALIDATION_SEED if held_out else training.seed
+    masking = Masking(
+        mlm_probability=VALIDATION_MLM_PROBABILITY if held_out else training.mlm_probability,
+        mask_token_id=tokenizer.mask_token_id,
+        replacement_ids=tokenizer.ordinary_ids(),
+        continues_word=tokenizer.continues_word() if training.whole_word_masking and not held_out else None,
+        seed=seed,
+    )
+    return TrainingRows(
+        shards,
+        sequence_length=training.sequence_length,
+        objective=training.objective,
+        special=SpecialIds(tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id),
+        masking=masking,
+        short_sequence_probability=training.short_sequence_probability,
+        seed=seed,
+        total_rows=None if held_out else (training.steps or 1) * training.global_batch_size,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """How the rows of a step are divided."""
+
+    rows: int
+    """Rows of one rank."""
+
+    micro_batch_size: int
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of one rank and step."""
+        return ceil(self.rows / self.micro_batch_size)
+
+
+def rows_per_rank(run: Run) -> int:
+    """Rows of a step that one rank computes.
+
+    Raises:
+        UserError: The rows cannot be divided evenly.
+    """
+    rows, ranks = run.config.training.global_batch_size, distributed.world_size()
+    if rows % ranks:
+        raise UserError(
+            f"global_batch_size is {rows}, which {ranks} processes cannot share; give a multiple of {ranks}"
+        )
+    return rows // ranks
+
+
+def divide(run: Run) -> Division:
+    """The division of a step that was decided."""
+    share = rows_per_rank(run)
+    return Division(share, min(share, run.config.training.micro_batch_size or share))
+
+
+def decide_by_measuring(plan: Plan, reporter: Reporter) -> None:
+    """Measure precision, micro-batch size and compiling where they are not given, in about a second each."""
+    run, device = plan.run, plan.device
+    training = run.config.training
+    share = rows_per_rank(run)
+    if training.compile == "yes" and device.type == "cpu" and not has_compiler():
+        raise UserError("compile is 'yes', but no C++ compiler was found; install g++ or give --compile no")
+    if training.micro_batch_size is None and training.gradient_accumulation_steps is not None:
+        size = ceil(share / training.gradient_accumulation_steps)
+        run.decide(run.origin.get("gradient_accumulation_steps", "flag"), micro_batch_size=size)
+        training = run.config.training
+    if training.micro_batch_size is not None and "auto" not in (training.precision, training.compile):
+        return
+    reporter.progress("measuring this machine", 0.0)
+    model = plan.new_model()
+
+    def make_batch(size: int) -> Batch:
+        return collate(plan.rows.__getitems__(list(range(size)))).to(device)
+
+    if training.precision == "auto":
+        probe = make_batch(min(share, training.micro_batch_size or 16))
+        run.decide("measured", precision=faster_precision(model, probe))
+    precision = run.config.training.precision
+    if training.micro_batch_size is None:
+        run.decide("measured", micro_batch_size=best_micro_batch(model, share, make_batch, precision))
+    if training.compile == "auto":
+        division = divide(run)
+        number = division.micro_batches * (training.steps or 1)
+        good = worth_compiling(model, make_batch(division.micro_batch_size), precision, micro_batches=number)
+        run.decide("measured", compile="yes" if good else "no")
+    reporter.progress("measuring this machine", 1.0)
+
+
+def describe(plan: Plan, reporter: Reporter, *, first_step: int) -> None:
+    """Say sizes, length and levels before the first step."""
+    training, manifest = plan.run.config.training, plan.manifest
+    with torch.device("meta"):  # counts the weights without making them
+        model = BertPretrainingModel(plan.config, next_sentence=training.objective == "mlm+nsp")
+    parameters = sum(p.numel() for p in model.parameters())
+    steps = training.steps or 0
+    places = steps * plan.places_per_step
+    config = plan.config
+    reporter.say(
+        f"model: {plan.run.config.model.preset}, {config.num_hidden_layers} layers x {config.hidden_size}, "
+        f"{parameters / 1e6:.1f} M parameters, vocabulary {config.vocab_size:,}"
+    )
+    reporter.say(
+        f"run: {training.objective}, {steps:,} steps x {training.global_batch_size} rows x "
+        f"{training.sequence_length} places = {places / 1e6:.1f} M, "
+        f"{steps * training.global_batch_size / plan.rows.rows_per_epoch:.1f} epochs; "
+        f"{training.precision} on {plan.device.type}, {training.micro_batch_size} rows at once"
+        + (", compiled" if training.compile == "yes" else "")
+    )
+    reporter.say(
+        f"levels: a uniform guess scores {log(config.vocab_size):.2f} nats, "
+        f"token frequencies alone {manifest['unigram_loss']:.2f}; the masked-token loss must fall below that"
+    )
+    if first_step:
+        reporter.say(f"continuing after step {first_step:,} of {steps:,}")

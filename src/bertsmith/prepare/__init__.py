@@ -1,0 +1,27 @@
+"""Text to token shards: everything that happens before training, as restartable tasks.
+
+    RUN/tokenizer/            trained on the text, or a copy of the one that was given
+    RUN/data/state.json       while preparing: the fingerprint, and what reading the text has shown
+    RUN/data/train-*.safetensors, validation-*.safetensors
+    RUN/data/manifest.json    written last
+
+The text is read three times: to measure it, to train the tokenizer, and to
+tokenise it. Nothing of it is held, so memory does not grow with the text, and
+what is finished when the process is killed is not done again.
+
+    reuse.py        what is there already, and what has to be made
+    adopt.py        a text that was prepared before
+    build.py        the three readings, then the manifest
+    tokenising.py   the third reading
+    chunks.py       what one task is
+    workers.py      the processes that do them
+    facts.py        counts over the finished shards
+    fingerprint.py  what prepared data was made from
+    folder.py       the files of a run that belong to the preparation
+    job.py          what these functions hand each other
+"""
+
+from bertsmith.prepare.build import make_tokenizer
+from bertsmith.prepare.reuse import Prepared, prepare
+
+__all__ = ["Prepared", "make_tokenizer", "prepare"]

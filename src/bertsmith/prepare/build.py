@@ -1,0 +1,170 @@
+"""A preparation from the text to the manifest, each reading of the text in its turn."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bertsmith.config import DataConfig
+from bertsmith.corpus import CorpusReport
+from bertsmith.errors import UserError, suggestion
+from bertsmith.prepare.chunks import section_share, split_of
+from bertsmith.prepare.facts import measure_split, unigram_loss
+from bertsmith.prepare.fingerprint import TRAINED, Inputs, difference, read_inputs
+from bertsmith.prepare.folder import PreparedFolder
+from bertsmith.prepare.job import Job, Progress, Report, tell_nobody
+from bertsmith.prepare.tokenising import make_shards
+from bertsmith.tokenizer import Tokenizer, choose_vocab_size, load_tokenizer, train_tokenizer
+
+SAMPLE_BYTES = 200_000_000
+"""Most text that a tokenizer is trained on. More would change few pieces, and cost memory."""
+
+
+def build(job: Job, inputs: Inputs, state: dict[str, Any]) -> dict[str, Any]:
+    """Prepare a text, or what is left of it.
+
+    Args:
+        job: Where to, and whom to tell.
+        inputs: The text and the tokenizer.
+        state: What is known so far: the fingerprint at least.
+
+    Returns:
+        The manifest, which is on disk.
+
+    Raises:
+        UserError: The text is too small, or changed while it was read.
+    """
+    if "sizes" not in state:
+        state = {**state, **_measure(job, inputs)}
+        job.folder.write_state(state)
+    for split, size in state["sizes"].items():
+        job.require(split, size["bytes"], "bytes")  # before any work
+    tokenizer = _make_tokenizer(job, inputs, state)
+    make_shards(job, inputs, state)
+    changed = difference(inputs.fingerprint, read_inputs(job.config).fingerprint)
+    if changed:
+        raise UserError(f"{changed}, while it was read; run the same command again")
+    manifest = {**state, **_facts(job, state, tokenizer)}
+    job.folder.write_manifest(manifest)
+    return manifest
+
+
+def make_tokenizer(
+    config: DataConfig, folder: Path, *, report: Report, progress: Progress = tell_nobody, model_max_length: int = 512
+) -> Tokenizer:
+    """Train a tokenizer on a text and save it, without shards.
+
+    Args:
+        config: The text and the tokenizer. What it holds out is not trained on, so
+            a preparation with the same settings has an unseen validation part.
+        folder: Where to.
+        report: Told what happens, a line at a time.
+        progress: Told how far each stage is.
+        model_max_length: Saved for transformers, in tokens.
+
+    Raises:
+        UserError: The text cannot be read or the folder not written, or no training is asked for.
+    """
+    if config.tokenizer not in TRAINED:
+        raise UserError(f"tokenizer is '{config.tokenizer}'{suggestion(config.tokenizer, TRAINED)}")
+    job = Job(config, PreparedFolder(folder), model_max_length, report, progress)
+    inputs = read_inputs(config)
+    state = _measure(job, inputs)
+    if not state["sizes"]["train"]["bytes"]:
+        raise UserError("the text holds no words; give other files")
+    tokenizer = _train(job, inputs, state)
+    with job.folder.writing():
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(folder, model_max_length=model_max_length)
+    return tokenizer
+
+
+def _measure(job: Job, inputs: Inputs) -> dict[str, Any]:
+    """First reading: how much text there is, and what could not be read."""
+    started = time.monotonic()
+    job.progress("reading", 0.0)
+    sizes = {split: {"sections": 0, "characters": 0, "bytes": 0} for split in ("train", "validation")}
+    reports: dict[str, CorpusReport] = {}
+    for name, corpus in (("text", inputs.corpus), ("validation", inputs.validation)):
+        if corpus is None:
+            continue
+        reports[name] = CorpusReport()
+        for section in corpus.sections(reports[name]):
+            size = sizes["validation" if name == "validation" else split_of(section, inputs.fraction)]
+            size["sections"] += 1
+            size["characters"] += len(section.text)
+            size["bytes"] += len(section.text if section.text.isascii() else section.text.encode())
+        for line in reports[name].lines():
+            job.report(line if name == "text" else f"validation: {line}")
+    job.progress("reading", 1.0)
+    return {
+        "sizes": sizes,
+        "corpus": {name: asdict(report) for name, report in reports.items()},
+        "seconds": {"reading": round(time.monotonic() - started, 2)},
+    }
+
+
+def _make_tokenizer(job: Job, inputs: Inputs, state: dict[str, Any]) -> Tokenizer:
+    """Second reading: train the tokenizer, unless it was given or is there already."""
+    folder = job.folder
+    if state["tokenizer"] is None or not folder.holds_tokenizer(state["tokenizer"]):
+        tokenizer = inputs.tokenizer or _train(job, inputs, state)
+        state["tokenizer"] = tokenizer.fingerprint()
+        folder.write_state(state)
+        folder.write_tokenizer(tokenizer, model_max_length=job.sequence_length)
+    return load_tokenizer(folder.tokenizer)
+
+
+def _train(job: Job, inputs: Inputs, state: dict[str, Any]) -> Tokenizer:
+    """Train a tokenizer on the training text, or on a sample of it."""
+    size, config, started = state["sizes"]["train"], job.config, time.monotonic()
+    sample = min(1.0, SAMPLE_BYTES / size["bytes"])
+    if sample < 1:
+        job.report(f"the tokenizer is trained on {sample:.1%} of the text: sections chosen by hash, about 200 MB")
+    tokenizer = train_tokenizer(
+        _training_texts(job, inputs, sample, expected=sample * size["characters"]),
+        kind=config.tokenizer,
+        vocab_size=config.vocab_size or choose_vocab_size(size["bytes"]),
+        lowercase=config.lowercase,
+        strip_accents=config.strip_accents,
+    )
+    seconds = time.monotonic() - started
+    state["seconds"]["tokenizer"] = round(seconds, 2)
+    speed = sample * size["bytes"] / 1e6 / seconds
+    job.report(
+        f"tokenizer: {config.tokenizer}, {tokenizer.vocab_size:,} pieces, trained in {seconds:.0f} s ({speed:.1f} MB/s)"
+    )
+    return tokenizer
+
+
+def _training_texts(job: Job, inputs: Inputs, sample: float, expected: float) -> Iterator[str]:
+    """Sections of the training text, or of a sample that depends on their keys alone."""
+    seen, told = 0, 0.0
+    for section in inputs.corpus.sections():
+        if split_of(section, inputs.fraction) == "train" and section_share(section, b"sample") < sample:
+            yield section.text
+            seen += len(section.text)
+            if seen / expected >= told + 0.002:  # telling costs time
+                told = min(1.0, seen / expected)
+                job.progress("training the tokenizer", told)
+
+
+def _facts(job: Job, state: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+    """Count the finished shards."""
+    data, vocab_size = job.folder.data, tokenizer.vocab_size
+    train, validation = (measure_split(data, split, vocab_size) for split in ("train", "validation"))
+    tokens = train.manifest["tokens"]
+    unknown = tokenizer.unk_token_id
+    return {
+        "text": [{"name": name, "size": file["size"]} for name, file in state["fingerprint"]["text"]["files"].items()],
+        "vocab_size": vocab_size,
+        "splits": {"train": train.manifest, "validation": validation.manifest},
+        "multi_sentence_fraction": train.multi_sentence_fraction,
+        "unigram_loss": unigram_loss(train.counts, validation.counts),
+        "uniform_loss": math.log(vocab_size),
+        "unknown_fraction": 0.0 if unknown is None else int(train.counts[unknown]) / tokens,
+        "characters_per_token": state["sizes"]["train"]["characters"] / tokens,
+        "bytes_per_token": state["sizes"]["train"]["bytes"] / tokens,
+    }

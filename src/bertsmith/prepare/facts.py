@@ -1,0 +1,107 @@
+"""Counts over finished shards: what the manifest says about the text."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bertsmith.atomic import sha256
+from bertsmith.shards import Int64Array, ShardContent, Split, read_shard, shard_name
+
+
+class _Documents(NamedTuple):
+    """Sizes of the documents of a shard, in order; one may go on in the next shard."""
+
+    ordinal: Int64Array
+    tokens: Int64Array
+    sentences: Int64Array
+
+
+class SplitFacts(NamedTuple):
+    """What a split holds."""
+
+    manifest: dict[str, Any]
+    """Its entry in the manifest: counts, and the shards with size and hash."""
+
+    counts: npt.NDArray[np.int64]
+    """[V]. How often each id occurs."""
+
+    multi_sentence_fraction: float
+    """Share of the tokens that lie in documents of two sentences or more."""
+
+
+def measure_split(folder: Path, split: Split, vocab_size: int) -> SplitFacts:
+    """Read all shards of a split once.
+
+    Args:
+        folder: What holds the shards, numbered without a gap.
+        split: Which of them.
+        vocab_size: V.
+
+    Raises:
+        UserError: A shard is damaged.
+    """
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    shards: list[dict[str, Any]] = []
+    sections = sentences = documents = in_several = 0
+    open_document = _Documents(*(np.empty(0, dtype=np.int64) for _ in range(3)))
+    while (path := folder / shard_name(split, len(shards))).exists():
+        content = read_shard(path)
+        shards.append({"file": path.name, "size": path.stat().st_size, "sha256": sha256(path)})
+        counts += np.bincount(content.ids, minlength=vocab_size)
+        sections += len(content.section_document)
+        sentences += len(content.sentence_starts)
+        found = _join(open_document, _documents(content))
+        closed = _Documents(*(part[:-1] for part in found))
+        open_document = _Documents(*(part[-1:] for part in found))
+        documents += len(closed.ordinal)
+        in_several += int(closed.tokens[closed.sentences >= 2].sum())
+    documents += len(open_document.ordinal)
+    in_several += int(open_document.tokens[open_document.sentences >= 2].sum())
+    tokens = int(counts.sum())
+    entry = {
+        "tokens": tokens,
+        "sections": sections,
+        "documents": documents,
+        "sentences": sentences,
+        "shards": shards,
+    }
+    return SplitFacts(entry, counts, in_several / max(tokens, 1))
+
+
+def _documents(content: ShardContent) -> _Documents:
+    """Add up the sections of each document."""
+    ordinal = content.section_document
+    if not len(ordinal):
+        return _Documents(ordinal, ordinal, ordinal)
+    first = np.flatnonzero(np.diff(ordinal, prepend=ordinal[0] - 1))
+    tokens = np.diff(content.section_starts.astype(np.int64))
+    sentences = np.diff(np.searchsorted(content.sentence_starts, content.section_starts))
+    return _Documents(ordinal[first], np.add.reduceat(tokens, first), np.add.reduceat(sentences, first))
+
+
+def _join(before: _Documents, after: _Documents) -> _Documents:
+    """Put the documents of two shards in a row; one that goes on is added up."""
+    if not (len(before.ordinal) and len(after.ordinal) and before.ordinal[-1] == after.ordinal[0]):
+        return _Documents(*map(np.concatenate, zip(before, after, strict=True)))
+    tokens, sentences = after.tokens.copy(), after.sentences.copy()
+    tokens[0] += before.tokens[-1]
+    sentences[0] += before.sentences[-1]
+    return _Documents(after.ordinal, tokens, sentences)
+
+
+def unigram_loss(train: npt.NDArray[np.int64], validation: npt.NDArray[np.int64]) -> float:
+    """Cross-entropy of held-out tokens when only the frequencies in the training text are known.
+
+    A model that has learnt nothing but which tokens are common sits at this loss.
+
+    Args:
+        train: [V] counts; one is added to each, so that no token is impossible.
+        validation: [V] counts.
+
+    Returns:
+        Nats per token; 0 when there are no held-out tokens.
+    """
+    log_probability = np.log(train + 1.0) - np.log(train.sum() + len(train))
+    return float(-(validation * log_probability).sum() / max(int(validation.sum()), 1))

@@ -1,0 +1,131 @@
+"""What prepared data was made from, and in what two preparations differ.
+
+Data that was prepared from another text, tokenizer or setting must never be
+used in silence. A fingerprint is plain JSON: small, comparable, and readable
+enough to say what changed.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from bertsmith.config import DataConfig
+from bertsmith.corpus import Corpus, open_corpus
+from bertsmith.tokenizer import Tokenizer, load_tokenizer
+
+RULES = 1
+"""Raised whenever a change of the code gives other shards for the same input."""
+
+TRAINED = ("wordpiece", "bpe")
+"""Values of `DataConfig.tokenizer` that ask for a new tokenizer; any other is a path."""
+
+LISTED_FILES = 1_000
+"""Files that are named one by one, to say later which one changed. All count in the hash."""
+
+READING = ("text_field", "document", "encoding")
+TRAINING = ("tokenizer", "vocab_size", "lowercase", "strip_accents")
+
+
+class Inputs(NamedTuple):
+    """Everything that a preparation reads."""
+
+    corpus: Corpus
+    validation: Corpus | None
+    """A text of its own; None: a share of the corpus."""
+
+    fraction: float
+    """Share of the sections that are held out, 0 when `validation` is given."""
+
+    tokenizer: Tokenizer | None
+    """An existing one; None: trained on the text."""
+
+    fingerprint: dict[str, Any]
+
+
+def read_inputs(config: DataConfig) -> Inputs:
+    """Open the text and the tokenizer, and take their fingerprint.
+
+    Raises:
+        UserError: One of them is missing or cannot be used.
+    """
+    options = {name: getattr(config, name) for name in READING}
+    corpus = open_corpus(config.text, **options)
+    validation = open_corpus((config.validation,), **options) if config.validation else None
+    tokenizer = None if config.tokenizer in TRAINED else load_tokenizer(config.tokenizer)
+    fraction = config.validation_fraction or (0.01 if config.text else 0.1)
+    if validation is not None:
+        fraction = 0.0
+    settings = {**options, "validation_fraction": fraction}
+    if tokenizer is None:
+        settings |= {name: getattr(config, name) for name in TRAINING}
+        if config.strip_accents is None:
+            settings["strip_accents"] = config.lowercase
+    fingerprint = {
+        "rules": RULES,
+        "text": files_fingerprint(corpus),
+        "validation": files_fingerprint(validation) if validation else None,
+        "tokenizer": tokenizer.fingerprint() if tokenizer else None,
+        "settings": settings,
+    }
+    return Inputs(corpus, validation, fraction, tokenizer, fingerprint)
+
+
+def files_fingerprint(corpus: Corpus) -> dict[str, Any]:
+    """Name, size and time of every file of a text, as a hash and, for the first ones, by name."""
+    files = [[file.name, file.size, file.mtime_ns] for file in corpus.files]
+    return {
+        "count": len(files),
+        "bytes": sum(file.size for file in corpus.files),
+        "sha256": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
+        "files": {name: {"size": size, "mtime_ns": time} for name, size, time in files[:LISTED_FILES]},
+    }
+
+
+def difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    """Say in what two fingerprints differ, None when they are equal."""
+    if old == new:
+        return None
+    if old.get("rules") != new["rules"]:
+        return "it was prepared by another version of Bertsmith"
+    for part, label in (("text", "the text"), ("validation", "the validation text")):
+        if old.get(part) != new[part]:
+            return f"{label} changed: {_changed_file(old.get(part), new[part])}"
+    if old.get("tokenizer") != new["tokenizer"]:
+        return "the tokenizer changed"
+    return f"the settings changed: {_changed_settings(old.get('settings', {}), new['settings'])}"
+
+
+def _changed_file(old: dict[str, Any] | None, new: dict[str, Any] | None) -> str:
+    """Name a file that differs."""
+    if old is None or new is None:
+        return "a text of its own was given" if new else "it is a part of the text"
+    before, now = old["files"], new["files"]
+    complete = old["count"] <= LISTED_FILES and new["count"] <= LISTED_FILES
+    for name in sorted(before.keys() | now.keys()):
+        if complete and name not in now:
+            return f"{name} is gone"
+        if complete and name not in before:
+            return f"{name} is new"
+        if before.get(name) != now.get(name):
+            return f"{name} has another size or time"
+    return f"it had {old['count']:,} files of {old['bytes']:,} bytes, it has {new['count']:,} of {new['bytes']:,}"
+
+
+def _changed_settings(old: dict[str, Any], new: dict[str, Any]) -> str:
+    names = [name for name in old.keys() | new.keys() if old.get(name) != new.get(name)]
+    return ", ".join(f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in sorted(names))
+
+
+def contradictions(config: DataConfig, settings: dict[str, Any]) -> list[str]:
+    """Settings that were given and that data prepared with `settings` cannot follow.
+
+    A setting left at its default asks for nothing.
+    """
+    given, default = asdict(config), asdict(DataConfig())
+    free = {"text", "workers"}
+    return [
+        f"{name} is {given[name]!r}, there {settings.get(name)!r}"
+        for name in given
+        if name not in free and given[name] != default[name] and given[name] != settings.get(name)
+    ]

@@ -1,0 +1,111 @@
+"""The last reading of a text: every shard that is not there yet."""
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from bertsmith.atomic import write_bytes
+from bertsmith.corpus import Section
+from bertsmith.errors import UserError
+from bertsmith.prepare.chunks import Chunk, chunk_characters, group, split_of
+from bertsmith.prepare.fingerprint import Inputs
+from bertsmith.prepare.job import Job
+from bertsmith.prepare.workers import tokenise_all
+from bertsmith.shards import Split, read_layout, shard_name
+
+
+def make_shards(job: Job, inputs: Inputs, state: dict[str, Any]) -> None:
+    """Make every shard that is not there.
+
+    A validation text of its own goes first: if it is too small, that shows at once.
+
+    Args:
+        job: Where to, and whom to tell.
+        inputs: The text.
+        state: `sizes` of the splits, which decide the chunks.
+
+    Raises:
+        UserError: A split is too small, or a file cannot be written.
+    """
+    sizes = {split: size["characters"] for split, size in state["sizes"].items()}
+    work = _Work(job, sum(sizes.values()))
+    if inputs.validation is not None:
+        work.do((("validation", section) for section in inputs.validation.sections()), sizes["validation"])
+        job.require("validation", _tokens(job, "validation"), "tokens")
+        work.do((("train", section) for section in inputs.corpus.sections()), sizes["train"])
+    else:
+        parted = ((split_of(section, inputs.fraction), section) for section in inputs.corpus.sections())
+        work.do(parted, sum(sizes.values()))
+        job.require("validation", _tokens(job, "validation"), "tokens")
+    job.require("train", _tokens(job, "train"), "tokens")
+    job.progress("tokenising", 1.0)
+    state["seconds"]["tokenising"] = round(time.monotonic() - work.started, 2)
+    job.report(work.summary())
+
+
+class _Work:
+    """Chunks done and skipped so far, in characters."""
+
+    def __init__(self, job: Job, total: int) -> None:
+        self.job = job
+        self.total = total
+        self.chunk_size = chunk_characters(total)
+        self.started = time.monotonic()
+        self.skipped = self.done = 0
+
+    def do(self, sections: Iterable[tuple[Split, Section]], characters: int) -> None:
+        """Turn sections into shards."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        chunks = -(-characters // self.chunk_size)
+        tokenise_all(
+            self._missing(sections),
+            self.job.folder.tokenizer,
+            workers=max(1, min(self.job.config.workers or cores, chunks)),
+            store=self._store,
+            done=self._count,
+        )
+
+    def summary(self) -> str:
+        """How fast it went."""
+        seconds = time.monotonic() - self.started
+        skipped = f" ({self.skipped / 1e6:.1f} M were done before)" if self.skipped else ""
+        return (
+            f"tokenised {self.done / 1e6:.1f} M characters{skipped} in {seconds:.0f} s "
+            f"({self.done / 1e6 / max(seconds, 1e-9):.1f} M/s)"
+        )
+
+    def _missing(self, sections: Iterable[tuple[Split, Section]]) -> Iterator[Chunk]:
+        for chunk in group(sections, self.chunk_size):
+            if self._is_there(chunk):
+                self.skipped += chunk.characters
+                self._tell()
+            else:
+                yield chunk
+
+    def _is_there(self, chunk: Chunk) -> bool:
+        try:
+            read_layout(self.job.folder.data / chunk.file)
+        except UserError:
+            return False
+        return True
+
+    def _store(self, chunk: Chunk, shard: bytes) -> None:
+        with self.job.folder.writing():
+            write_bytes(self.job.folder.data / chunk.file, shard)
+
+    def _count(self, chunk: Chunk) -> None:
+        self.done += chunk.characters
+        self._tell()
+
+    def _tell(self) -> None:
+        self.job.progress("tokenising", min(1.0, (self.done + self.skipped) / max(self.total, 1)))
+
+
+def _tokens(job: Job, split: Split) -> int:
+    """Tokens in the finished shards of a split."""
+    tokens = number = 0
+    while (path := job.folder.data / shard_name(split, number)).exists():
+        tokens += read_layout(path)["ids"].length
+        number += 1
+    return tokens

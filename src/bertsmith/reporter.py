@@ -1,0 +1,33 @@
+"""How a running program speaks: lines, a progress bar, one line of numbers for each step.
+
+Library code never prints. It speaks to a Reporter, and the command line gives
+one that knows the terminal. This one, the default, writes to the log.
+"""
+
+import logging
+from typing import Any
+
+logger = logging.getLogger("bertsmith")
+
+
+class Reporter:
+    """Takes what a program has to say and passes the lines to `logging`."""
+
+    def say(self, line: str) -> None:
+        """A fact the user should see."""
+        logger.info("%s", line)
+
+    def warn(self, line: str) -> None:
+        """Something that went wrong or may surprise."""
+        logger.warning("%s", line)
+
+    def progress(self, task: str, fraction: float) -> None:
+        """How far a long task is, from 0 to 1."""
+        logger.debug("%s %.0f %%", task, 100 * fraction)
+
+    def step(self, values: dict[str, Any]) -> None:
+        """The metrics of one training step, with `max_steps`."""
+        logger.debug("%s", values)
+
+    def close(self) -> None:
+        """Nothing more will be said."""

@@ -1,0 +1,236 @@
+"""The folder of a run: whose it is, what was decided, and whether this command may go on with it.
+
+A run's settings are written to RUN/config.toml with the origin of each value
+before its first step, and read from there ever after.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from bertsmith import atomic
+from bertsmith.config import (
+    FREE_SETTINGS,
+    TABLES,
+    RunConfig,
+    changed,
+    check_exclusive,
+    flat,
+    read_toml,
+    run_config,
+    table_of,
+)
+from bertsmith.errors import UserError
+from bertsmith.reporter import Reporter
+
+CONFIG = "config.toml"
+ENVIRONMENT = "environment.json"
+
+
+@dataclass(slots=True)
+class Run:
+    """An open run folder and its settings."""
+
+    folder: Path
+    config: RunConfig
+    origin: dict[str, str]
+    """Where each value that is no default came from: preset, file, flag, measured."""
+
+    is_new: bool
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The Hugging Face folder."""
+        return self.folder / "model"
+
+    def decide(self, origin: str, **values: Any) -> None:
+        """Fill in settings that nobody gave."""
+        self.config = changed(self.config, **values)
+        self.origin.update(dict.fromkeys(values, origin))
+
+    def begin_with(self, data_fingerprint: str) -> None:
+        """Forget what was decided for other data, before the first checkpoint."""
+        path = self.folder / ENVIRONMENT
+        known = json.loads(path.read_text(encoding="utf-8")).get("data") if path.exists() else data_fingerprint
+        if known != data_fingerprint:
+            defaults = flat(RunConfig())
+            decided = [name for name, origin in self.origin.items() if origin not in {"flag", "file"}]
+            self.config = changed(self.config, **{name: defaults[name] for name in decided})
+            self.origin = {name: origin for name, origin in self.origin.items() if name not in decided}
+        atomic.write_json(path, {"data": data_fingerprint})
+
+    def save(self) -> None:
+        """Write config.toml."""
+        atomic.write_text(self.folder / CONFIG, to_toml(self.config, self.origin))
+
+
+def open_run(folder: Path, given: Mapping[str, Any], origin: Mapping[str, str]) -> Run:
+    """Open a new or an existing run.
+
+    Args:
+        folder: The run's folder; made when it is missing.
+        given: Settings from flags and configuration file, by name.
+        origin: "flag" or "file" for each of them.
+
+    Raises:
+        UserError: The folder belongs to something else, or is not writable, or
+            the run was made with other settings.
+    """
+    check_exclusive(given)
+    config_path = folder / CONFIG
+    if not config_path.exists():
+        make_folder(folder)
+        tables: dict[str, dict[str, Any]] = {table: {} for table in TABLES}
+        for name, value in given.items():
+            tables[table_of(name) or ""][name] = value
+        return Run(folder, run_config(tables), dict(origin), is_new=True)
+    run = read_run(folder)
+    _refuse_changes(run, given)
+    free = {name: value for name, value in given.items() if name in FREE_SETTINGS}
+    run.config = changed(run.config, **free)
+    run.origin.update({name: origin[name] for name in free})
+    return run
+
+
+def read_run(folder: Path) -> Run:
+    """Read the settings of an existing run.
+
+    Raises:
+        UserError: `folder` is no run, or its configuration is damaged.
+    """
+    if not (folder / CONFIG).exists():
+        raise UserError(f"{folder} is no run: it has no {CONFIG}; give the folder that `bertsmith pretrain` wrote")
+    tables = read_toml(folder / CONFIG)
+    origin = tables.pop("origin", {})
+    return Run(folder, run_config(tables), dict(origin), is_new=False)
+
+
+def make_folder(folder: Path, *, owned_by: tuple[str, ...] = ()) -> None:
+    """Make an output folder, or see that it is empty or holds what this program wrote.
+
+    Args:
+        folder: Where to write.
+        owned_by: Names of which one shows that the folder is ours.
+
+    Raises:
+        UserError: It holds something else, or is not writable.
+    """
+    try:
+        if folder.exists() and not any((folder / name).exists() for name in owned_by):
+            if not folder.is_dir():
+                raise UserError(f"the output folder {folder} is a file; choose another with -o")
+            if any(path.name != ".lock" for path in folder.iterdir()):
+                raise UserError(f"the output folder {folder} holds something else; choose another with -o")
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f"probe{atomic.TEMPORARY_SUFFIX}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the output folder {folder}: {error.strerror}; choose another with -o"
+        ) from error
+
+
+def _refuse_changes(run: Run, given: Mapping[str, Any]) -> None:
+    saved = flat(run.config)
+    differences = [
+        f"{name} is {_shown(saved[name])} in the run and {_shown(value)} now"
+        for name, value in given.items()
+        if name not in FREE_SETTINGS and saved[name] != value
+    ]
+    if differences:
+        raise UserError(
+            f"{run.folder} was made with other settings: {'; '.join(differences)}; "
+            "leave them as they were, or start a new run with --fresh or another -o"
+        )
+
+
+def _shown(value: Any) -> str:
+    return " ".join(value) if isinstance(value, tuple) else "not set" if value is None else str(value)
+
+
+def next_free(folder: Path) -> Path:
+    """FOLDER itself, or FOLDER-2, FOLDER-3, ...: the first that does not exist yet."""
+    number, candidate = 1, folder
+    while candidate.exists():
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from working on the same run; a killed process leaves no lock.
+
+    Raises:
+        UserError: Another process works on it.
+    """
+    if os.name == "nt":  # no flock there
+        yield
+        return
+    import fcntl
+
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process is working on {folder}; wait for it, or choose another folder with -o"
+            ) from error
+        yield
+
+
+def to_toml(config: RunConfig, origin: Mapping[str, str]) -> str:
+    """All settings as TOML. What is not set is left out: TOML has no null."""
+    lines = ["# Written by Bertsmith. A run reads its settings from here; to change them, start a new run."]
+    for table, cls in TABLES.items():
+        lines += ["", f"[{table}]"]
+        values = {f.name: getattr(getattr(config, table), f.name) for f in fields(cls)}
+        lines += [f"{name} = {_toml_value(value)}" for name, value in values.items() if value is not None]
+    lines += ["", "# Where each value came from; those not named are defaults.", "[origin]"]
+    lines += [f"{name} = {_toml_value(value)}" for name, value in origin.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    """A TOML scalar or list of strings. JSON strings are TOML strings."""
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def note_environment(run: Run, reporter: Reporter, **facts: Any) -> None:
+    """Write versions and machine to environment.json, and say what has changed since the run began.
+
+    The exactness of a resume holds on the same machine with the same versions.
+    No host, user or file names are written.
+    """
+    path = run.folder / ENVIRONMENT
+    packages = ("bertsmith", "torch", "numpy", "tokenizers", "safetensors", "pyarrow")
+    now = {
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        **facts,
+    }
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for name in ("torch", "device", "threads", "machine"):
+        if before.get(name, now[name]) != now[name]:
+            reporter.warn(
+                f"the run began with {name} {before[name]} and goes on with {now[name]}: "
+                "its result may differ in rounding from an uninterrupted run"
+            )
+    atomic.write_json(path, {**now, **before})

@@ -1,0 +1,116 @@
+"""The house rules: who may import whom, how long files may be, what is loaded when."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "bertsmith"
+MAX_LINES = 300
+MAX_RUN_STATEMENTS = 90
+
+ROWS = [
+    {"cli"},
+    {"pretrain"},
+    {"finish", "info", "console"},
+    {"plan", "predict", "card"},
+    {"measure", "watch"},
+    {"step", "prepare", "run_folder"},
+    {"objective", "examples", "checkpoint", "metrics"},
+    {"batch", "masking", "pairing", "cutting", "optim", "model", "corpus"},
+    {"rows", "tokenizer", "shards", "distributed", "config"},
+    {"packing", "interrupt", "atomic", "keyed"},
+    {"errors", "reporter"},
+]
+"""From the top; a module imports only from rows below its own, and a package is one module."""
+
+TORCH_FREE = ("corpus", "tokenizer", "shards", "prepare", "examples", "masking", "cli", "config")
+
+
+def modules() -> list[Path]:
+    return [path for path in sorted(SOURCE.rglob("*.py")) if path.name not in {"__main__.py"}]
+
+
+def module_name(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Names of the sibling modules that a file imports, at any depth in the file."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: write imports from bertsmith in full"
+            if node.module == "bertsmith":
+                names |= {alias.name for alias in node.names}
+            elif node.module and node.module.startswith("bertsmith."):
+                names.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("bertsmith.")}
+    return names
+
+
+def test_every_module_has_a_row() -> None:
+    assert {module_name(path) for path in modules()} - {"__init__"} == set().union(*ROWS)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_only_lower_rows(path: Path) -> None:
+    name = module_name(path)
+    if name == "__init__":
+        return
+    row = next(number for number, names in enumerate(ROWS) if name in names)
+    allowed = set().union(*ROWS[row + 1 :]) | {name}
+    assert imported_modules(path) <= allowed
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_files_stay_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+def test_the_run_stays_within_its_budget() -> None:
+    tree = ast.parse((SOURCE / "pretrain.py").read_text(encoding="utf-8"))
+    run = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "pretrain")
+    assert sum(isinstance(node, ast.stmt) for node in ast.walk(run)) - 1 <= MAX_RUN_STATEMENTS
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"), [("tokenizers", {"tokenizer"}), ("torch.distributed", {"distributed"})]
+)
+def test_one_module_alone_uses(package: str, allowed: set[str]) -> None:
+    users = set()
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name == package or name.startswith(package + ".") for name in names):
+                users.add(module_name(path))
+    assert users == allowed
+
+
+def loaded_after(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys; print(*{{name.split('.')[0] for name in sys.modules}})"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_the_command_line_loads_nothing_heavy() -> None:
+    assert not loaded_after("import bertsmith.cli") & {"torch", "transformers", "datasets", "pyarrow", "rich"}
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_text_modules_load_no_torch(module: str) -> None:
+    assert "torch" not in loaded_after(f"import bertsmith.{module}")
+
+
+def test_no_machine_path_or_registry_is_named() -> None:
+    root = SOURCE.parents[1]
+    tracked = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=False).stdout.split()
+    for name in tracked:
+        path = root / name
+        if path.suffix in {".py", ".md", ".toml", ".txt"} or path.name in {"Makefile", "run"}:
+            text = path.read_text(encoding="utf-8")
+            assert "/wor" + "k/" not in text, name
+            assert "pypi" + ".org" not in text, name

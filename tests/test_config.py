@@ -1,0 +1,87 @@
+"""Settings: strict on input, whole on disk."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertsmith.config import FREE_SETTINGS, changed, flat, read_toml, run_config
+from bertsmith.errors import UserError
+from bertsmith.run_folder import open_run, read_run, to_toml
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"training": {"stesp": 3}}, "unknown setting 'training.stesp'; did you mean 'steps'"),
+        ({"training": {"steps": "3"}}, "training.steps is '3'; give a value of type int"),
+        ({"training": {"steps": True}}, "training.steps is True"),
+        ({"training": {"learning_rate": "1e-3"}}, "training.learning_rate is '1e-3'; give a value of type float"),
+        ({"data": {"document": "lin"}}, "did you mean 'line'"),
+        ({"data": {"text": "a.txt"}}, "give a list of strings"),
+        ({"model": {"preset": "bert-min"}}, "did you mean 'bert-mini'"),
+        ({"model": {"hidden_dropout_prob": 1.0}}, "give a probability in"),
+        ({"training": {"mlm_probability": 0}}, "mlm_probability is 0.0"),
+        ({"training": {"sequence_length": 8}}, "sequence_length is 8"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_the_fix(tables: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        run_config(tables)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_whole_number_is_a_float_where_one_is_asked_for() -> None:
+    value = run_config({"training": {"learning_rate": 1}}).training.learning_rate
+    assert isinstance(value, float)
+
+
+@pytest.mark.parametrize("text", ["not toml", "[trainng]\nsteps = 3\n", "training = 3\n"])
+def test_a_broken_file_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.toml").write_text(text)
+    with pytest.raises(UserError, match=r"c\.toml"):
+        read_toml(tmp_path / "c.toml")
+
+
+def test_every_value_survives_the_file(tmp_path: Path) -> None:
+    strange = ('a "quoted" \\ name.txt', "\u4e2d\u6587 \U0001f600\x7f\t.txt")
+    config = changed(run_config({}), text=strange, learning_rate=1e-05, steps=7, lowercase=False, epochs=0.1)
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(config, {"steps": "flag"}), encoding="utf-8")
+    tables = read_toml(path)
+    assert tables.pop("origin") == {"steps": "flag"}
+    assert run_config(tables) == config
+
+
+def test_setting_names_are_unique_over_the_tables() -> None:
+    config = run_config({})
+    assert len(flat(config)) == sum(
+        len(type(table).__dataclass_fields__) for table in (config.data, config.model, config.training)
+    )
+    assert set(flat(config)) >= FREE_SETTINGS
+
+
+def test_two_ways_to_say_one_thing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="give one of them"):
+        open_run(tmp_path / "run", {"epochs": 1.0, "steps": 5}, {})
+
+
+def test_a_run_goes_on_with_its_own_settings_and_refuses_others(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run", {"steps": 5, "keep": 3}, {"steps": "flag", "keep": "flag"})
+    run.decide("measured", precision="float32")
+    run.save()
+    again = open_run(tmp_path / "run", {"steps": 5, "keep": 4}, {"steps": "flag", "keep": "flag"})
+    assert (again.config.training.precision, again.config.training.keep) == ("float32", 4)
+    assert again.origin["precision"] == "measured"
+    with pytest.raises(UserError, match="steps is 5 in the run and 6 now") as caught:
+        open_run(tmp_path / "run", {"steps": 6}, {"steps": "flag"})
+    assert "--fresh" in str(caught.value)
+    assert read_run(tmp_path / "run").config.training.steps == 5
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds something else"):
+        open_run(tmp_path, {}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

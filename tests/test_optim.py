@@ -1,0 +1,49 @@
+"""Learning rates and parameter groups."""
+
+import pytest
+import torch
+from torch import nn
+
+from bertsmith.optim import learning_rate_at, make_optimizer, parameter_groups
+
+SETTINGS = {"peak": 1.0, "warmup_steps": 10, "max_steps": 100}
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_the_first_step_learns_and_the_peak_is_reached(schedule: str) -> None:
+    rates = [learning_rate_at(step, **SETTINGS, schedule=schedule) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[10] == 1.0
+    assert all(rate > 0 for rate in rates[:100])
+    assert rates[100] == (1.0 if schedule == "constant" else 0.0)
+
+
+def test_the_schedule_works_without_warm_up_and_with_nothing_else() -> None:
+    assert learning_rate_at(0, peak=1.0, warmup_steps=0, max_steps=1, schedule="linear") == 1.0
+    assert learning_rate_at(4, peak=1.0, warmup_steps=5, max_steps=5, schedule="linear") == 1.0
+
+
+def test_biases_and_norms_do_not_decay() -> None:
+    model = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4), nn.LayerNorm(4))
+    decayed, kept = parameter_groups(model, 0.1)
+    assert [tuple(p.shape) for p in decayed["params"]] == [(3, 4), (4, 4)]
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+    assert len(kept["params"]) == 3
+
+
+def test_the_update_is_that_of_adamw() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 3, bias=False).double()
+    weight = model.weight.detach().clone()
+    optimizer = make_optimizer(model, weight_decay=0.1, beta2=0.98)
+    optimizer.param_groups[0]["lr"] = 0.01
+    first, second = torch.zeros_like(weight), torch.zeros_like(weight)
+    for step in range(1, 4):
+        gradient = torch.randn(3, 3, dtype=torch.float64)
+        model.weight.grad = gradient.clone()
+        optimizer.step()
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.98 * second + 0.02 * gradient**2
+        update = (first / (1 - 0.9**step)) / ((second / (1 - 0.98**step)).sqrt() + 1e-6)
+        weight = weight * (1 - 0.01 * 0.1) - 0.01 * update
+    torch.testing.assert_close(model.weight.detach(), weight, rtol=1e-12, atol=1e-12)
