@@ -1,22 +1,22 @@
 """The built-in corpus: the documentation that is on every machine with Bertsmith.
 
-Docstrings of the Python standard library and of the packages that Bertsmith
-requires, and the topics of the language reference. Source files are parsed,
-never imported. A document is a module, so that a held-out section is not
-described by its neighbours in the training text.
+Docstrings and longer comments of the Python standard library and of the
+packages that Bertsmith requires, and the topics of the language reference.
+Source files are read, never imported. A document is a module, and it is held
+out or trained on as a whole: its docstrings describe each other.
 """
 
 import ast
-import gc
+import os
 import re
 import sys
 import sysconfig
-import warnings
 from collections.abc import Iterator
 from importlib import metadata, util
 from pathlib import Path
 from typing import NamedTuple
 
+from bertsmith.corpus.docstrings import english_of
 from bertsmith.corpus.documents import SourceDocument
 from bertsmith.corpus.files import SourceFile
 from bertsmith.corpus.prose import prose
@@ -26,14 +26,11 @@ from bertsmith.keyed import text_hash
 _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "lib2to3", "_vendor"}
 """Other packages, their copies, and test data that is broken on purpose."""
 
-_DOCUMENTING_CALLS = ("add_docstr", "_add_docstr", "add_newdoc", "_add_newdoc")
-"""Functions that give a docstring to what is written in C."""
-
 _REFERENCE = "pydoc_data/topics.py"
 
 
 class _Package(NamedTuple):
-    """A source of docstrings."""
+    """A source of text."""
 
     name: str
     version: str
@@ -77,10 +74,11 @@ def _standard_library() -> _Package:
 
 def _python_files(root: Path) -> Iterator[tuple[str, Path]]:
     """The source files under a folder, by name."""
-    for path in sorted(root.rglob("*.py")):
-        name = path.relative_to(root)
-        if not _SKIPPED_FOLDERS.intersection(name.parts):
-            yield name.as_posix(), path
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(set(folders) - _SKIPPED_FOLDERS)
+        for name in sorted(files):
+            if name.endswith(".py"):
+                yield Path(folder, name).relative_to(root).as_posix(), Path(folder, name)
 
 
 def _required_packages() -> list[_Package]:
@@ -119,9 +117,10 @@ def _read(packages: list[_Package], report: CorpusReport) -> Iterator[tuple[str,
     for package in packages:
         for file, path in package.files:
             try:
-                texts = _topics(path) if file == _REFERENCE else {file: _docstrings(path)}
-            except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-                report.skip(f"{package.name}/{file}", "cannot be parsed")
+                source = path.read_text(encoding="utf-8")
+                texts = _topics(source) if file == _REFERENCE else {file: english_of(source)}
+            except (OSError, SyntaxError, ValueError):  # such as a module that tests other encodings
+                report.skip(f"{package.name}/{file}", "cannot be read as Python in UTF-8")
                 continue
             for name, docstrings in texts.items():
                 new = [text for text in docstrings if _is_new(text, seen)]
@@ -136,54 +135,9 @@ def _is_new(text: str, seen: set[bytes]) -> bool:
     return is_new
 
 
-def _parse(source: bytes) -> ast.Module:
-    was_enabled = gc.isenabled()
-    gc.disable()  # a tree has no cycles, and looking for some doubles the time
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # such as an invalid escape in somebody's string
-            return ast.parse(source)
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _topics(path: Path) -> dict[str, list[str]]:
+def _topics(source: str) -> dict[str, list[str]]:
     """The topics of the language reference: the items of the dictionary in `pydoc_data.topics`."""
-    for node in _parse(path.read_bytes()).body:
+    for node in ast.parse(source).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
             return {f"topic {name}": [text] for name, text in ast.literal_eval(node.value).items()}
     return {}
-
-
-def _docstrings(path: Path) -> list[str]:
-    """The docstrings of a source file in order, with those it gives to functions written in C."""
-    source = path.read_bytes()
-    if b'"""' not in source and b"'''" not in source:  # parsing takes most of the time
-        return []
-    tree = _parse(source)
-    found: list[str] = []
-    if text := ast.get_docstring(tree, clean=False):
-        found.append(text)
-    _collect(tree.body, found)
-    return found
-
-
-def _collect(body: list[ast.stmt], found: list[str]) -> None:
-    """Add the docstrings of all functions and classes in a list of statements."""
-    for node in body:
-        match node:
-            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                if text := ast.get_docstring(node, clean=False):
-                    found.append(text)
-                _collect(node.body, found)
-            case ast.If() | ast.Try():
-                _collect([*node.body, *node.orelse], found)
-            case ast.Expr(value=ast.Call(func=ast.Name(id=name), args=arguments)) if name in _DOCUMENTING_CALLS:
-                found += [text for argument in arguments for text in _strings(argument)]
-
-
-def _strings(argument: ast.expr) -> list[str]:
-    """Longer texts in an argument, also inside a tuple or before `.format(...)`."""
-    texts = (node.value for node in ast.walk(argument) if isinstance(node, ast.Constant))
-    return [text for text in texts if isinstance(text, str) and len(text.split()) > 5]

@@ -1,0 +1,169 @@
+"""The model card: RUN/model/README.md, as Hugging Face shows it.
+
+Only numbers and names of settings go in. A card is made to be shared, the text
+that the model learnt from may not be: nothing of it, and no name of a file,
+folder, machine or user, is among the arguments that are written.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bertsmith.config import TrainingConfig
+from bertsmith.model import BertConfig
+from bertsmith.step import Measured
+
+HEADER = """\
+---
+library_name: transformers
+pipeline_tag: fill-mask
+tags:
+- bert
+- fill-mask
+- pretrained-from-scratch
+- bertsmith
+---
+"""
+"""Language and licence are those of the text: unknown here, so they are left to whoever shares the model."""
+
+
+def model_card(
+    *,
+    config: BertConfig,
+    training: TrainingConfig,
+    manifest: Mapping[str, Any],
+    measured: Measured,
+    nsp_interval: tuple[float, float] | None,
+    state: Mapping[str, Any],
+    parameters: int,
+) -> str:
+    """Write the card of a pretrained model.
+
+    Args:
+        config: The model as it is exported.
+        training: All decided.
+        manifest: Counts of the prepared text; only its numbers are read.
+        measured: Losses on held-out text at the end.
+        nsp_interval: 95 % interval of the next-sentence accuracy; None without that task.
+        state: `step`, `tokens` and `seconds` of the whole run.
+        parameters: Weights of the model, tied ones counted once.
+
+    Returns:
+        Markdown with a YAML header.
+    """
+    parts = (
+        HEADER,
+        _what_it_is(config, training, parameters),
+        _how_to_load(training),
+        _results(measured, nsp_interval, manifest),
+        _text(manifest),
+        _recipe(config, training, manifest, state),
+        _limits(config, training),
+    )
+    return "\n".join(parts)
+
+
+def _what_it_is(config: BertConfig, training: TrainingConfig, parameters: int) -> str:
+    tasks = "masked words and next sentences" if training.objective == "mlm+nsp" else "masked words"
+    return f"""\
+# BERT, {config.num_hidden_layers} layers x {config.hidden_size}, pretrained from scratch
+
+An encoder with {parameters / 1e6:.1f} M parameters and the architecture of BERT (arXiv:1810.04805), pretrained with
+Bertsmith from random weights on the text of its maker: {tasks}.
+"""
+
+
+def _how_to_load(training: TrainingConfig) -> str:
+    model_class = "AutoModelForPreTraining" if training.objective == "mlm+nsp" else "AutoModelForMaskedLM"
+    advice = (
+        "`AutoModelForMaskedLM`, `AutoModel` and the fill-mask pipeline load it too. For sentence vectors, mean pooling\n"
+        "is the usual choice; the pooler was trained by next sentences."
+        if training.objective == "mlm+nsp"
+        else "The fill-mask pipeline loads it too. For sentence vectors use mean pooling: nothing trained a pooler here, so\n"
+        "there is none, and the one that `AutoModel` adds is random."
+    )
+    return f"""\
+## Use
+
+```python
+from transformers import {model_class}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+model = {model_class}.from_pretrained("path/to/this/folder")
+```
+
+{advice}
+`SentenceTransformer("path/to/this/folder")` does mean pooling by itself.
+"""
+
+
+def _results(measured: Measured, nsp_interval: tuple[float, float] | None, manifest: Mapping[str, Any]) -> str:
+    rows = [
+        ("masked-token loss, nats", f"{measured.mlm_loss:.3f}"),
+        ("the same when only token frequencies are known", f"{manifest['unigram_loss']:.3f}"),
+        ("the same for a uniform guess", f"{manifest['uniform_loss']:.3f}"),
+        ("masked tokens guessed right", f"{measured.mlm_accuracy:.1%} of {measured.mlm_targets:,}"),
+    ]
+    if nsp_interval is not None:
+        low, high = nsp_interval
+        rows += [
+            ("next-sentence loss, nats", f"{measured.nsp_loss:.3f}"),
+            (
+                "next-sentence pairs told right (95 % interval)",
+                f"{measured.nsp_accuracy:.1%} of {measured.nsp_targets:,} ({low:.1%} to {high:.1%})",
+            ),
+        ]
+    return f"## Results on held-out text\n\n{_table(rows, ('measure', 'value'))}"
+
+
+def _text(manifest: Mapping[str, Any]) -> str:
+    corpus = manifest["corpus"]["text"]
+    splits = manifest["splits"]
+    rows = [
+        ("documents", f"{corpus['documents']:,}"),
+        ("words", f"{corpus['words']:,}"),
+        ("size, MB of UTF-8", f"{corpus['text_bytes'] / 1e6:,.1f}"),
+        ("exact duplicates left out", f"{corpus['duplicates']:,}"),
+        ("tokens to learn from", f"{splits['train']['tokens']:,}"),
+        ("tokens held out", f"{splits['validation']['tokens']:,}"),
+        ("vocabulary, pieces", f"{manifest['vocab_size']:,}"),
+        ("unknown tokens", f"{manifest['unknown_fraction']:.3%}"),
+    ]
+    return f"## Text\n\n{_table(rows, ('count', 'value'))}"
+
+
+def _recipe(
+    config: BertConfig, training: TrainingConfig, manifest: Mapping[str, Any], state: Mapping[str, Any]
+) -> str:
+    passes = state["tokens"] / manifest["splits"]["train"]["tokens"]
+    rows = [
+        ("objective", training.objective),
+        ("sequence length, tokens", f"{training.sequence_length:,}"),
+        ("rows a step", f"{training.global_batch_size:,}"),
+        ("steps", f"{state['step']:,}"),
+        ("tokens read, special tokens included", f"{state['tokens']:,}, about {passes:.1f} times the text"),
+        ("optimizer", f"AdamW, beta2 {training.adam_beta2:g}, weight decay {training.weight_decay:g}"),
+        ("peak learning rate", f"{training.learning_rate:g}, {training.schedule}, {training.warmup_steps:,} warm-up steps"),
+        ("masked tokens", f"{training.mlm_probability:.0%}" + (", whole words" if training.whole_word_masking else "")),
+        ("precision", training.precision),
+        ("seed", f"{training.seed}"),
+        ("training time", f"{state['seconds'] / 60:.1f} min"),
+        ("dropout set for fine-tuning", f"{config.hidden_dropout_prob:g}"),
+    ]
+    return f"## Recipe\n\n{_table(rows, ('setting', 'value'))}"
+
+
+def _limits(config: BertConfig, training: TrainingConfig) -> str:
+    lines = [
+        f"- It was trained on sequences of at most {config.max_position_embeddings:,} tokens and reads no longer ones.",
+        "- It knows the text it was trained on, and its topics, language and errors; elsewhere it is worse.",
+        "- It can repeat parts of that text: share it only with those who may see the text.",
+        "- Nobody checked it for bias, or for harm its guesses may do.",
+    ]
+    if training.objective == "mlm":
+        lines.insert(1, "- It has no trained pooler; use mean pooling.")
+    return "## Limits\n\n" + "\n".join(lines) + "\n"
+
+
+def _table(rows: list[tuple[str, str]], header: tuple[str, str]) -> str:
+    lines = [f"| {header[0]} | {header[1]} |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,16 @@
+"""Text to token ids and back: training, saving and loading.
+
+This package alone uses the `tokenizers` library.
+
+    words.py      a text as words with counts, in bounded memory; its characters
+    training.py   words -> vocabulary, the same one in every process
+    assembly.py   vocabulary -> complete tokenizer: normaliser, special tokens, [CLS] and [SEP]
+    loading.py    files of our own, of transformers and of google-research/bert
+    tokenizer.py  what the rest of the project calls
+"""
+
+from bertsmith.tokenizer.loading import load_tokenizer
+from bertsmith.tokenizer.tokenizer import SPECIAL_TOKENS, Tokenizer
+from bertsmith.tokenizer.training import choose_vocab_size, train_tokenizer
+
+__all__ = ["SPECIAL_TOKENS", "Tokenizer", "choose_vocab_size", "load_tokenizer", "train_tokenizer"]

@@ -1,0 +1,214 @@
+"""One update: exact whatever it is divided into, and never taken when it is not finite."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from bertsmith import distributed
+from bertsmith.batch import Batch, collate
+from bertsmith.model import BertConfig, BertPretrainingModel
+from bertsmith.objective import count_targets, sum_losses
+from bertsmith.optim import make_optimizer, set_learning_rate
+from bertsmith.reporter import Reporter
+from bertsmith.rows import IGNORE_INDEX
+from bertsmith.step import Measured, StepResult, evaluate_loss, train_step
+from bertsmith.watch import Watch
+from corpora import lognormal, make_corpus, make_rows
+
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+CORPUS = make_corpus([length % 40 + 1 for length in lognormal(0, 60)])
+ROWS = make_rows(CORPUS, sequence_length=32, objective="mlm+nsp")
+
+
+def new_model(dropout: float = 0.0) -> BertPretrainingModel:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=CORPUS.num_tokens + 5,
+        max_position_embeddings=32,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=0.0,
+        **TINY,
+    )
+    return BertPretrainingModel(config)
+
+
+def batches(sizes: list[int], first: int = 0) -> list[Batch]:
+    made = []
+    for size in sizes:
+        made.append(collate(ROWS.__getitems__(list(range(first, first + size)))))
+        first += size
+    return made
+
+
+def update(model: BertPretrainingModel, micro: list[Batch], step: int = 0, dropout: bool = False) -> StepResult:
+    optimizer = make_optimizer(model, weight_decay=0.01, beta2=0.98)
+    set_learning_rate(optimizer, 0.1)
+    key = (0, step) if dropout else None
+    return train_step(model, sum_losses, micro, optimizer, max_grad_norm=1.0, precision="float32", dropout_key=key)
+
+
+@pytest.mark.parametrize("sizes", [[12], [3, 1, 8], [1] * 12])
+def test_the_update_does_not_depend_on_the_micro_batches(sizes: list[int]) -> None:
+    """Micro-batches hold different numbers of masked tokens and pairs; the step must be that of all at once."""
+    model, reference = new_model().double(), new_model().double()
+    result, expected = update(model, batches(sizes)), update(reference, batches([12]))
+    assert result.measured == pytest.approx(expected.measured, rel=1e-6)  # counted in float32
+    assert result.grad_norm == pytest.approx(expected.grad_norm, rel=1e-6)
+    assert result.tokens == expected.tokens
+    for one, other in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_the_gradient_is_that_of_the_mean_over_all_targets() -> None:
+    """Against a plain float64 loop over rows, divided once."""
+    model = new_model().double()
+    total = torch.zeros(2, dtype=torch.float64)
+    counts = torch.zeros(2, dtype=torch.float64)
+    for batch in batches([1] * 6):
+        bounds = batch.cu_seqlens.tolist()
+        for a, b, label in zip(bounds[:-1], bounds[1:], batch.next_sentence_label.tolist(), strict=True):
+            inside = (batch.masked_index >= a) & (batch.masked_index < b) & (batch.labels != IGNORE_INDEX)
+            if b == a:
+                continue
+            output = model(batch.input_ids[None, a:b], token_type_ids=batch.token_type_ids[None, a:b])
+            for place, true in zip(batch.masked_index[inside], batch.labels[inside], strict=True):
+                total[0] -= output.mlm_logits[0, place - a].log_softmax(-1)[true]
+                counts[0] += 1
+            if label != IGNORE_INDEX:
+                total[1] -= output.nsp_logits[0].log_softmax(-1)[label]
+                counts[1] += 1
+    mean = (total / counts).sum()
+    mean.backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters()}
+    norm = math.sqrt(sum(float((g**2).sum()) for g in expected.values()))
+    model.zero_grad()
+
+    result = update(model, batches([2, 4]))
+    assert result.measured.loss == pytest.approx(mean.item(), rel=1e-6)
+    assert result.grad_norm == pytest.approx(norm, rel=1e-5)
+
+
+def test_the_logged_loss_is_that_of_the_whole_step() -> None:
+    model = new_model()
+    measured = evaluate_loss(model, sum_losses, batches([5, 3]), precision="float32")
+    result = update(model, batches([2, 6]))
+    assert result.measured.loss == pytest.approx(measured.loss, rel=1e-5)
+    assert result.measured.mlm_targets == measured.mlm_targets
+
+
+def test_a_term_without_targets_adds_nothing() -> None:
+    rows = make_rows(CORPUS, sequence_length=32, objective="mlm")
+    batch = collate(rows.__getitems__([0, 1]))
+    assert count_targets(batch)[1] == 0
+    result = update(new_model(), [batch])
+    assert result.applied
+    assert result.measured.nsp_loss == 0
+    assert "nsp_loss" not in result.record(1, 0.1, 1.0, 64)
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_changes_nothing(where: str) -> None:
+    model = new_model()
+    optimizer = make_optimizer(model, weight_decay=0.01, beta2=0.98)
+    set_learning_rate(optimizer, 0.1)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def broken(network: torch.nn.Module, batch: Batch) -> object:
+        sums = sum_losses(network, batch)
+        if where == "loss":
+            return sums._replace(losses=sums.losses * torch.tensor([math.nan, 1.0]))
+        model.mlm_head.bias.register_hook(lambda gradient: gradient / 0)
+        return sums
+
+    result = train_step(
+        model, broken, batches([2]), optimizer, max_grad_norm=1.0, precision="float32", dropout_key=None
+    )
+    assert not result.applied
+    assert result.record(1, 0.1, 1.0, 64)["skipped"] is True
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert not optimizer.state
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_dropout_is_a_function_of_seed_step_and_micro_batch() -> None:
+    losses = []
+    for step in (0, 0, 1):
+        torch.manual_seed(step + len(losses))  # what was drawn before must not matter
+        losses.append(update(new_model(dropout=0.3), batches([2, 2]), step, dropout=True).measured.loss)
+    assert losses[0] == losses[1] != losses[2]
+
+
+def make_watch(said: list[str], **settings: float) -> Watch:
+    class Listener(Reporter):
+        def warn(self, line: str) -> None:
+            said.append(line)
+
+    return Watch(Listener(), **{"unigram_loss": 6.0, "learning_rate": 3e-3, "max_steps": 500, **settings})
+
+
+def result_with(loss: float, applied: bool = True) -> StepResult:
+    return StepResult(Measured(loss, loss, 0.0, 0.1, 0.0, 10, 0), 1.0, applied, 10)
+
+
+def test_a_few_skipped_steps_in_a_row_stop_the_run_with_advice() -> None:
+    said: list[str] = []
+    watch = make_watch(said)
+    for step in range(1, 5):
+        watch.look(step, result_with(math.nan, applied=False))
+    watch.look(5, result_with(5.0))
+    for step in range(6, 10):
+        watch.look(step, result_with(math.inf, applied=False))
+    with pytest.raises(ValueError, match="--fresh") as caught:
+        watch.look(10, result_with(math.inf, applied=False))
+    assert "step 10" in str(caught.value)
+    assert len(said) == 9
+
+
+@pytest.mark.parametrize(("loss", "warnings"), [(6.02, 1), (5.95, 1), (5.5, 0)])
+def test_a_run_at_the_unigram_level_is_told_once(loss: float, warnings: int) -> None:
+    said: list[str] = []
+    watch = make_watch(said)
+    for step in range(1, 400):
+        watch.look(step, result_with(loss))
+    assert len(said) == warnings
+    assert all("--learning-rate 0.001" in line for line in said)
+
+
+def run_rank(rank: int, folder: str, world_size: int) -> None:
+    import os
+
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT="29517"
+    )
+    torch.set_num_threads(1)
+    distributed.start("cpu")
+    model = new_model()
+    share: Callable[[int], list[Batch]] = lambda r: batches([4, 2] if r == 0 else [3, 3], first=6 * r)  # noqa: E731
+    result = update(model, share(distributed.rank()))
+    measured = evaluate_loss(model, sum_losses, batches([2 + rank], first=2 * rank), precision="float32")
+    if rank == 0:
+        from safetensors.torch import save_file
+
+        save_file(dict(model.named_parameters()), Path(folder) / "model.safetensors")
+        (Path(folder) / "result.txt").write_text(f"{result.measured.loss} {result.grad_norm} {measured.loss}")
+    distributed.stop()
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    mp.spawn(run_rank, (str(tmp_path), 2), nprocs=2)
+    from safetensors.torch import load_file
+
+    model = new_model()
+    result = update(model, batches([12]))
+    measured = evaluate_loss(model, sum_losses, batches([5]), precision="float32")
+    loss, norm, validation = map(float, (tmp_path / "result.txt").read_text().split())
+    assert loss == pytest.approx(result.measured.loss, rel=1e-5)
+    assert norm == pytest.approx(result.grad_norm, rel=1e-4)
+    assert validation == pytest.approx(measured.loss, rel=1e-3)
+    stored = load_file(tmp_path / "model.safetensors")
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(stored[name], parameter.detach(), rtol=1e-3, atol=2e-4)
