@@ -18,7 +18,6 @@ library_name: transformers
 pipeline_tag: fill-mask
 tags:
 - bert
-- fill-mask
 - pretrained-from-scratch
 - bertsmith
 ---
@@ -67,20 +66,21 @@ def _what_it_is(config: BertConfig, training: TrainingConfig, parameters: int) -
     return f"""\
 # BERT, {config.num_hidden_layers} layers x {config.hidden_size}, pretrained from scratch
 
-An encoder with {parameters / 1e6:.1f} M parameters and the architecture of BERT (arXiv:1810.04805), pretrained with
+An encoder with {parameters:,} parameters and the architecture of BERT (arXiv:1810.04805), pretrained with
 Bertsmith from random weights on the text of its maker: {tasks}.
 """
 
 
 def _how_to_load(training: TrainingConfig) -> str:
     model_class = "AutoModelForPreTraining" if training.objective == "mlm+nsp" else "AutoModelForMaskedLM"
-    advice = (
-        "`AutoModelForMaskedLM`, `AutoModel` and the fill-mask pipeline load it too. For sentence vectors, mean pooling\n"
-        "is the usual choice; the pooler was trained by next sentences."
-        if training.objective == "mlm+nsp"
-        else "The fill-mask pipeline loads it too. For sentence vectors use mean pooling: nothing trained a pooler here, so\n"
-        "there is none, and the one that `AutoModel` adds is random."
-    )
+    if training.objective == "mlm+nsp":
+        advice = """\
+`AutoModelForMaskedLM`, `AutoModel` and the fill-mask pipeline load it too. For sentence vectors mean pooling is the
+usual choice; the pooler was trained by next sentences."""
+    else:
+        advice = """\
+The fill-mask pipeline loads it too. For sentence vectors use mean pooling: nothing trained a pooler here, so there is
+none, and the one that `AutoModel` adds is random."""
     return f"""\
 ## Use
 
@@ -131,9 +131,7 @@ def _text(manifest: Mapping[str, Any]) -> str:
     return f"## Text\n\n{_table(rows, ('count', 'value'))}"
 
 
-def _recipe(
-    config: BertConfig, training: TrainingConfig, manifest: Mapping[str, Any], state: Mapping[str, Any]
-) -> str:
+def _recipe(config: BertConfig, training: TrainingConfig, manifest: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     passes = state["tokens"] / manifest["splits"]["train"]["tokens"]
     rows = [
         ("objective", training.objective),
@@ -142,7 +140,10 @@ def _recipe(
         ("steps", f"{state['step']:,}"),
         ("tokens read, special tokens included", f"{state['tokens']:,}, about {passes:.1f} times the text"),
         ("optimizer", f"AdamW, beta2 {training.adam_beta2:g}, weight decay {training.weight_decay:g}"),
-        ("peak learning rate", f"{training.learning_rate:g}, {training.schedule}, {training.warmup_steps:,} warm-up steps"),
+        (
+            "peak learning rate",
+            f"{training.learning_rate:g}, {training.schedule}, {training.warmup_steps:,} warm-up steps",
+        ),
         ("masked tokens", f"{training.mlm_probability:.0%}" + (", whole words" if training.whole_word_masking else "")),
         ("precision", training.precision),
         ("seed", f"{training.seed}"),

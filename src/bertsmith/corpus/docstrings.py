@@ -16,12 +16,12 @@ _TOKEN = re.compile(
     (?: (?P<comment> \#[^\n]*+ )
       | (?P<long> \"{3}[^"\\]*+(?:(?:\\.|"(?!""))[^"\\]*+)*+"{3}
                 | '{3}[^'\\]*+(?:(?:\\.|'(?!\'\'))[^'\\]*+)*+'{3} )
-      | ["'] )""",
+      | ["'] | \Z )""",
     re.VERBOSE | re.DOTALL,
 )
-"""Code up to and with the next comment or triple-quoted string. A quote without its partner counts as code."""
+"""Code up to and with the next comment, triple-quoted string, quote without a partner, or the end."""
 
-_DOCUMENTING_CALL = re.compile(r"\b_?add_(?:docstr|newdoc)\w*\(")
+_DOCUMENTING_CALLS = ("add_docstr", "add_newdoc")
 _MIN_COMMENT_LINES = 2
 _PREFIX = re.compile(r"\b[a-zA-Z]{1,2}\Z")
 
@@ -47,12 +47,12 @@ def english_of(source: str) -> list[str]:
     in_call = False
     for token in _TOKEN.finditer(source):
         code = token["code"]
-        prefix = _PREFIX.search(code) if token["long"] else None
+        prefix = _PREFIX.search(code, max(0, len(code) - 3)) if token["long"] else None
         code = code[: prefix.start()] if prefix else code
         has_code = bool(code) and not code.isspace()
         if has_code:
             before = code.rstrip()[-1]
-            in_call = bool(_DOCUMENTING_CALL.search(code)) or (in_call and ")" not in code)
+            in_call = any(call in code for call in _DOCUMENTING_CALLS) or (in_call and ")" not in code)
         own_line = not code.rpartition("\n")[2].strip() and ("\n" in code or not token.start())
         if has_code or not token["comment"] or code.count("\n") > 1:
             if len(comment) >= _MIN_COMMENT_LINES:

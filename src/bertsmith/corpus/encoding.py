@@ -213,4 +213,4 @@ def _decode_line(line: bytes, encoding: str, place: str, report: CorpusReport) -
 
 def without_control(text: str) -> str:
     """Turn control characters into spaces, line ends and tabs apart."""
-    return text if text.isprintable() else _CONTROL.sub(" ", text)
+    return _CONTROL.sub(" ", text)

@@ -16,7 +16,8 @@ from bertsmith.errors import UserError, suggestion
 BLOCK_BYTES = 1 << 20
 """Read at once. The memory of reading a text file is a few times this."""
 
-_COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
+COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
+"""Suffix of a compressed file -> what it is compressed with."""
 
 _BINARY_STARTS = (
     (b"%PDF-", "a PDF"),
@@ -59,20 +60,25 @@ class FoundFile(NamedTuple):
     """As shown to the user."""
 
     is_named: bool
-    """The user named this very file. Then a fault in it is the user's to know; in a folder it is skipped and counted."""
+    """The user named this very file, so a fault in it is an error. In a folder it is skipped and counted."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder that was named, or that the file is in."""
+        return self.path.parents[self.name.count("/")]
 
     @property
     def kind(self) -> str:
         """Last suffix of the name without compression, lower case, such as ".jsonl"; "" if there is none."""
         path = Path(self.name)
-        if path.suffix.lower() in _COMPRESSED:
+        if path.suffix.lower() in COMPRESSED:
             path = path.with_suffix("")
         return path.suffix.lower()
 
     @property
     def compression(self) -> str | None:
         """One of "gzip", "zstd", "bz2", "xz", or None."""
-        return _COMPRESSED.get(Path(self.name).suffix.lower())
+        return COMPRESSED.get(Path(self.name).suffix.lower())
 
     def facts(self) -> SourceFile:
         """Name, size and time of the file."""
@@ -99,7 +105,7 @@ def find_files(source: str) -> list[FoundFile]:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        found = [FoundFile(file, file.relative_to(path).as_posix(), False) for file in _walk(path)]
+        found = [FoundFile(file, _shown(file.relative_to(path)), False) for file in _walk(path)]
         if not found:
             raise UserError(f"folder {source} has no file in it; name a folder or file with text")
         return found
@@ -107,7 +113,12 @@ def find_files(source: str) -> list[FoundFile]:
         raise UserError(f"{source} does not exist{_similar(path)}")
     if not path.is_file():
         raise UserError(f"{source} is not a file that can be read twice; save its text to a file first")
-    return [FoundFile(path, path.name, True)]
+    return [FoundFile(path, _shown(Path(path.name)), True)]
+
+
+def _shown(path: Path) -> str:
+    """A path that can be printed, also if its name is no valid Unicode."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "replace")
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -145,10 +156,18 @@ def _similar(path: Path) -> str:
 
 def unique(files: Sequence[FoundFile]) -> list[FoundFile]:
     """Drop files that were found before, through another source or a link."""
-    seen: dict[Path, FoundFile] = {}
+    seen: dict[tuple[int, int] | Path, FoundFile] = {}
     for file in files:
-        seen.setdefault(file.path.resolve(), file)
+        seen.setdefault(_identity(file.path), file)
     return list(seen.values())
+
+
+def _identity(path: Path) -> tuple[int, int] | Path:
+    try:
+        found = path.stat()
+    except OSError:
+        return path
+    return found.st_dev, found.st_ino
 
 
 _BROKEN = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error)

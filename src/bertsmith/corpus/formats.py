@@ -102,8 +102,8 @@ def _text_choice(layout: Layout, document: Document) -> str:
     """Say what a document of a plain text is."""
     if document == "line":
         return "one document per line"
-    unit = {"auto": "one document per file", "file": "one document per file", "blank-line": "one document per block"}
     if document == "auto" and layout in (Layout.WIKITEXT, Layout.SENTENCES):
-        return layout.value
-    joined = ", wrapped lines joined" if layout is Layout.WRAPPED else ", each line a paragraph"
-    return unit[document] + joined
+        return str(layout.value)
+    unit = "text between blank lines" if document == "blank-line" else "file"
+    joined = "wrapped lines joined" if layout is Layout.WRAPPED else "each line a paragraph"
+    return f"one document per {unit}, {joined}"

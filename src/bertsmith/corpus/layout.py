@@ -36,6 +36,7 @@ _MIN_WIDTH = 40
 _SHORT = 0.6
 """A line shorter than this share of the width ends a paragraph even in the middle of a sentence, as in verse."""
 
+_MAX_HEADING = 500
 _LONG_WORD = 20
 _MAX_PARAGRAPH = 1 << 18
 """Characters after which wrapped lines are no longer joined: a paragraph is held in memory."""
@@ -56,7 +57,7 @@ def detect_layout(lines: Sequence[str]) -> Layout:
     """
     previous = ""
     for line in lines:
-        if not previous.strip() and _TITLE.fullmatch(line):
+        if not previous.strip() and len(line) <= _MAX_HEADING and _TITLE.fullmatch(line):
             return Layout.WIKITEXT
         previous = line
     if wrap_width(lines):
@@ -134,9 +135,9 @@ def _wikitext(lines: Iterable[str], document: Document) -> Iterator[str | None]:
     """
     after_blank = True
     for line in lines:
-        if document == "auto" and after_blank and _TITLE.fullmatch(line):
+        heading = _HEADING.fullmatch(line) if len(line) <= _MAX_HEADING else None
+        if document == "auto" and after_blank and heading and _TITLE.fullmatch(line):
             yield None
-        heading = _HEADING.fullmatch(line)
         after_blank = not line.strip()
         if after_blank and document == "blank-line":
             yield None
@@ -148,8 +149,8 @@ def _wikitext(lines: Iterable[str], document: Document) -> Iterator[str | None]:
 def _join_wrapped(lines: Iterable[str], width: int) -> Iterator[str]:
     """Join the lines of each paragraph.
 
-    A paragraph ends at a blank line, before a line that is set in, and after a
-    line that had room for the next word, if it ends a sentence or is short.
+    A paragraph ends at a blank line, before a line that is set in or in capitals,
+    and after a line that had room for the next word, if it ends a sentence or is short.
 
     Yields:
         Paragraphs, and "" where there was a blank line.
@@ -172,7 +173,8 @@ def _join_wrapped(lines: Iterable[str], width: int) -> Iterator[str]:
 
 def _ends_paragraph(line: str, following: str, width: int) -> bool:
     """Whether a paragraph ends between two lines, neither of them blank."""
-    if following[0].isspace() and not line[0].isspace():
+    is_set_in = following[0].isspace() and not line[0].isspace()
+    if is_set_in or (following.isupper() and not line.isupper()):
         return True
     line = line.rstrip()
     return _fits(line, following, width) and (len(line) < _SHORT * width or bool(_SENTENCE_END.search(line)))
@@ -195,6 +197,8 @@ def unwrap(text: str) -> list[str]:
     if "\n" not in text and "\r" not in text:
         stripped = text.strip()
         return [stripped] if stripped else []
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    width = wrap_width(lines) if len(lines) > 2 else 0
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    lines = text.split("\n")
+    width = wrap_width(lines) if len(lines) > 2 and max(map(len, lines)) <= _MAX_WIDTH else 0
     return list(filter(None, _join_wrapped(lines, width) if width else map(str.strip, lines)))

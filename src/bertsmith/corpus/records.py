@@ -56,19 +56,20 @@ def open_rows(
         Unusable: There is no row with text, or not the field that was named.
     """
     sample = list(islice(rows, SAMPLE_ROWS))
-    field, others = choose_field([value for _, value in sample], text_field)
-    texts = read_texts(chain(sample, rows), field, name, report)
-    chosen = f" (text field '{field}'{others})" if field is not None else ""
-    lines = [line for _, value in sample for line in (_text_of(value, field) or "").strip("\n").split("\n")]
-    if document == "auto" and detect_layout(lines[:2]) is Layout.WIKITEXT:
-        lines_of_all = (line for text in texts for line in text.strip("\n").split("\n"))
-        stream = paragraphs(lines_of_all, Layout.WIKITEXT, document, 0)
+    field, remark = choose_field([value for _, value in sample], text_field)
+    found = read_paragraphs(chain(sample, rows), field, name, report)
+    chosen = f" (text field {field!r}{remark})" if field is not None else ""
+    first = next((text for _, value in sample if (text := _text_of(value, field))), "")
+    if document == "auto" and detect_layout(first.strip("\n").split("\n")[:1]) is Layout.WIKITEXT:
+        lines = (line for row in found for line in row or [""])
+        stream = paragraphs(lines, Layout.WIKITEXT, document, 0)
         return Opened(f"{Layout.WIKITEXT.value}{chosen}", group_documents(stream))
     if document in ("file", "blank-line"):
         unit = "file" if document == "file" else "block between empty rows"
-        stream = _paragraphs_of_rows(texts, end_at_empty=document == "blank-line")
+        ends = [] if document == "file" else [None]
+        stream = (paragraph for row in found for paragraph in row or ends)
         return Opened(f"one document per {unit}{chosen}", group_documents(stream))
-    return Opened(f"one document per row{chosen}", _one_per_row(texts, name, report))
+    return Opened(f"one document per row{chosen}", (SourceDocument(row) for row in found if row))
 
 
 def choose_field(rows: Sequence[Any], wanted: str | None) -> tuple[str | None, str]:
@@ -94,22 +95,32 @@ def choose_field(rows: Sequence[Any], wanted: str | None) -> tuple[str | None, s
     texts = {name: [text for row in mappings if (text := _as_text(row.get(name)))] for name in names}
     texts = {name: values for name, values in texts.items() if values}
     if wanted is not None and wanted not in names:
-        raise Unusable(f"has no field '{wanted}'{suggestion(wanted, map(str, names)) if names else ''}")
+        raise Unusable(f"has no field {wanted!r}{suggestion(wanted, map(_shown, names)) if names else ''}")
     if not texts or (wanted is not None and wanted not in texts):
-        holds = f"; its fields are {', '.join(map(str, names[:20]))}" if names else ""
+        holds = f"; its fields are {', '.join(map(_shown, names[:20]))}" if names else ""
         raise Unusable(f"has no text in {f'field {wanted!r}' if wanted else 'any field'}{holds}")
-    chosen = wanted or _most_likely(texts)
-    others = [f"'{name}'" for name in texts if name != chosen]
-    return chosen, f", not {', '.join(others[:3])}{' ...' if len(others) > 3 else ''}" if others else ""
+    usual = {name.lower(): name for name in reversed(list(texts))}
+    by_name = next((usual[name] for name in TEXT_FIELDS if name in usual), None)
+    if (wanted or by_name) or len(texts) == 1:
+        return wanted or by_name or next(iter(texts)), ""
+    return _most_like_text(texts), ", chosen by its content"
 
 
-def _most_likely(texts: Mapping[str, Sequence[str]]) -> str:
-    """The field of the most usual name, or of the longest text."""
-    by_name = {name.lower(): name for name in reversed(texts)}
-    for usual in TEXT_FIELDS:
-        if usual in by_name:
-            return by_name[usual]
-    return max(texts, key=lambda name: sum(map(len, texts[name])) / len(texts[name]))
+def _most_like_text(texts: Mapping[str, Sequence[str]]) -> str:
+    """The field with the longest values on average, of those that differ from row to row and hold several words."""
+
+    def likeness(name: str) -> tuple[bool, bool, float]:
+        values = texts[name]
+        differ = len(set(values)) > len(values) / 2
+        worded = sum(" " in value.strip() or not value.isascii() for value in values) > len(values) / 2
+        return differ, worded, sum(map(len, values)) / len(values)
+
+    return max(texts, key=likeness)
+
+
+def _shown(name: object) -> str:
+    """A field name that can be printed, whatever is in it."""
+    return repr(str(name))[1:-1]
 
 
 def _as_text(value: Any) -> str | None:
@@ -125,30 +136,27 @@ def _text_of(row: Any, field: str | None) -> str | None:
     return _as_text(row.get(field) if isinstance(row, Mapping) else row)
 
 
-def read_texts(rows: Iterable[Row], field: str | None, name: str, report: CorpusReport) -> Iterator[str]:
-    """The text of each row. Rows without text, or with half a character (a lone surrogate), are skipped and counted."""
-    missing = f"no text in field '{field}'" if field is not None else "neither text nor an object with fields"
+def read_paragraphs(rows: Iterable[Row], field: str | None, name: str, report: CorpusReport) -> Iterator[list[str]]:
+    """The paragraphs of each row's text.
+
+    A row without text, or with half a character (a lone surrogate, which no
+    tokenizer can take), is skipped and counted.
+
+    Yields:
+        A list for each row that could be read, empty if it is white space.
+    """
+    missing = f"no text in field {field!r}" if field is not None else "neither text nor an object with fields"
     for number, row in rows:
         text = _text_of(row, field)
         if text is None:
             report.skip(f"{name}:{number}", missing)
-        elif not text.isascii() and _SURROGATE.search(text):
-            report.skip(f"{name}:{number}", "half a character (a lone surrogate)")
-        else:
-            yield without_control(text)
-
-
-def _one_per_row(texts: Iterable[str], name: str, report: CorpusReport) -> Iterator[SourceDocument]:
-    for text in texts:
-        if found := unwrap(text):
-            yield SourceDocument(found)
-        else:
-            report.skip(name, "a row with empty text")
-
-
-def _paragraphs_of_rows(texts: Iterable[str], *, end_at_empty: bool) -> Iterator[str | None]:
-    for text in texts:
+            continue
         found = unwrap(text)
-        if not found and end_at_empty:
-            yield None
-        yield from found
+        if not all(map(str.isprintable, found)):  # a quick test that most text passes
+            if any(map(_SURROGATE.search, found)):
+                report.skip(f"{name}:{number}", "half a character (a lone surrogate)")
+                continue
+            found = [clean for paragraph in found if (clean := without_control(paragraph).strip())]
+        if not found:
+            report.skip(f"{name}:{number}", "empty text")
+        yield found

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-MAX_EXAMPLES = 5
-"""Places named for what was skipped. More would be a log, not a report."""
+MAX_EXAMPLES = 8
+"""Reasons for skipping that are counted one by one, with a place each. More would be a log, not a report."""
 
 
 @dataclass
@@ -19,7 +19,7 @@ class CorpusReport:
 
     sections: int = 0
     words: int = 0
-    """Words of the kept text, as separated by white space."""
+    """Words of the kept text, counted by the spaces and line ends between them."""
 
     text_bytes: int = 0
     """Size of the kept text in UTF-8, bytes."""
@@ -28,7 +28,10 @@ class CorpusReport:
     """Lines, rows and files that could not be used."""
 
     skipped_examples: list[str] = field(default_factory=list)
-    """The first few of them as "file:line: reason". Never the text itself."""
+    """The first of them for each of the first few reasons, as "file:line: reason". Never the text itself."""
+
+    skipped_reasons: dict[str, int] = field(default_factory=dict)
+    """Reason -> how many, for those reasons."""
 
     encodings: dict[str, int] = field(default_factory=dict)
     """Encoding -> number of files, for files that are not UTF-8."""
@@ -45,7 +48,10 @@ class CorpusReport:
             count: How many lines, rows or files it stands for.
         """
         self.skipped += count
-        if len(self.skipped_examples) < MAX_EXAMPLES:
+        if reason in self.skipped_reasons:
+            self.skipped_reasons[reason] += count
+        elif len(self.skipped_reasons) < MAX_EXAMPLES:
+            self.skipped_reasons[reason] = count
             self.skipped_examples.append(f"{place}: {reason}")
 
     def lines(self) -> list[str]:
@@ -61,8 +67,12 @@ class CorpusReport:
         lines += [f"{choice}: {files}" for choice, files in _counted(self.choices)]
         lines += [f"read as {encoding}: {files}" for encoding, files in _counted(self.encodings)]
         if self.skipped:
-            lines.append(f"{self.skipped:,} lines, rows or files skipped, the first of them:")
-            lines += [f"  {example}" for example in self.skipped_examples]
+            lines.append(f"{self.skipped:,} lines, rows or files skipped, among them")
+            counts = self.skipped_reasons.values()
+            lines += [
+                f"  {example} ({count:,} times)" if count > 1 else f"  {example}"
+                for example, count in zip(self.skipped_examples, counts, strict=True)
+            ]
         return lines
 
 

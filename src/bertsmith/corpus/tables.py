@@ -7,7 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Literal
 
 from bertsmith.corpus.files import Damage, FoundFile, read_blocks
 from bertsmith.corpus.records import SAMPLE_ROWS, TEXT_FIELDS, Row, Unusable, choose_field
@@ -105,11 +105,12 @@ def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report
     first = next((line for _, line in sample if line.strip()), "")
     delimiter = "\t" if kind == ".tsv" else max(_DELIMITERS, key=first.count)
     tabs = Counter(line.count("\t") for _, line in sample if line.strip())
-    quoting = csv.QUOTE_NONE if delimiter == "\t" and len(tabs) == 1 else csv.QUOTE_MINIMAL
+    is_quoted = delimiter != "\t" or len(tabs) > 1
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
     reader = csv.reader((f"{line}\n" for _, line in chain(sample, lines)), delimiter=delimiter, quoting=quoting)
     columns: list[str] = []
     for number, cells in _parsed(reader, name, report):
-        if quoting == csv.QUOTE_NONE:
+        if not is_quoted:
             cells = [_unquoted(cell) for cell in cells]
         if not columns:
             is_header = _names_columns(cells, text_field)
@@ -174,7 +175,7 @@ def parquet_rows(file: FoundFile, text_field: str | None, report: CorpusReport) 
             raise Unusable("is not a Parquet file, or damaged") from None
         columns = [field.name for field in table.schema_arrow if _holds_text(field.type, pa)]
         if text_field in table.schema_arrow.names and text_field not in columns:
-            raise Unusable(f"has no text in field '{text_field}'; its fields with text are {', '.join(columns)}")
+            raise Unusable(f"has no text in field {text_field!r}; its fields with text are {', '.join(columns)}")
         batch = next(table.iter_batches(SAMPLE_ROWS, columns=columns), None) if columns else None
         sample = batch.to_pylist() if batch else []
         chosen, _ = choose_field(sample, text_field)

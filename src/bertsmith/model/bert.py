@@ -1,10 +1,9 @@
 """BERT, as in "BERT: Pre-training of Deep Bidirectional Transformers" (arXiv:1810.04805), top to bottom.
 
 Inside, a batch is always packed: the real tokens of all sequences one after the
-other, no padding. `BertModel.forward` takes the usual padded batch too, and
-turns it into a packed one and back. Letters: B rows of L places, T tokens, N
-sequences, M masked tokens, D hidden, F intermediate, H heads, K head_dim, V
-vocabulary.
+other. `BertModel.forward` turns the usual padded batch into a packed one and
+back. Letters: B rows of L places, T tokens, N sequences, M masked tokens, D
+hidden, F intermediate, H heads, K head_dim, V vocabulary.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bertsmith.model.attention import Packed, attend, first_tokens, pad, place_in_sequence, prepare, unpad
-from bertsmith.model.check import check_shape, require
+from bertsmith.model.check import check_padded, check_shape, require
 from bertsmith.model.folder import read_encoder, read_pretraining_model, write_folder
 from bertsmith.model.heads import MaskedLanguageHead, activation, initialize
 
@@ -126,10 +125,10 @@ class BertPooler(nn.Module):
 
 
 class BertOutput(NamedTuple):
-    """What the encoder gives. Padded call: [B, L, D], zeros at padding; packed call: [T, D]."""
+    """What the encoder gives."""
 
     sequence_output: Tensor
-    """float [B, L, D] or [T, D]. Output of the last block."""
+    """float [B, L, D], zeros at padding, or [T, D] when packed. Output of the last block."""
 
     pooled_output: Tensor | None
     """float [B, D] or [N, D], of a zero vector where a sequence has no token. None when there is no pooler."""
@@ -176,7 +175,7 @@ class BertModel(nn.Module):
             of the row, unless that is padding (transformers then reads the padding).
 
         Raises:
-            UserError: A row is too long for the positions, or the mask does not fit the input.
+            UserError: A row is longer than `max_position_embeddings`, or the mask does not fit the input.
         """
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)
@@ -198,21 +197,17 @@ class BertModel(nn.Module):
         return BertOutput(hidden, pooled, None if states is None else tuple(states))
 
     def _forward_padded(
-        self, ids: tuple[Tensor, Tensor, Tensor | None], attention_mask: Tensor | None, output_hidden_states: bool
+        self, ids: tuple[Tensor, Tensor, Tensor | None], attention_mask: Tensor | None, keep_all: bool
     ) -> BertOutput:
         """Drop the padding, encode the packed batch, and put the padding back."""
         input_ids, token_type_ids, position_ids = ids
+        check_padded(input_ids, attention_mask, self.config.max_position_embeddings)
         rows, length = shape = input_ids.shape
         if position_ids is None:
-            longest = self.config.max_position_embeddings
-            require(length <= longest, f"a row has {length} tokens; this model takes {longest}, give it less text")
             position_ids = torch.arange(length, device=input_ids.device)
-        if attention_mask is not None:
-            given = tuple(attention_mask.shape)
-            require(given == shape, f"attention_mask is {given}; give it the shape of input_ids, {tuple(shape)}")
         tokens, indices, packed = unpad(input_ids, attention_mask)
         types, positions = (x.expand(shape).flatten()[indices] for x in (token_type_ids, position_ids))
-        output = self.forward(tokens, None, types, positions, packed=packed, output_hidden_states=output_hidden_states)
+        output = self.forward(tokens, None, types, positions, packed=packed, output_hidden_states=keep_all)
         states = output.hidden_states and tuple(pad(state, indices, (rows, length)) for state in output.hidden_states)
         return BertOutput(pad(output.sequence_output, indices, (rows, length)), output.pooled_output, states)
 

@@ -53,3 +53,66 @@ def _find(source: Path) -> Path:
     if source.is_dir():
         raise UserError(f"{source} holds neither tokenizer.json nor vocab.txt; give a folder or file of a tokenizer")
     raise UserError(f"tokenizer '{source}' does not exist{suggestion(str(source), ('wordpiece', 'bpe', 'a path'))}")
+
+
+def _load_json(file: Path, config: dict[str, Any], names: dict[str, str]) -> Tokenizer:
+    content = _read_object(file)
+    normalizer = content.get("normalizer")
+    given = {ours: config[theirs] for theirs, ours in _BERT_OPTIONS.items() if theirs in config}
+    if given and _is_bert(config) and isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
+        content = content | {"normalizer": normalizer | given}  # transformers follows its configuration here
+    try:
+        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
+    except Exception as error:  # the library raises nothing more special
+        raise UserError(f"{file} is not a tokenizer ({error}); save it again, or give another --tokenizer") from error
+    _require_names(file, tokenizer.get_vocab(with_added_tokens=True), names)
+    return Tokenizer(json.loads(tokenizer.to_str()) if complete(tokenizer, names) else content, names)
+
+
+def _load_vocabulary(file: Path, config: dict[str, Any], names: dict[str, str]) -> Tokenizer:
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")  # a line end only: pieces may hold any other separator
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{file} is not a vocabulary ({error}); give a vocab.txt with one piece a line") from error
+    vocabulary = {piece: number for number, piece in enumerate(lines) if piece}
+    _require_names(file, vocabulary, names)
+    lowercase = config.get("do_lower_case")
+    if lowercase is None:
+        ordinary = (piece for piece in vocabulary if not (piece.startswith("[") and piece.endswith("]")))
+        lowercase = not any(piece != piece.lower() for piece in ordinary)
+    strip_accents = config.get("strip_accents")
+    pipeline = bert_pipeline(
+        lowercase=lowercase,
+        strip_accents=lowercase if strip_accents is None else strip_accents,
+        split_chinese=config.get("tokenize_chinese_chars", True),
+    )
+    model = models.WordPiece(vocabulary, unk_token=names["unk_token"], max_input_chars_per_word=LONGEST_WORD)
+    return assemble(pipeline, model, names)
+
+
+def _require_names(file: Path, vocabulary: dict[str, int], names: dict[str, str]) -> None:
+    missing = [name for name in names.values() if name not in vocabulary]
+    if missing:
+        raise UserError(f"{file} has no {', '.join(missing)}; a BERT needs them, give another --tokenizer")
+
+
+def _is_bert(config: dict[str, Any]) -> bool:
+    return str(config.get("tokenizer_class") or "Bert").startswith("Bert")
+
+
+def _content(token: Any) -> str | None:
+    """The text of a token, which transformers writes as a string or as an object."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    """A JSON object; an empty one when the file does not exist."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error}); save the tokenizer again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{file} holds no JSON object; save the tokenizer again")
+    return value

@@ -84,7 +84,7 @@ class Tokenizer:
             token stands for) and `word_ids` (None for special tokens), lists of one length.
         """
         given = [text] if pair is None else [text, pair]
-        return _without_surrogates(lambda texts: self._tokenizer.encode(*texts), given)
+        return _without_surrogates(lambda texts: self._tokenizer.encode(texts[0], *texts[1:]), given)
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """Text that the ids stand for, as far as the normaliser kept it."""

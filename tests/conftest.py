@@ -1,0 +1,20 @@
+"""What several test files use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def development_data(name: str) -> Path:
+    """A file or folder of the development data, which is no part of the project; skips the test if it is absent.
+
+    Looked for in the folder that BERTSMITH_DATA names, else in ../shared/data beside the repository.
+    """
+    root = Path(os.environ.get("BERTSMITH_DATA") or REPOSITORY.parent / "shared" / "data")
+    path = root / name
+    if not path.exists():
+        pytest.skip(f"needs development data: {path} is absent; set BERTSMITH_DATA")
+    return path

@@ -1,0 +1,152 @@
+"""Attention over packed sequences: every kernel against a plain float64 loop, forward and backward."""
+
+from itertools import accumulate
+
+import pytest
+import torch
+from torch import Tensor
+
+from bertsmith.model.attention import Packed, attend, pad, place_in_sequence, prepare, unpad
+
+HEADS, HEAD_DIM = 3, 8
+
+LAYOUTS = {
+    "rows of several sequences": ([5, 3, 8, 1, 1, 6, 4, 4], 8),
+    "rows with empty sequences": ([5, 3, 8, 0, 2, 6, 0, 0], 8),
+    "rows of one full sequence": ([8, 8, 8, 8], 8),
+    "sequences anywhere": ([5, 1, 11, 7, 3], None),
+    "empty sequences anywhere": ([0, 5, 0, 11, 0, 0], None),
+    "one long row": ([300, 100], 400),
+    "long sequences anywhere": ([300, 1, 0, 70], None),
+}
+
+
+def packed_of(lengths: list[int], row_length: int | None) -> Packed:
+    cu_seqlens = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+    return Packed(cu_seqlens, max(lengths), row_length)
+
+
+def qkv_of(tokens: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(tokens, 3, HEADS, HEAD_DIM, generator=generator).to(dtype).requires_grad_()
+
+
+def loop(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
+    """The definition: softmax(q k^T / sqrt(K)) v for one sequence and head after the other."""
+    rows = []
+    for part in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True):
+        queries, keys, values = (x.transpose(0, 1) for x in part)  # [H, n, K]
+        scores = queries @ keys.transpose(1, 2) / HEAD_DIM**0.5
+        rows.append((scores.softmax(-1) @ values).transpose(0, 1))
+    return torch.cat(rows)
+
+
+def assert_equals_loop(qkv: Tensor, out: Tensor, lengths: list[int], tolerance: float) -> None:
+    """Compare values, and the gradient of a random projection."""
+    exact_input = qkv.detach().double().cpu().requires_grad_()
+    exact = loop(*exact_input.unbind(1), lengths)
+    direction = torch.randn(exact.shape, generator=torch.Generator().manual_seed(1))
+    out.backward(direction.to(out))
+    exact.backward(direction.to(out.dtype).double())
+    torch.testing.assert_close(out.detach().double().cpu(), exact.detach(), rtol=0, atol=tolerance)
+    assert qkv.grad is not None
+    assert exact_input.grad is not None
+    torch.testing.assert_close(qkv.grad.double().cpu(), exact_input.grad, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float64, 1e-12), (torch.float32, 5e-6), (torch.bfloat16, 0.1), (torch.float16, 0.02)],
+)
+def test_attend_equals_a_loop_over_sequences(name: str, dtype: torch.dtype, tolerance: float) -> None:
+    lengths, row_length = LAYOUTS[name]
+    qkv = qkv_of(sum(lengths), dtype)
+    out = attend(*qkv.unbind(1), packed_of(lengths, row_length))
+    assert out.dtype == dtype
+    assert_equals_loop(qkv, out, lengths, tolerance)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_preparing_once_for_all_layers_changes_nothing(name: str) -> None:
+    lengths, row_length = LAYOUTS[name]
+    qkv, packed = qkv_of(sum(lengths)), packed_of(lengths, row_length)
+    prepared = prepare(packed, qkv.flatten(1), num_heads=3 * HEADS, dropout_p=0.0)
+    assert prepared.layout is not None
+    assert torch.equal(attend(*qkv.unbind(1), prepared), attend(*qkv.unbind(1), packed))
+
+
+def test_one_sequence_a_row_needs_no_mask() -> None:
+    packed = prepare(packed_of([8, 8, 8, 8], 8), torch.zeros(32, 8), num_heads=1, dropout_p=0.0)
+    assert packed.layout is not None
+    assert packed.layout.mask is None
+
+
+def test_prepared_mask_has_the_dtype_of_autocast() -> None:
+    lengths, row_length = LAYOUTS["rows of several sequences"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        packed = prepare(packed_of(lengths, row_length), torch.zeros(32, 8), num_heads=1, dropout_p=0.0)
+    assert packed.layout is not None
+    assert packed.layout.mask is not None
+    assert packed.layout.mask.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("row_length", [8, None])
+@pytest.mark.parametrize("length", [8, 300])
+def test_attention_dropout_zeroes_or_doubles_weights(row_length: int | None, length: int) -> None:
+    """Equal keys give every token weight 1/n, and one-hot values make the output the weights themselves."""
+    row_length = row_length and length
+    zeros = torch.zeros(length, 1, length)
+    torch.manual_seed(0)
+    weights = attend(zeros, zeros, torch.eye(length)[:, None], packed_of([length], row_length), dropout_p=0.5)
+    scaled = (weights * length).round(decimals=4)
+    assert set(scaled.unique().tolist()) == {0.0, 2.0}
+
+
+def test_no_tokens_at_all_is_no_error() -> None:
+    empty = torch.zeros(0, HEADS, HEAD_DIM)
+    assert attend(empty, empty, empty, Packed(torch.zeros(3, dtype=torch.int32), 1)).shape == empty.shape
+
+
+def test_unpad_keeps_the_real_tokens_in_order() -> None:
+    values = torch.arange(12).view(3, 4)
+    mask = torch.tensor([[1, 1, 1, 0], [0, 0, 0, 0], [0, 1, 0, 1]])  # right padding, no token, left padding and a hole
+    tokens, indices, packed = unpad(values, mask)
+    assert tokens.tolist() == [0, 1, 2, 9, 11]
+    assert indices.tolist() == [0, 1, 2, 9, 11]
+    assert packed.cu_seqlens.tolist() == [0, 3, 3, 5]
+    assert packed.cu_seqlens.dtype == torch.int32
+    assert packed.max_seqlen == 3
+
+
+def test_pad_undoes_unpad_with_zeros_at_padding() -> None:
+    values = torch.randn(3, 4, 5)
+    mask = torch.tensor([[1, 1, 1, 0], [0, 0, 0, 0], [0, 1, 0, 1]])
+    tokens, indices, _ = unpad(values, mask)
+    assert torch.equal(pad(tokens, indices, (3, 4)), values * mask[..., None])
+
+
+@pytest.mark.parametrize("mask", [None, torch.ones(3, 4)])
+def test_a_batch_without_padding_becomes_full_rows(mask: Tensor | None) -> None:
+    tokens, _, packed = unpad(torch.arange(12).view(3, 4), mask)
+    assert tokens.tolist() == list(range(12))
+    assert packed.cu_seqlens.tolist() == [0, 4, 8, 12]
+    assert packed.row_length == 4
+
+
+def test_places_are_counted_from_zero_in_each_sequence() -> None:
+    cu_seqlens = torch.tensor([0, 0, 2, 5, 5, 6, 6], dtype=torch.int32)
+    assert place_in_sequence(cu_seqlens, 6).tolist() == [0, 1, 0, 1, 2, 0]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1), (torch.float16, 0.02)])
+def test_attend_on_cuda_equals_the_loop(name: str, dtype: torch.dtype, tolerance: float) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    lengths, row_length = LAYOUTS[name]
+    qkv = qkv_of(sum(lengths), dtype).detach().cuda().requires_grad_()
+    packed = packed_of(lengths, row_length)
+    packed = Packed(packed.cu_seqlens.cuda(), packed.max_seqlen, row_length)
+    assert_equals_loop(qkv, attend(*qkv.unbind(1), packed), lengths, tolerance)

@@ -1,0 +1,162 @@
+"""The command line: one line for each mistake, nothing lost, the right exit code."""
+
+import gzip
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from prose import write_prose
+
+TINY = ["--preset", "bert-tiny", "--sequence-length", "32", "--vocab-size", "500", "--validation-fraction", "0.1"]
+TINY += ["--global-batch-size", "4", "--micro-batch-size", "4", "--precision", "float32", "--compile", "no"]
+TINY += ["--threads", "1", "--workers", "1", "--device", "cpu"]
+
+
+def bertsmith(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "bertsmith", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, timeout=120)
+
+
+def complaint(*arguments: str, cwd: Path | None = None) -> str:
+    """The one line that a mistake is answered with."""
+    result = bertsmith(*arguments, cwd=cwd)
+    assert result.returncode == 2, result.stdout + result.stderr
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("warning:")]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("bertsmith: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fix"),
+    [
+        (["pretrian"], "did you mean 'pretrain'"),
+        (["pretrain", "--stesp", "3"], "--steps"),
+        (["pretrain", "--steps", "many"], "--steps"),
+        (["pretrain", "--steps", "0"], "steps is 0"),
+        (["pretrain", "--preset", "bert-bse"], "did you mean 'bert-base'"),
+        (["pretrain", "--document", "lines"], "--document"),
+        (["pretrain", "--config", "no.toml"], "no.toml"),
+        (["pretrain", "--device", "cuda", "nothing.txt"], "cuda"),
+        (["pretrain", "nothing.txt"], "nothing.txt"),
+        (["fill", "no-run", "A [MASK]."], "no-run"),
+        (["info", "no-run"], "no-run"),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_fix(arguments: list[str], fix: str, tmp_path: Path) -> None:
+    import torch
+
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    assert fix in complaint(*arguments, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("empty.txt", b"", "empty"),
+        ("picture.txt", bytes(range(256)) * 20, "picture.txt"),
+        ("short.txt", b"Too little text.\n", "short"),
+        ("rows.jsonl", b'{"title": "a", "n": 3}\n' * 5, "title"),
+        ("broken.jsonl", b"{not json\n" * 5, "broken.jsonl"),
+        ("cut.gz", gzip.compress(b"some text " * 1000)[:-900], "cut.gz"),
+    ],
+)
+def test_text_that_cannot_be_used_is_one_line(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    field = ["--text-field", "body"] if name == "rows.jsonl" else []
+    assert says in complaint("pretrain", name, "-o", "run", *field, cwd=tmp_path)
+    assert (tmp_path / name).read_bytes() == content
+
+
+def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    assert "texts" in complaint("pretrain", "texts", cwd=tmp_path)
+
+
+def test_a_vocabulary_larger_than_the_text_can_give_is_one_line(tmp_path: Path) -> None:
+    write_prose(tmp_path / "prose.txt")
+    assert "--vocab-size" in complaint("pretrain", "prose.txt", "--vocab-size", "30000", cwd=tmp_path)
+
+
+def test_an_output_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    write_prose(tmp_path / "prose.txt")
+    assert "mine" in complaint("pretrain", "prose.txt", "-o", "mine", cwd=tmp_path)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_output_folder_that_is_not_writable_is_one_line(tmp_path: Path) -> None:
+    write_prose(tmp_path / "prose.txt")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert "locked" in complaint("pretrain", "prose.txt", "-o", "locked/run", cwd=tmp_path)
+
+
+def test_from_text_to_filled_mask(tmp_path: Path) -> None:
+    """The whole journey, as a newcomer types it."""
+    write_prose(tmp_path / "prose.txt")
+    result = bertsmith("pretrain", "prose.txt", "--steps", "6", *TINY, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    assert (tmp_path / "runs" / "prose" / "model" / "model.safetensors").exists()
+    filled = bertsmith("fill", "runs/prose", "The old [MASK] sees the river.", "--top-k", "3", cwd=tmp_path)
+    assert filled.returncode == 0, filled.stderr
+    assert filled.stdout.count("%") == 3
+    described = bertsmith("info", "runs/prose", "--verify", cwd=tmp_path)
+    assert described.returncode == 0, described.stderr
+    assert "6" in described.stdout
+    again = bertsmith("pretrain", "prose.txt", "--steps", "6", *TINY, "--fresh", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "runs" / "prose-2" / "model").is_dir()
+    assert "steps" in complaint("pretrain", "prose.txt", "--steps", "7", *TINY, cwd=tmp_path)
+
+
+def test_prepared_text_is_text(tmp_path: Path) -> None:
+    write_prose(tmp_path / "prose.txt")
+    data = ["--vocab-size", "500", "--validation-fraction", "0.1", "--workers", "1"]
+    result = bertsmith("prepare", "prose.txt", "-o", "ready", *data, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (tmp_path / "prose.txt").unlink()
+    settings = [flag for flag in TINY if flag not in {"--vocab-size", "500", "--validation-fraction", "0.1"}]
+    result = bertsmith("pretrain", "ready", "-o", "run", "--steps", "2", *settings, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_tokenizer_is_trained_alone(tmp_path: Path) -> None:
+    write_prose(tmp_path / "prose.txt")
+    result = bertsmith("tokenizer", "train", "prose.txt", "-o", "words", "--vocab-size", "300", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "words" / "tokenizer.json").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    write_prose(tmp_path / "prose.txt")
+    command = [sys.executable, "-m", "bertsmith", "pretrain", "prose.txt", "-o", "run", "--steps", "100000", *TINY]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    log = tmp_path / "run" / "metrics.jsonl"
+    while (not log.exists() or not log.stat().st_size) and time.monotonic() < until:
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    assert "goes on" in errors
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
+
+
+def test_two_processes_cannot_work_on_one_run(tmp_path: Path) -> None:
+    from bertsmith.run_folder import locked, open_run
+
+    write_prose(tmp_path / "prose.txt")
+    open_run(tmp_path / "run", {}, {}).save()
+    with locked(tmp_path / "run"):
+        assert "another process" in complaint("pretrain", "-o", "run", cwd=tmp_path)

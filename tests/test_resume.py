@@ -1,0 +1,189 @@
+"""A run that was interrupted ends like one that was not, bit for bit."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bertsmith.checkpoint import list_checkpoints
+from bertsmith.errors import UserError
+from bertsmith.interrupt import Interrupted
+from bertsmith.pretrain import pretrain
+from bertsmith.reporter import Reporter
+from prose import write_prose
+
+SETTINGS: dict[str, Any] = {
+    "preset": "bert-tiny",
+    "hidden_size": 32,
+    "num_attention_heads": 2,
+    "steps": 12,
+    "vocab_size": 500,
+    "sequence_length": 32,
+    "validation_fraction": 0.1,
+    "global_batch_size": 6,
+    "micro_batch_size": 4,
+    "precision": "float32",
+    "compile": "no",
+    "device": "cpu",
+    "threads": 1,
+    "hidden_dropout_prob": 0.1,
+    "validation_every": 5,
+    "workers": 1,
+}
+
+
+class StopAt(Reporter):
+    """Asks the run to stop, as Ctrl-C does, when a step is reported."""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps = set(steps)
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    warn = say
+
+    def step(self, values: dict[str, Any]) -> None:
+        if values["step"] in self.steps:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run(folder: Path, text: Path, reporter: Reporter | None = None, **changes: Any) -> Path:
+    given = {**SETTINGS, "text": (str(text),), **changes}
+    return pretrain(folder, given, dict.fromkeys(given, "flag"), reporter)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_prose(tmp_path_factory.mktemp("text") / "prose.txt")
+
+
+@pytest.fixture(scope="module")
+def straight(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    run(folder, text)
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
+
+
+def same(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert log(one) == log(other)
+
+
+@pytest.mark.parametrize("stops", [(1,), (7,), (3, 4, 11)])
+def test_an_interrupted_run_ends_with_the_same_weights(
+    text: Path, straight: Path, tmp_path: Path, stops: tuple[int, ...]
+) -> None:
+    folder = tmp_path / "run"
+    for stop in stops:
+        with pytest.raises(Interrupted) as caught:
+            run(folder, text, StopAt(stop))
+        assert caught.value.exit_code == 143
+    run(folder, text)
+    same(folder, straight)
+    assert [line["step"] for line in log(folder)] == list(range(1, 13))
+
+
+def test_steps_after_the_last_checkpoint_are_done_again(text: Path, straight: Path, tmp_path: Path) -> None:
+    """As after kill -9: the log is ahead of the checkpoint, and its last line is torn."""
+    folder = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        run(folder, text, StopAt(4))
+    with (folder / "metrics.jsonl").open("a") as handle:
+        handle.write('{"step": 5, "loss": 1.0}\n{"step": 6, "lo')
+    run(folder, text)
+    same(folder, straight)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_run_ends_the_same(text: Path, straight: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for stop in (3, 8):
+        with pytest.raises(Interrupted):
+            run(folder, text, StopAt(stop))
+    newest = list_checkpoints(folder / "checkpoints")[-1]
+    (newest / "optimizer.safetensors").write_bytes(b"torn")
+    listener = StopAt()
+    run(folder, text, listener)
+    assert any(newest.name in line and "damaged" in line for line in listener.lines)
+    same(folder, straight)
+
+
+def test_a_run_with_checkpoints_goes_on_when_the_text_is_gone(text: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.txt"
+    copy.write_bytes(text.read_bytes())
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", copy, StopAt(4))
+    copy.unlink()
+    run(tmp_path / "run", copy)
+    assert [line["step"] for line in log(tmp_path / "run")] == list(range(1, 13))
+
+
+def test_a_changed_text_is_said_and_the_run_keeps_its_shards(text: Path, straight: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.txt"
+    copy.write_bytes(text.read_bytes())
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", copy, StopAt(4))
+    copy.write_text("Something else entirely. It is short.\n")
+    listener = StopAt()
+    run(tmp_path / "run", copy, listener)
+    assert any("--fresh" in line for line in listener.lines)
+    same(tmp_path / "run", straight)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("learning_rate", 1e-4), ("steps", 13), ("seed", 1), ("micro_batch_size", 2)]
+)
+def test_a_setting_that_would_change_the_result_is_refused(text: Path, straight: Path, name: str, value: float) -> None:
+    before = (straight / "config.toml").read_bytes()
+    with pytest.raises(UserError, match=name):
+        run(straight, text, **{name: value})
+    assert (straight / "config.toml").read_bytes() == before
+
+
+def test_a_finished_run_is_left_as_it_is(text: Path, straight: Path) -> None:
+    before = {path: path.read_bytes() for path in (straight / "model").iterdir()}
+    run(straight, text)
+    assert {path: path.read_bytes() for path in (straight / "model").iterdir()} == before
+
+
+def test_micro_batches_change_rounding_only(text: Path, tmp_path: Path) -> None:
+    given: Callable[[int], dict[str, Any]] = lambda size: {"micro_batch_size": size, "hidden_dropout_prob": 0.0}  # noqa: E731
+    run(tmp_path / "one", text, **given(6))
+    run(tmp_path / "other", text, **given(1))
+    first, second = weights(tmp_path / "one"), weights(tmp_path / "other")
+    assert all(torch.allclose(first[name], second[name], atol=2e-3) for name in first)
+    assert abs(log(tmp_path / "one")[0]["loss"] - log(tmp_path / "other")[0]["loss"]) < 1e-5
+
+
+def test_loader_workers_change_nothing(text: Path, straight: Path, tmp_path: Path) -> None:
+    run(tmp_path / "run", text, loader_workers=2)
+    same(tmp_path / "run", straight)
+
+
+def test_the_saved_settings_say_where_they_came_from(straight: Path) -> None:
+    import tomllib
+
+    saved = tomllib.loads((straight / "config.toml").read_text())
+    assert saved["origin"]["steps"] == "flag"
+    assert saved["origin"]["objective"] == "measured"
+    assert saved["origin"]["learning_rate"] == "preset"
+    assert saved["training"]["warmup_steps"] == 1
