@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: many threads on tiny tensors only wait for each other
+
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent

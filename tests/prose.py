@@ -8,15 +8,20 @@ VERBS = "sees follows builds leaves finds carries paints remembers crosses watch
 ADJECTIVES = "old small green quiet broken bright heavy early".split()
 
 
+def name(draw: random.Random) -> str:
+    """An invented name of a place, so that the text has many different words."""
+    return "".join(draw.choice("bdfgklmnprstvz") + draw.choice("aeiou") for _ in range(draw.randint(2, 4))).capitalize()
+
+
 def sentence(draw: random.Random) -> str:
     """A short sentence that a model can learn from."""
     one, other = draw.choice(NOUNS), draw.choice(NOUNS)
-    end = draw.choice(("", " in the morning", " near the water", " again"))
+    end = draw.choice(("", " in the morning", f" near {name(draw)}", " again"))
     return f"The {draw.choice(ADJECTIVES)} {one} {draw.choice(VERBS)} the {draw.choice(ADJECTIVES)} {other}{end}."
 
 
 def write_prose(path: Path, *, documents: int = 300, seed: int = 0) -> Path:
-    """Write documents of a few sentences, one a line; each keeps to two of the nouns."""
+    """Write documents of a few sentences, with a blank line between two of them."""
     draw = random.Random(seed)
     lines = [" ".join(sentence(draw) for _ in range(draw.randint(6, 14))) for _ in range(documents)]
     path.write_text("\n\n".join(lines) + "\n", encoding="utf-8")

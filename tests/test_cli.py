@@ -12,7 +12,8 @@ import pytest
 
 from prose import write_prose
 
-TINY = ["--preset", "bert-tiny", "--sequence-length", "32", "--vocab-size", "500", "--validation-fraction", "0.1"]
+TINY = ["--preset", "bert-tiny", "--sequence-length", "32", "--vocab-size", "500", "--validation-fraction", "0.15"]
+TINY += ["--document", "blank-line"]
 TINY += ["--global-batch-size", "4", "--micro-batch-size", "4", "--precision", "float32", "--compile", "no"]
 TINY += ["--threads", "1", "--workers", "1", "--device", "cpu"]
 
@@ -120,11 +121,11 @@ def test_from_text_to_filled_mask(tmp_path: Path) -> None:
 
 def test_prepared_text_is_text(tmp_path: Path) -> None:
     write_prose(tmp_path / "prose.txt")
-    data = ["--vocab-size", "500", "--validation-fraction", "0.1", "--workers", "1"]
+    data = ["--vocab-size", "500", "--validation-fraction", "0.15", "--document", "blank-line", "--workers", "1"]
     result = bertsmith("prepare", "prose.txt", "-o", "ready", *data, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     (tmp_path / "prose.txt").unlink()
-    settings = [flag for flag in TINY if flag not in {"--vocab-size", "500", "--validation-fraction", "0.1"}]
+    settings = TINY[: TINY.index("--vocab-size")] + TINY[TINY.index("--global-batch-size") :]
     result = bertsmith("pretrain", "ready", "-o", "run", "--steps", "2", *settings, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
 

@@ -100,8 +100,8 @@ def test_old_macintosh_line_ends_are_line_ends(tmp_path: Path) -> None:
 
 
 def test_control_characters_become_spaces(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.txt", b"Enough text around it: zero\x00one and\x1btwo\x7fthree.\n" * 3)
-    assert texts(path) == ["\n".join(["Enough text around it: zero one and two three."] * 3)]
+    path = write(tmp_path / "a.txt", b"zero\x00one\x01two\x7fthree\n" + b"Enough text around it.\n" * 30)
+    assert texts(path)[0].startswith("zero one two three\n")
 
 
 def test_very_long_line_comes_in_pieces_cut_at_sentence_ends() -> None:

@@ -1,10 +1,12 @@
 """Filling masks: the model's own probabilities, readable text, and one line for what cannot be filled."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from bertsmith.checkpoint import checkpoint_name
 from bertsmith.errors import UserError
@@ -72,7 +74,7 @@ def test_candidates_have_the_probabilities_of_the_model(wordpiece: Tokenizer) ->
     model, text = new_model(wordpiece), "the [MASK] dog sees [MASK]."
     filled = fill(model, wordpiece, text, top_k=7)
     encoding = wordpiece.encode(text)
-    probabilities = model(torch.tensor([encoding.ids])).mlm_logits[0].softmax(-1)
+    probabilities = model(torch.tensor([encoding.ids])).mlm_logits[0].softmax(-1).detach()
     places = [place for place, token in enumerate(encoding.tokens) if token == "[MASK]"]
     assert len(filled.masks) == len(places) == 2
     for place, candidates in zip(places, filled.masks, strict=True):
@@ -186,16 +188,12 @@ def test_a_stopped_run_fills_masks_with_its_newest_checkpoint(stopped: Path) -> 
     model, tokenizer = load_for_prediction(stopped)
     assert not model.training
     stored = stopped / "checkpoints" / checkpoint_name(2) / "model.safetensors"
-    from safetensors.torch import load_file
-
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in load_file(stored).items())
     assert len(fill(model, tokenizer, "The [MASK] dog.").masks[0]) == 5
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(stopped: Path, tmp_path: Path) -> None:
-    from shutil import copytree
-
-    folder = copytree(stopped, tmp_path / "run")
+    folder = shutil.copytree(stopped, tmp_path / "run")
     newest = folder / "checkpoints" / checkpoint_name(2) / "model.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
     listener = Listener()
@@ -212,7 +210,7 @@ def test_a_run_without_a_checkpoint_says_when_there_is_one(stopped: Path, tmp_pa
         load_for_prediction(tmp_path)
 
 
-def test_folders_without_a_model_are_refused(stopped: Path, tmp_path: Path) -> None:
+def test_folders_without_a_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         load_for_prediction(tmp_path / "nowhere")
     with pytest.raises(UserError, match="neither a run nor a model"):

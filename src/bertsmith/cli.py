@@ -186,11 +186,14 @@ def train_tokenizer(text: tuple[str, ...], output: Path, **flags: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def fill(model: Path, text: str, top_k: int, as_json: bool) -> None:
     """Fill each [MASK] in TEXT with MODEL: a run, also one that is still training, or a BERT folder."""
+    from bertsmith.console import make_reporter
     from bertsmith.predict import fill as fill_masks
     from bertsmith.predict import load_for_prediction
 
-    network, vocabulary = load_for_prediction(model)
+    network, vocabulary = load_for_prediction(model, make_reporter())
     filled = fill_masks(network, vocabulary, text, top_k=top_k)
+    if filled.note:
+        click.echo(filled.note, err=True)
     if as_json:
         click.echo(json.dumps({"text": filled.text, "masks": [[c._asdict() for c in m] for m in filled.masks]}))
         return

@@ -132,7 +132,7 @@ def _cut_to_fit(
     dissolved rows on another, and the pieces are cut where a free place ends.
     """
     patterns = sorted(patterns, key=lambda pattern: pattern.free(row_length))
-    row = np.repeat(np.arange(len(patterns)), [pattern.count for pattern in patterns])  # its pattern; emptiest last
+    row = np.repeat(np.arange(len(patterns)), [pattern.rows for pattern in patterns])  # its pattern; emptiest last
     free = np.array([pattern.free(row_length) for pattern in patterns])
     content = row_length - free - special_tokens * np.array([len(pattern.lengths) for pattern in patterns])
     room = np.where(free >= special_tokens + MIN_PIECE, free - special_tokens, 0)

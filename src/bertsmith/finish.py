@@ -24,7 +24,7 @@ from bertsmith.model import BertPretrainingModel
 from bertsmith.plan import Plan
 from bertsmith.predict import Candidate, guess
 from bertsmith.reporter import Reporter
-from bertsmith.run_folder import Run, next_free
+from bertsmith.run_folder import next_free
 from bertsmith.shards import Int64Array
 from bertsmith.step import Measured
 from bertsmith.tokenizer import Tokenizer
@@ -46,8 +46,7 @@ Z_95 = 1.959963984540054
 """Two-sided 95 % point of the normal distribution."""
 
 
-def finish_run(  # noqa: PLR0917
-    run: Run,
+def finish_run(
     model: BertPretrainingModel,
     plan: Plan,
     measured: Measured,
@@ -57,9 +56,8 @@ def finish_run(  # noqa: PLR0917
     """Write RUN/model/ and say what came out.
 
     Args:
-        run: All its steps are done.
         model: With its last weights.
-        plan: What it was trained with.
+        plan: What it was trained with; all steps of its run are done.
         measured: Its losses on held-out text.
         state: `step`, `tokens`, `seconds` and `skipped` of the whole run.
         reporter: Who to tell.
@@ -67,6 +65,7 @@ def finish_run(  # noqa: PLR0917
     Raises:
         UserError: The model could not be written; the checkpoints are whole.
     """
+    run = plan.run
     exported = for_fine_tuning(model)
     interval = wilson_interval(measured.nsp_accuracy, measured.nsp_targets) if measured.nsp_targets else None
     card = model_card(

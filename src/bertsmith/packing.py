@@ -21,7 +21,7 @@ class Pattern(NamedTuple):
     lengths: tuple[int, ...]
     """Places of each sequence in the row, longest first."""
 
-    count: int
+    rows: int
     """How many rows are filled like this."""
 
     def free(self, row_length: int) -> int:
@@ -71,9 +71,9 @@ def pack(lengths: Int64Array, *, row_length: int, max_sequences: int) -> list[Pa
             if not open_rows[free]:
                 del open_rows[free]
                 free_sizes.pop(where)
-            used = min(waiting, pattern.count)
-            if used < pattern.count:
-                add(Pattern(pattern.lengths, pattern.count - used))
+            used = min(waiting, pattern.rows)
+            if used < pattern.rows:
+                add(Pattern(pattern.lengths, pattern.rows - used))
             add(Pattern((*pattern.lengths, length), used))
             waiting -= used
     return closed + [pattern for patterns in open_rows.values() for pattern in patterns]
@@ -81,13 +81,13 @@ def pack(lengths: Int64Array, *, row_length: int, max_sequences: int) -> list[Pa
 
 def number_of_rows(patterns: list[Pattern]) -> int:
     """Rows of all patterns together."""
-    return sum(pattern.count for pattern in patterns)
+    return sum(pattern.rows for pattern in patterns)
 
 
 def padding_fraction(patterns: list[Pattern], row_length: int) -> float:
     """Share of all places that hold no token."""
     rows = number_of_rows(patterns)
-    empty = sum(pattern.free(row_length) * pattern.count for pattern in patterns)
+    empty = sum(pattern.free(row_length) * pattern.rows for pattern in patterns)
     return empty / (rows * row_length) if rows else 0.0
 
 
@@ -103,7 +103,7 @@ class Slots(NamedTuple):
 
 def lay_out(patterns: list[Pattern]) -> Slots:
     """Write out the slots of every row."""
-    lengths = [np.tile(np.array(p.lengths, dtype=np.int64), p.count) for p in patterns]
-    sizes = [np.full(p.count, len(p.lengths), dtype=np.int64) for p in patterns]
+    lengths = [np.tile(np.array(p.lengths, dtype=np.int64), p.rows) for p in patterns]
+    sizes = [np.full(p.rows, len(p.lengths), dtype=np.int64) for p in patterns]
     row_starts = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.concatenate(sizes))])
     return Slots(np.concatenate(lengths), row_starts)

@@ -50,7 +50,7 @@ class Plan:
     @property
     def config(self) -> BertConfig:
         """The model as it is pretrained."""
-        return model_config(self.run, self.tokenizer.vocab_size)
+        return model_config(self.run, self.tokenizer)
 
     @property
     def has_dropout(self) -> bool:
@@ -139,12 +139,13 @@ def decide_length(run: Run, rows: TrainingRows) -> None:
         run.decide("default", validation_every=max(1, ceil(steps / 10)))
 
 
-def model_config(run: Run, vocab_size: int) -> BertConfig:
+def model_config(run: Run, tokenizer: Tokenizer) -> BertConfig:
     """The model as it is pretrained."""
     model = run.config.model
     shape = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
     return BertConfig(
-        vocab_size=vocab_size,
+        vocab_size=tokenizer.vocab_size,
+        pad_token_id=tokenizer.pad_token_id,
         max_position_embeddings=run.config.training.sequence_length,
         hidden_dropout_prob=model.hidden_dropout_prob,
         attention_probs_dropout_prob=model.attention_probs_dropout_prob,

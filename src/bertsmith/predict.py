@@ -91,7 +91,7 @@ def _read_checkpoint(folder: Path, reporter: Reporter) -> tuple[BertPretrainingM
             f"every {run.config.training.checkpoint_every:g} minutes of training"
         )
     tokenizer = load_tokenizer(folder / "tokenizer")
-    config = model_config(run, tokenizer.vocab_size)
+    config = model_config(run, tokenizer)
     model = BertPretrainingModel(config, next_sentence=run.config.training.objective == "mlm+nsp")
     load_checkpoint(found.folder, model)
     return model.eval(), tokenizer

@@ -131,7 +131,7 @@ def pretrain(  # noqa: PLR0915
                 raise Interrupted(stop.signal_number)
         measured = measure_held_out(plan, model, FULL_VALIDATION_ROWS)
         if main:
-            finish_run(run, model, plan, measured, state, reporter)
+            finish_run(model, plan, measured, state, reporter)
         distributed.barrier()
     return run.model
 
@@ -183,8 +183,8 @@ def load_batches(rows: TrainingRows, division: Division, run: Run, *, first_step
     The step number alone says which rows a step has, so starting late costs nothing.
     """
     training = run.config.training
-    loader = DataLoader(
-        rows,
+    loader: DataLoader[Batch] = DataLoader(
+        rows,  # type: ignore[arg-type]  # any object with len() and [] will do
         batch_sampler=_RowNumbers(division, range(first_step, training.steps or 0), training.global_batch_size),
         collate_fn=collate,
         num_workers=training.loader_workers,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import TypeVar
 
+from bertsmith.corpus.files import BLOCK_BYTES
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.errors import UserError
 
@@ -36,7 +37,9 @@ _FEW_BYTES = 16
 """Fewer non-ASCII bytes than this say nothing about the language, so the most common encoding is taken."""
 
 _SAMPLE_BYTES = 64_000
-_MIN_UTF8_SHARE = 0.3
+_MIN_UTF8_SHARE = 0.7
+"""Of what is not ASCII; in Japanese or Chinese encodings up to 0.4 looks like UTF-8 by chance."""
+
 _CONTROL_TO_SPACE = bytes(32 if (n < 32 and n not in b"\t\n\r") or n == 127 else n for n in range(256))
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SENTENCE_END = re.compile(rb"[.!?][\"')\]]*[ \t]|\xe3\x80\x82|\xef\xbc\x81|\xef\xbc\x9f")
@@ -73,7 +76,8 @@ def detect_encoding(head: bytes) -> str:
     for mark, name in _WIDE_BOMS:
         if head.startswith(mark):
             return name
-    text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)  # the last character may be cut in two
+    is_cut = len(head) >= BLOCK_BYTES  # then the last character may be in two
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(head, final=not is_cut)
     broken = text.count("\ufffd") - head.count("\ufffd".encode())
     whole = len(text) - len(text.encode("ascii", "ignore")) - broken
     return "utf-8" if whole >= _MIN_UTF8_SHARE * (whole + broken) else _guess_legacy(head)
@@ -89,10 +93,9 @@ def _guess_legacy(head: bytes) -> str:
 
         matches = charset_normalizer.from_bytes(sample, cp_isolation=list(_LEGACY))
         best = matches.best()
-        common = next((match for match in matches if match.encoding == "cp1252"), None)
-        if common and best and common.chaos <= best.chaos and common.coherence >= best.coherence:
-            return "cp1252"
-        if best:
+        common = next((match for match in matches if "cp1252" in match.could_be_from_charset), None)
+        is_tie = best and common and common.chaos <= best.chaos and common.coherence >= best.coherence
+        if best and not is_tie:
             return best.encoding
     return "cp1252"
 
@@ -124,8 +127,10 @@ def read_lines(
     if not _is_byte_wise(encoding):
         blocks, encoding = _as_utf8(blocks, encoding), "utf-8"
     number = 1
+    mark = codecs.BOM_UTF8
     for ends_line, chunk in _whole_lines(blocks, max_line_bytes):
-        chunk = chunk.translate(_CONTROL_TO_SPACE)
+        chunk = chunk.removeprefix(mark).translate(_CONTROL_TO_SPACE)
+        mark = b""
         try:
             lines: Iterable[str | None] = _one_line_end(chunk.decode(encoding), "\r\n", "\r", "\n").split("\n")
         except UnicodeDecodeError:
@@ -159,10 +164,7 @@ def _whole_lines(blocks: Iterable[bytes], max_line_bytes: int) -> Iterator[tuple
         True and whole lines without the last line end, or False and a piece of one long line.
     """
     held = bytearray()
-    is_first = True
     for block in blocks:
-        if is_first and block:
-            block, is_first = block.removeprefix(codecs.BOM_UTF8), False
         end = block.rfind(b"\n")
         if end >= 0:
             held += block[:end]

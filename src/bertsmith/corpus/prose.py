@@ -7,6 +7,9 @@ _UNDERLINE = re.compile(r"[-=~*^#+\"'.\s|]{3,}")
 _DIRECTIVE = re.compile(r"\.\. +([\w-]+) *::(.*)")
 _CODE_DIRECTIVES = ("code", "code-block", "math", "plot", "doctest", "testcode", "autosummary", "productionlist")
 _ITEM = re.compile(r"[-*\u2022+] |\(?\d+[.)] |[`*]*[\w.]+[`*]*(?: ?\([^)]*\))? ?: |:\w+ \w+: ")
+_PARAMETER = re.compile(r"[\w*, ]+ : \S.*")
+"""A parameter and its type, as numpy sets them: the description below is a paragraph of its own."""
+
 _ROLE = re.compile(r":[\w:+-]+:`[~!]?([^`<]+?)(?: *<[^`>]*>)?`")
 _MIN_WORDS = 3
 _MIN_WORD_SHARE = 0.6
@@ -57,6 +60,8 @@ def _blocks(lines: list[str]) -> list[list[str]]:
             first_indent = indent
         if stripped:
             blocks[-1].append(stripped)
+        if _PARAMETER.fullmatch(stripped):
+            blocks.append([])
         last_indent = indent
     return [block for block in blocks if block]
 

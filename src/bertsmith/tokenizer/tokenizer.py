@@ -83,8 +83,9 @@ class Tokenizer:
             `ids`, `type_ids` (0 up to the first [SEP], then 1), `offsets` (characters of the text that a
             token stands for) and `word_ids` (None for special tokens), lists of one length.
         """
-        given = [text] if pair is None else [text, pair]
-        return _without_surrogates(lambda texts: self._tokenizer.encode(texts[0], *texts[1:]), given)
+        if pair is None:
+            return _without_surrogates(lambda texts: self._tokenizer.encode(texts[0]), [text])
+        return _without_surrogates(lambda texts: self._tokenizer.encode(texts[0], texts[1]), [text, pair])
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """Text that the ids stand for, as far as the normaliser kept it."""

@@ -21,7 +21,6 @@ from bertsmith.tokenizer.words import (
     COVERAGE,
     LONGEST_WORD,
     NEEDED_COVERAGE,
-    Split,
     as_text,
     character_pieces,
     count_words,
@@ -29,6 +28,7 @@ from bertsmith.tokenizer.words import (
 )
 
 SMALLEST_CHOICE, LARGEST_CHOICE = 2_048, 32_768
+_TILE = 64
 _LEAST_FREQUENCY = 2
 """A piece is seen at least so often: one that is seen once cannot be learnt."""
 
@@ -55,7 +55,7 @@ def choose_vocab_size(text_bytes: int) -> int:
         2,048 for 100 KB and less, 4,096 for 1 MB, 8,192 for 10 MB, 16,384 for 100 MB, 32,768 for 1 GB and more.
     """
     size = 8_192 * 2 ** math.log10(max(text_bytes, 1) / 1e7)
-    return min(max(round(size / 64) * 64, SMALLEST_CHOICE), LARGEST_CHOICE)
+    return min(max(round(size / _TILE) * _TILE, SMALLEST_CHOICE), LARGEST_CHOICE)
 
 
 def train_tokenizer(
@@ -76,7 +76,7 @@ def train_tokenizer(
         lowercase: Lower-case the text.
         strip_accents: Remove accents; None: exactly when lower-casing, as BERT does.
         at_most: A text that gives fewer pieces than `vocab_size` gets a smaller vocabulary, a multiple of 64
-            where possible.
+            where that matters.
 
     Raises:
         UserError: The text has no characters, or gives fewer pieces than `vocab_size`, or the characters alone
@@ -84,7 +84,7 @@ def train_tokenizer(
     """
     make_pipeline = bert_pipeline if kind == "wordpiece" else byte_pipeline
     pipeline = make_pipeline(lowercase=lowercase, strip_accents=lowercase if strip_accents is None else strip_accents)
-    words = count_words(texts, _splitter(pipeline, cut=kind == "bpe"))
+    words = _count(texts, pipeline, cut_long=kind == "bpe")
     if not words:
         raise UserError("the text holds no words to train a tokenizer on; give more text, or a --tokenizer that exists")
     smallest, learn = _wordpiece_plan(words) if kind == "wordpiece" else _bpe_plan(words)
@@ -100,26 +100,29 @@ def train_tokenizer(
                 f"vocab_size is {vocab_size:,}, but this text gives only {size:,} pieces; use --vocab-size {size} "
                 "or less, or give more text"
             )
-        model, _ = learn(max(size // 64 * 64, smallest))
+        if size > _TILE * _TILE:  # below, a remainder costs nothing
+            model, _ = learn(size // _TILE * _TILE)
     return assemble(pipeline, model, DEFAULT_NAMES)
 
 
-def _splitter(pipeline: tokenizers.Tokenizer, *, cut: bool) -> Split:
-    """What normalises a string and gives its words; those that are too long are cut in parts or left out."""
+def _count(texts: Iterable[str], pipeline: tokenizers.Tokenizer, *, cut_long: bool) -> dict[str, int]:
+    """Count words as a pipeline makes them; those that are too long are cut in parts or left out."""
     normalizer, pre_tokenizer = pipeline.normalizer, pipeline.pre_tokenizer
 
-    def split(string: str) -> Iterator[str]:
+    def normalise(string: str) -> str:
         try:
-            normalised = normalizer.normalize_str(string)
+            return str(normalizer.normalize_str(string))
         except UnicodeEncodeError:
-            normalised = normalizer.normalize_str(replace_surrogates(string))
-        for word, _ in pre_tokenizer.pre_tokenize_str(normalised):
+            return str(normalizer.normalize_str(replace_surrogates(string)))
+
+    def cut(string: str) -> Iterator[str]:
+        for word, _ in pre_tokenizer.pre_tokenize_str(string):
             if len(word) <= LONGEST_WORD:
                 yield word
-            elif cut:
+            elif cut_long:
                 yield from (word[start : start + LONGEST_WORD] for start in range(0, len(word), LONGEST_WORD))
 
-    return split
+    return count_words(texts, normalise, cut)
 
 
 def _wordpiece_plan(words: Mapping[str, int]) -> tuple[int, _Learn]:

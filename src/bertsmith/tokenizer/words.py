@@ -1,7 +1,8 @@
 """A text as words with counts: all that training a vocabulary needs to know of it.
 
-Counting in two steps makes it fast: a text is cut at white space first, and
-only the distinct strings are normalised and cut into words. Memory is bounded
+Counting in three steps makes it fast: a text is cut at white space, the
+distinct strings are normalised and cut at white space again (Chinese falls
+apart there), and the distinct results are cut into words. Memory is bounded
 whatever the text: rare words give way when there are too many.
 """
 
@@ -31,44 +32,56 @@ _LONGEST_STRING = 1_000
 _FED_CHARACTERS = 1 << 16
 _MOST_FED_WORDS = 100_000_000
 
-Split = Callable[[str], Iterable[str]]
-"""Normalises a string and cuts it into words."""
 
-
-def count_words(texts: Iterable[str], split: Split) -> dict[str, int]:
+def count_words(
+    texts: Iterable[str], normalise: Callable[[str], str], cut: Callable[[str], Iterable[str]]
+) -> dict[str, int]:
     """Count the words of a text.
 
     Args:
         texts: Read once.
-        split: Gives the words of a string without white space.
+        normalise: Gives a string as the tokenizer sees it.
+        cut: Gives the words of a normalised string without white space.
 
     Returns:
         Words and how often each was seen; the most frequent that fit into
         `MOST_CHARACTERS`, of equally frequent ones those seen first.
     """
-    words: dict[str, int] = {}
+    words: Counter[str] = Counter()
     strings: Counter[str] = Counter()
     held = 0
     for text in texts:
         strings.update(text.split())
         held += len(text)
         if len(strings) >= _MOST_STRINGS or held >= _MOST_HELD_CHARACTERS:
-            words = _add(words, strings, split)
+            words = _most_frequent(words + _words(strings, normalise, cut))
             strings, held = Counter(), 0
-    return _add(words, strings, split)
+    return _most_frequent(words + _words(strings, normalise, cut))
 
 
-def _add(words: dict[str, int], strings: Mapping[str, int], split: Split) -> dict[str, int]:
-    """Cut strings into words, add them to those counted already, and keep what fits."""
+def _words(
+    strings: Mapping[str, int], normalise: Callable[[str], str], cut: Callable[[str], Iterable[str]]
+) -> Counter[str]:
+    """Normalise strings and cut them into words."""
+    normalised: Counter[str] = Counter()
     for string, count in strings.items():
         for start in range(0, len(string), _LONGEST_STRING):
-            for word in split(string[start : start + _LONGEST_STRING]):
-                words[word] = words.get(word, 0) + count
+            for part in normalise(string[start : start + _LONGEST_STRING]).split():
+                normalised[part] += count
+    words: Counter[str] = Counter()
+    for part, count in normalised.items():
+        for word in cut(part):
+            words[word] += count
+    return words
+
+
+def _most_frequent(words: Counter[str]) -> Counter[str]:
+    """The most frequent words that fit into the table."""
     if sum(map(len, words)) <= MOST_CHARACTERS:
         return words
-    ordered = sorted(words.items(), key=lambda item: -item[1])
+    ordered = words.most_common()  # stable: first seen, first
     sizes = accumulate(len(word) for word, _ in ordered)
-    return {word: count for (word, count), size in zip(ordered, sizes, strict=True) if size <= MOST_CHARACTERS}
+    return Counter({word: count for (word, count), size in zip(ordered, sizes, strict=True) if size <= MOST_CHARACTERS})
 
 
 def character_pieces(words: Mapping[str, int]) -> list[tuple[str, float]]:

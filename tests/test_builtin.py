@@ -1,0 +1,149 @@
+"""The built-in corpus."""
+
+import sys
+from importlib import metadata
+
+import pytest
+
+from bertsmith.corpus import Corpus, CorpusReport, Section, open_corpus
+from bertsmith.corpus.docstrings import english_of
+from bertsmith.corpus.prose import prose
+from bertsmith.keyed import text_hash
+
+SOURCE = '''#!/usr/bin/env python
+"""Module docstring."""
+import re  # a remark beside code
+
+# A comment of one line.
+
+# A longer comment that goes
+# on in a second line.
+x = "# no comment"
+y = """No docstring, but data."""
+
+class A:
+    r"""Raw \\d docstring."""
+
+    def f(self):
+        \'\'\'Escaped \\u00e9
+        docstring.\'\'\'
+        return f"""{self}""" + b"""bytes"""
+
+add_docstr(torch.abs, r"""Text for a function in C.""".format(**args))
+z = """Data again."""
+'''
+
+
+def test_docstrings_and_longer_comments_are_found_in_order() -> None:
+    assert english_of(SOURCE) == [
+        "Module docstring.",
+        " A longer comment that goes\n on in a second line.",
+        "Raw \\d docstring.",
+        "Escaped é\n        docstring.",
+        "Text for a function in C.",
+    ]
+
+
+def test_comment_at_the_end_of_a_file_is_found() -> None:
+    assert english_of("x = 1\n# One line of it\n# and another.") == [" One line of it\n and another."]
+
+
+@pytest.mark.parametrize("source", ["", "x = 'unclosed", '"""unclosed', "'" * 100_000, "x = 1\n" * 100_000, '"\\'])
+def test_odd_source_is_no_problem(source: str) -> None:
+    assert not any(english_of(source))
+
+
+def test_prose_is_kept_and_code_left_out() -> None:
+    docstring = """Return the sum of the two
+    given numbers.
+
+    Parameters
+    ----------
+    a : int
+        The first of the two numbers.
+    b (int): The second of them, which may
+        also be negative.
+
+    - An item of a list
+    - Another item of it that
+      is longer
+
+    See :func:`~math.fsum` for ``float``.
+
+    Example::
+
+        result = add(1, 2)
+        print the result of it
+
+    .. math:: all of this is left out
+
+    .. note:: But this is English, too.
+
+    >>> add(1, 2)
+    3 is the result of this
+    """
+    assert prose(docstring) == [
+        "Return the sum of the two given numbers.",
+        "The first of the two numbers.",
+        "b (int): The second of them, which may also be negative.",
+        "- An item of a list",
+        "- Another item of it that is longer",
+        "See math.fsum for float.",
+        "But this is English, too.",
+    ]
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return open_corpus([])
+
+
+@pytest.fixture(scope="module")
+def sections(corpus: Corpus) -> list[Section]:
+    return list(corpus.sections())
+
+
+def test_builtin_text_has_10_to_20_megabytes(sections: list[Section]) -> None:
+    assert 10e6 < sum(len(section.text.encode()) for section in sections) < 20e6
+
+
+def test_builtin_text_comes_from_python_and_the_required_packages_alone(corpus: Corpus) -> None:
+    names = [file.name.split()[0] for file in corpus.files]
+    assert names[0] == "python"
+    assert {"torch", "numpy"} < set(names)
+    assert not {"transformers", "datasets", "pytest"} & set(names)
+    assert corpus.describe().startswith("built-in text: documentation of Python")
+
+
+def test_builtin_files_tell_version_and_size(corpus: Corpus) -> None:
+    facts = {file.name: file for file in corpus.files}
+    assert facts[f"numpy {metadata.version('numpy')}"].size > 1_000_000
+    assert f"python {'.'.join(map(str, sys.version_info[:3]))}" in facts
+    assert open_corpus([]).files == corpus.files
+
+
+def test_modules_are_split_as_a_whole(sections: list[Section]) -> None:
+    keys: dict[int, set[bytes]] = {}
+    for section in sections:
+        keys.setdefault(section.document, set()).add(section.split_key)
+    assert all(len(found) == 1 for found in keys.values())
+    assert len({key for found in keys.values() for key in found}) == len(keys)
+    assert text_hash("python/argparse.py") in {section.split_key for section in sections}
+
+
+def test_language_reference_is_there(sections: list[Section]) -> None:
+    assert any(
+        "The try statement specifies exception handlers" in section.text.replace('"', "") for section in sections
+    )
+
+
+def test_every_pass_gives_the_same(corpus: Corpus, sections: list[Section]) -> None:
+    report = CorpusReport()
+    assert list(corpus.sections(report)) == sections
+    assert report.sections == len(sections)
+
+
+def test_reading_imports_nothing_of_what_it_reads(sections: list[Section]) -> None:
+    assert sections
+    assert "turtledemo" not in sys.modules
+    assert "idlelib" not in sys.modules

@@ -1,0 +1,151 @@
+"""Plain text: which layout it has, and its paragraphs and documents."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertsmith.corpus import open_corpus
+from corpus_helpers import read, texts, write
+
+WRAPPED = """It was a bright cold day in the month of April, and all of the clocks
+were striking thirteen when the man hurried home along the street as
+fast as he could go, with his chin held down against the bitter wind.
+The hallway smelt of boiled cabbage and of old rag mats.
+
+At one end of it a coloured poster, too large for indoor display, had
+been tacked to the wall; it showed simply an enormous face, well-
+known to everybody, more than a metre wide and with a black moustache.
+"""
+
+WIKITEXT = """
+ = First title =
+
+ The lobster weighs 0 @.@ 7 kg , or 1 @,@ 500 <unk> grains , in the north @-@ east .
+
+ = = A heading = =
+
+ More about it .
+
+ = Second title =
+
+ = = = Deep heading = = =
+ Text of the second .
+"""
+
+SENTENCES = """The first sentence of one.
+The second sentence of it.
+A third one follows here.
+And the fourth is the last.
+
+Another document starts.
+It has a few sentences too.
+They are short as well.
+This is the end.
+"""
+
+
+def document_texts(path: Path, **options: Any) -> list[str]:
+    sections, _ = read(path, **options)
+    return [
+        "\n".join(section.text for section in sections if section.document == document)
+        for document in range(sections[-1].document + 1)
+    ]
+
+
+def test_wrapped_lines_are_joined_into_paragraphs(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", WRAPPED)
+    paragraphs = texts(path)[0].split("\n")
+    assert len(paragraphs) == 2
+    assert paragraphs[0].startswith(
+        "It was a bright cold day in the month of April, and all of the clocks were striking"
+    )
+    assert "an enormous face, well-known to everybody" in paragraphs[1]
+    assert open_corpus([str(path)]).describe() == "one document per file, wrapped lines joined: a.txt"
+
+
+def test_wrapped_text_with_windows_line_ends_and_mark_reads_the_same(tmp_path: Path) -> None:
+    unix = write(tmp_path / "a.txt", WRAPPED)
+    windows = write(tmp_path / "b.txt", b"\xef\xbb\xbf" + WRAPPED.replace("\n", "\r\n").encode())
+    assert texts(unix) == texts(windows)
+
+
+def test_wrapped_text_without_blank_lines_is_cut_where_the_next_word_had_room(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", WRAPPED.replace("\n\n", "\n"))
+    paragraphs = texts(path)[0].split("\n")
+    assert len(paragraphs) == 2
+    assert paragraphs[1].startswith("At one end of it")
+
+
+def test_headings_and_verse_in_wrapped_text_keep_their_lines(tmp_path: Path) -> None:
+    verse = "CHAPTER ONE\nThe rose is red,\nthe violet's blue,\n"
+    path = write(tmp_path / "a.txt", WRAPPED.replace("\n\n", f"\n{verse}"))
+    assert texts(path)[0].split("\n")[1:4] == ["CHAPTER ONE", "The rose is red,", "the violet's blue,"]
+
+
+def test_notes_one_a_line_stay_apart(tmp_path: Path) -> None:
+    notes = [f"Patient number {n} came in with a cough{' and a fever' * (n % 4)}." for n in range(40)]
+    path = write(tmp_path / "a.txt", "\n".join(notes))
+    assert texts(path)[0].split("\n") == notes
+
+
+def test_long_lines_are_paragraphs_with_and_without_blank_lines(tmp_path: Path) -> None:
+    lines = [
+        f"Paragraph {n} goes on for a while. It has a second sentence. {'And more words. ' * 9}".strip() for n in "abcd"
+    ]
+    assert texts(write(tmp_path / "a.txt", "\n\n".join(lines))) == ["\n".join(lines)]
+    assert texts(write(tmp_path / "b.txt", "\n".join(lines))) == ["\n".join(lines)]
+
+
+def test_wikitext_titles_start_documents_and_its_marks_are_undone(tmp_path: Path) -> None:
+    path = write(tmp_path / "wiki.txt", WIKITEXT)
+    assert document_texts(path) == [
+        "First title\nThe lobster weighs 0.7 kg , or 1,500 <unk> grains , in the north-east .\n"
+        "A heading\nMore about it .",
+        "Second title\nDeep heading\nText of the second .",
+    ]
+    assert "WikiText" in open_corpus([str(path)]).describe()
+
+
+def test_line_of_equals_signs_in_other_text_is_no_title(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", f"Some text.\n= x =\n{'=' * 20}\nMore text.")
+    assert "WikiText" not in open_corpus([str(path)]).describe()
+
+
+def test_hostile_heading_takes_no_time(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", f"{WIKITEXT}\n = a{' =' * 200_000} b\n")
+    assert len(document_texts(path)) == 2
+
+
+def test_sentence_per_line_text_has_documents_between_blank_lines(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", SENTENCES)
+    found = document_texts(path)
+    assert [len(text.split("\n")) for text in found] == [4, 4]
+    assert "one sentence per line" in open_corpus([str(path)]).describe()
+
+
+@pytest.mark.parametrize(("document", "count"), [("auto", 2), ("file", 1), ("blank-line", 2), ("line", 8)])
+def test_what_a_document_is_can_be_named(tmp_path: Path, document: str, count: int) -> None:
+    path = write(tmp_path / "a.txt", SENTENCES)
+    assert len(document_texts(path, document=document)) == count
+
+
+@pytest.mark.parametrize(("document", "count"), [("auto", 1), ("file", 1), ("blank-line", 2), ("line", 7)])
+def test_what_a_document_is_can_be_named_for_wrapped_text(tmp_path: Path, document: str, count: int) -> None:
+    path = write(tmp_path / "a.txt", WRAPPED)
+    assert len(document_texts(path, document=document)) == count
+
+
+def test_each_file_has_its_own_layout(tmp_path: Path) -> None:
+    for name, text in (("a.txt", WRAPPED), ("b.txt", WIKITEXT), ("c.txt", SENTENCES)):
+        write(tmp_path / name, text)
+    sections, report = read(tmp_path)
+    assert [section.document for section in sections] == [0, 1, 2, 3, 4]
+    assert len(report.choices) == 3
+
+
+def test_layout_is_decided_by_the_first_part_alone(tmp_path: Path) -> None:
+    """Text that is added at the end of a long file must not change how its beginning is read."""
+    before = texts(write(tmp_path / "a.txt", WRAPPED * 1_000))
+    after = texts(write(tmp_path / "b.txt", WRAPPED * 1_000 + "x" * 5_000))
+    assert after[: len(before) - 1] == before[:-1]

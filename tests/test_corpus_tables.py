@@ -1,0 +1,216 @@
+"""JSON lines, JSON, CSV, TSV and Parquet: rows, fields and what is wrong with them."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bertsmith.corpus import open_corpus
+from bertsmith.errors import UserError
+from corpus_helpers import read, texts, write
+
+ROWS = [{"id": f"row-{n}", "text": f"This is the text of row {n}. It is short.", "stars": n} for n in range(5)]
+TEXTS = [row["text"] for row in ROWS]
+
+
+def json_lines(rows: list[Any]) -> str:
+    return "".join(f"{json.dumps(row)}\n" for row in rows)
+
+
+def table(rows: list[dict[str, Any]], delimiter: str = ",", *, header: bool = True) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, rows[0], delimiter=delimiter)
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def parquet(path: Path, columns: dict[str, Any]) -> Path:
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def test_each_row_is_a_document(tmp_path: Path) -> None:
+    columns = {name: [row[name] for row in ROWS] for name in ROWS[0]}
+    for path in (
+        write(tmp_path / "a.jsonl", json_lines(ROWS)),
+        write(tmp_path / "a.json", json_lines(ROWS)),
+        write(tmp_path / "b.json", json.dumps(ROWS)),
+        write(tmp_path / "c.json", json.dumps(ROWS, indent=2)),
+        write(tmp_path / "d.json", json.dumps({"version": "1", "data": ROWS}, indent=2)),
+        write(tmp_path / "e.json", json.dumps(TEXTS)),
+        write(tmp_path / "a.csv", table(ROWS)),
+        write(tmp_path / "b.csv", table(ROWS, ";")),
+        write(tmp_path / "c.csv", b"\xef\xbb\xbf" + table(ROWS).encode()),
+        write(tmp_path / "d.csv", table(ROWS, header=False)),
+        write(tmp_path / "a.tsv", table(ROWS, "\t")),
+        parquet(tmp_path / "a.parquet", columns),
+    ):
+        sections, report = read(path)
+        assert [section.text for section in sections] == TEXTS, path.name
+        assert [section.document for section in sections] == [0, 1, 2, 3, 4]
+        assert report.skipped == 0
+
+
+def test_compressed_parquet_is_read(tmp_path: Path) -> None:
+    plain = parquet(tmp_path / "a.parquet", {"text": TEXTS})
+    packed = write(tmp_path / "b.parquet.zst", pa.compress(plain.read_bytes(), codec="zstd", asbytes=True))
+    assert texts(packed) == TEXTS
+
+
+def test_parquet_of_many_row_groups_lists_and_categories_is_read(tmp_path: Path) -> None:
+    data = pa.table(
+        {"n": list(range(2_500)), "body": pa.array([f"Text {n}." for n in range(2_500)]).dictionary_encode()}
+    )
+    pq.write_table(data, tmp_path / "a.parquet", row_group_size=300)
+    assert texts(tmp_path / "a.parquet") == [f"Text {n}." for n in range(2_500)]
+    assert texts(parquet(tmp_path / "b.parquet", {"parts": [["One.", "Two."]]})) == ["One.\nTwo."]
+
+
+def test_file_can_be_one_document_of_all_rows(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", json_lines(ROWS))
+    assert texts(path, document="file") == ["\n".join(TEXTS)]
+
+
+def test_empty_rows_can_separate_documents(tmp_path: Path) -> None:
+    rows = ["One.", "Two.", "", "Three."]
+    path = write(tmp_path / "a.jsonl", json_lines([{"text": text} for text in rows]))
+    assert texts(path, document="blank-line") == ["One.\nTwo.", "Three."]
+
+
+def test_rows_that_are_lines_of_wikitext_are_read_as_wikitext(tmp_path: Path) -> None:
+    rows = ["", " = One = \n", "", " Text of one .\n", "", " = Two = \n", "", " = = Part = = \n", " 1 @,@ 5 \n"]
+    path = parquet(tmp_path / "a.parquet", {"text": rows})
+    assert texts(path) == ["One\nText of one .", "Two\nPart\n1,5"]
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({"id": "a-1", "Body": "Short.", "url": "http://example.org/a/long/address/of/a/page"}, "Body"),
+        ({"key": "0123456789abcdef0123456789abcdef", "remarks": "It is fine.", "n": 3}, "remarks"),
+        ({"title": "A title here", "full_story": "A story that is much longer than the title."}, "full_story"),
+    ],
+)
+def test_text_field_is_found(tmp_path: Path, row: dict[str, Any], field: str) -> None:
+    path = write(tmp_path / "a.jsonl", json_lines([row]))
+    assert texts(path) == [row[field]]
+    assert f"'{field}'" in open_corpus([str(path)]).describe()
+
+
+def test_text_field_can_be_named(tmp_path: Path) -> None:
+    rows = [{"text": f"Text {n}.", "summary": f"Summary {n}."} for n in range(3)]
+    for path in (write(tmp_path / "a.jsonl", json_lines(rows)), write(tmp_path / "a.csv", table(rows))):
+        assert texts(path, text_field="summary") == [f"Summary {n}." for n in range(3)]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_missing_text_field_is_refused_with_the_name_that_was_meant(tmp_path: Path, suffix: str) -> None:
+    write(tmp_path / "a.jsonl", json_lines(ROWS))
+    write(tmp_path / "a.csv", table(ROWS))
+    parquet(tmp_path / "a.parquet", {"id": ["a"], "text": ["b"]})
+    with pytest.raises(UserError, match=r"has no field 'txt'; did you mean 'text'\?"):
+        open_corpus([str(tmp_path / f"a.{suffix}")], text_field="txt")
+    with pytest.raises(UserError, match=r"has no field 'zzz'; expected one of id, "):
+        open_corpus([str(tmp_path / f"a.{suffix}")], text_field="zzz")
+
+
+def test_field_without_text_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", json_lines(ROWS))
+    with pytest.raises(UserError, match="has no text in field 'stars'; its fields are id, text, stars"):
+        open_corpus([str(path)], text_field="stars")
+
+
+def test_text_field_for_plain_text_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", "Some text.")
+    with pytest.raises(UserError, match="text field 'body' was named, but plain text has no fields"):
+        open_corpus([str(path)], text_field="body")
+
+
+def test_rows_that_cannot_be_used_are_counted_by_reason_with_a_place(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.jsonl",
+        '{"text": "Good."}\n{"text": "cut off\n\n{"text": null}\n{"other": 1}\n7\n{"text": " \\n "}\n'
+        '{"text": "half \\ud83d of one"}\n{"text": "more \\udc00"}\n{"text": "Good too."}\n',
+    )
+    sections, report = read(path)
+    assert [section.text for section in sections] == ["Good.", "Good too."]
+    assert report.skipped_examples == [
+        "a.jsonl:2: not valid JSON",
+        "a.jsonl:4: no text in field 'text'",
+        "a.jsonl:7: empty text",
+        "a.jsonl:8: half a character (a lone surrogate)",
+    ]
+    assert list(report.skipped_reasons.values()) == [1, 3, 1, 2]
+    assert report.skipped == 7
+    assert not any("cut off" in line for line in report.lines())
+
+
+def test_control_characters_in_json_text_become_spaces(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"text": "zero\\u0000one\\u0007 \\u0001"}\n{"text": "raw\ttab"}\n')
+    assert texts(path) == ["zero one", "raw\ttab"]
+
+
+def test_nesting_that_no_parser_can_hold_is_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"text": "Good."}\n' + "[" * 100_000 + "\n")
+    assert read(path)[1].skipped_examples == ["a.jsonl:2: not valid JSON"]
+
+
+def test_line_ends_in_a_field_are_paragraph_ends_unless_it_is_wrapped(tmp_path: Path) -> None:
+    mail = (
+        "Dear all of you, the meeting about the new building has been moved to\n"
+        "the next week, because the room that we wanted to have for it is not\n"
+        "free before. Please tell me in the next few days if that would be too\n"
+        "late for you.\n\nYours, the office"
+    )
+    path = write(tmp_path / "a.jsonl", json_lines([{"text": "One.\r\n\r\nTwo."}, {"text": mail}]))
+    assert texts(path)[0] == "One.\nTwo."
+    assert texts(path)[1].split("\n")[1] == "Yours, the office"
+
+
+def test_cells_may_hold_quotes_delimiters_and_line_ends(tmp_path: Path) -> None:
+    rows = [{"label": "x", "text": 'He said "no",\nand left; for good.'}, {"label": "y", "text": "Plain."}]
+    path = write(tmp_path / "a.csv", table(rows))
+    assert texts(path) == ['He said "no",\nand left; for good.', "Plain."]
+
+
+def test_quotes_in_a_table_of_tabs_are_text(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tsv", 'label\ttext\n0\tThe 5" screen is "fine.\n1\t"Quoted "" whole"\n')
+    assert texts(path) == ['The 5" screen is "fine.', 'Quoted " whole']
+
+
+def test_text_with_unquoted_commas_in_the_last_column_is_kept_whole(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "label,text\n1,Well, it works, mostly.\n0,No.\n")
+    assert texts(path) == ["Well, it works, mostly.", "No."]
+
+
+def test_cell_of_a_million_characters_is_read(tmp_path: Path) -> None:
+    long = "word " * 200_000
+    path = write(tmp_path / "a.csv", f"id,text\n1,{long}\n")
+    assert sum(len(text.split()) for text in texts(path)) == 200_000
+
+
+def test_column_of_a_table_without_names_is_named_by_its_number(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "0,It was good. I liked it!\n1,It was bad.\n")
+    assert texts(path, text_field="2") == ["It was good. I liked it!", "It was bad."]
+
+
+def test_json_in_an_old_encoding_is_read(tmp_path: Path) -> None:
+    rows = "".join(f'{{"text": "Größe und Stärke der Übung {n}"}}\n' for n in range(9))
+    path = write(tmp_path / "a.jsonl", rows.encode("cp1252"))
+    assert texts(path)[0] == "Größe und Stärke der Übung 0"
+
+
+@pytest.mark.parametrize("content", ["[1, 2, 3]", "{}", "[]", "nonsense", '{"a": 1}', "[[[]]]", "null"])
+def test_json_without_text_is_refused(tmp_path: Path, content: str) -> None:
+    path = write(tmp_path / "a.json", content)
+    with pytest.raises(UserError) as error:
+        open_corpus([str(path)])
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
