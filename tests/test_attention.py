@@ -82,6 +82,15 @@ def test_one_sequence_a_row_needs_no_mask() -> None:
     assert packed.layout.mask is None
 
 
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_query_sees_some_key(name: str) -> None:
+    """Those of padding and of empty sequences too: a softmax over nothing would be NaN."""
+    lengths, row_length = LAYOUTS[name]
+    packed = prepare(packed_of(lengths, row_length), torch.zeros(sum(lengths), 8), num_heads=1, dropout_p=0.0)
+    assert packed.layout is not None
+    assert packed.layout.mask is None or (packed.layout.mask.amax(-1) == 0).all()
+
+
 def test_prepared_mask_has_the_dtype_of_autocast() -> None:
     lengths, row_length = LAYOUTS["rows of several sequences"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -117,6 +126,12 @@ def test_unpad_keeps_the_real_tokens_in_order() -> None:
     assert packed.cu_seqlens.tolist() == [0, 3, 3, 5]
     assert packed.cu_seqlens.dtype == torch.int32
     assert packed.max_seqlen == 3
+
+
+def test_a_batch_without_rows_is_no_error() -> None:
+    tokens, _, packed = unpad(torch.zeros(0, 4), torch.zeros(0, 4))
+    assert tokens.shape == (0,)
+    assert packed.cu_seqlens.tolist() == [0]
 
 
 def test_pad_undoes_unpad_with_zeros_at_padding() -> None:

@@ -62,7 +62,7 @@ def test_a_mistake_is_one_line_with_the_fix(arguments: list[str], fix: str, tmp_
     [
         ("empty.txt", b"", "empty"),
         ("picture.txt", bytes(range(256)) * 20, "picture.txt"),
-        ("short.txt", b"Too little text.\n", "short"),
+        ("short.txt", b"Too little text.\n", "too small"),
         ("rows.jsonl", b'{"title": "a", "n": 3}\n' * 5, "title"),
         ("broken.jsonl", b"{not json\n" * 5, "broken.jsonl"),
         ("cut.gz", gzip.compress(b"some text " * 1000)[:-900], "cut.gz"),
@@ -82,7 +82,7 @@ def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:
 
 def test_a_vocabulary_larger_than_the_text_can_give_is_one_line(tmp_path: Path) -> None:
     write_prose(tmp_path / "prose.txt")
-    assert "--vocab-size" in complaint("pretrain", "prose.txt", "--vocab-size", "30000", cwd=tmp_path)
+    assert "--vocab-size" in complaint("pretrain", "prose.txt", *TINY, "--vocab-size", "30000", cwd=tmp_path)
 
 
 def test_an_output_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_from_text_to_filled_mask(tmp_path: Path) -> None:
 def test_prepared_text_is_text(tmp_path: Path) -> None:
     write_prose(tmp_path / "prose.txt")
     data = ["--vocab-size", "500", "--validation-fraction", "0.15", "--document", "blank-line", "--workers", "1"]
-    result = bertsmith("prepare", "prose.txt", "-o", "ready", *data, cwd=tmp_path)
+    result = bertsmith("prepare", "prose.txt", "-o", "ready", "--sequence-length", "32", *data, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     (tmp_path / "prose.txt").unlink()
     settings = TINY[: TINY.index("--vocab-size")] + TINY[TINY.index("--global-batch-size") :]

@@ -231,6 +231,7 @@ def test_packed_call_is_one_graph_for_all_batches(dropout: float, precision: tor
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method.* is deprecated:DeprecationWarning")  # PyTorch's, when it loads
 def test_compiled_packed_call_equals_eager() -> None:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("needs a C++ compiler")

@@ -134,8 +134,9 @@ def pretrain(text: tuple[str, ...], output: Path | None, config: Path | None, fr
 @click.argument("text", nargs=-1)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings; flags win over it.")
+@click.option("--sequence-length", type=int, default=128, show_default=True, help="Rows to train later, in tokens.")
 @settings(DataConfig)
-def prepare(text: tuple[str, ...], output: Path, config: Path | None, **flags: Any) -> None:
+def prepare(text: tuple[str, ...], output: Path, config: Path | None, sequence_length: int, **flags: Any) -> None:
     """Make tokenizer and token shards from TEXT; the folder is valid as TEXT for `pretrain`."""
     from bertsmith.config import from_mapping
     from bertsmith.console import make_reporter
@@ -148,7 +149,9 @@ def prepare(text: tuple[str, ...], output: Path, config: Path | None, **flags: A
     reporter = make_reporter()
     try:
         with locked(output):
-            run_preparation(data, output, report=reporter.say, progress=reporter.progress)
+            run_preparation(
+                data, output, report=reporter.say, progress=reporter.progress, sequence_length=sequence_length
+            )
     finally:
         reporter.close()
 

@@ -58,6 +58,7 @@ def open_rows(
     sample = list(islice(rows, SAMPLE_ROWS))
     field, remark = choose_field([value for _, value in sample], text_field)
     found = read_paragraphs(chain(sample, rows), field, name, report)
+    filled = read_paragraphs(chain(sample, rows), field, name, report, count_empty=True)
     chosen = f" (text field {field!r}{remark})" if field is not None else ""
     first = next((text for _, value in sample if (text := _text_of(value, field))), "")
     if document == "auto" and detect_layout(first.strip("\n").split("\n")[:1]) is Layout.WIKITEXT:
@@ -88,12 +89,14 @@ def choose_field(rows: Sequence[Any], wanted: str | None) -> tuple[str | None, s
     Raises:
         Unusable: There is none, or not the one that was named.
     """
+    if not rows:
+        raise Unusable("has no row that can be read")
     mappings = [row for row in rows if isinstance(row, Mapping)]
-    if not mappings and any(_as_text(row) is not None for row in rows):
-        return None, ""
     names = list(dict.fromkeys(name for row in mappings for name in row))
     texts = {name: [text for row in mappings if (text := _as_text(row.get(name)))] for name in names}
     texts = {name: values for name, values in texts.items() if values}
+    if not texts and any(_as_text(row) is not None for row in rows):
+        return None, ""
     if wanted is not None and wanted not in names:
         raise Unusable(f"has no field {wanted!r}{suggestion(wanted, map(_shown, names)) if names else ''}")
     if not texts or (wanted is not None and wanted not in texts):

@@ -70,7 +70,7 @@ def unpad(values: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor
     indices = is_real.flatten().nonzero().squeeze(1)
     lengths = is_real.sum(1)
     cu_seqlens = F.pad(lengths.cumsum(0), (1, 0)).int()
-    longest = max(1, *lengths.tolist())
+    longest = max([1, *lengths.tolist()])
     row_length = length if len(indices) == batch * length else None
     return values[indices], indices, Packed(cu_seqlens, longest, row_length)
 

@@ -108,7 +108,7 @@ def write_folder(folder: Path, model: nn.Module, shape: Mapping[str, Any], *, ar
     for name, tensor in model.state_dict().items():
         names = hf_names(f"bert.{name}" if is_bare else name)
         for hf_name, part in zip(names, tensor.chunk(len(names)), strict=True):
-            tensors[hf_name.removeprefix("bert.") if is_bare else hf_name] = part.detach().cpu().clone()
+            tensors[hf_name.removeprefix("bert.") if is_bare else hf_name] = part.detach().cpu().contiguous()
     dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     fixed = {
         "architectures": [architecture],

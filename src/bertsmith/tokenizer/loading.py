@@ -52,7 +52,7 @@ def _find(source: Path) -> Path:
                 return folder / name
     if source.is_dir():
         raise UserError(f"{source} holds neither tokenizer.json nor vocab.txt; give a folder or file of a tokenizer")
-    raise UserError(f"tokenizer '{source}' does not exist{suggestion(str(source), ('wordpiece', 'bpe', 'a path'))}")
+    raise UserError(f"tokenizer '{source}' does not exist{suggestion(str(source), ('wordpiece', 'bpe', 'an existing path'))}")
 
 
 def _load_json(file: Path, config: dict[str, Any], names: dict[str, str]) -> Tokenizer:
@@ -63,6 +63,7 @@ def _load_json(file: Path, config: dict[str, Any], names: dict[str, str]) -> Tok
         content = content | {"normalizer": normalizer | given}  # transformers follows its configuration here
     try:
         tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
+        tokenizer.encode("a")  # some faults show only here
     except Exception as error:  # the library raises nothing more special
         raise UserError(f"{file} is not a tokenizer ({error}); save it again, or give another --tokenizer") from error
     _require_names(file, tokenizer.get_vocab(with_added_tokens=True), names)

@@ -54,9 +54,10 @@ def count_words(
         strings.update(text.split())
         held += len(text)
         if len(strings) >= _MOST_STRINGS or held >= _MOST_HELD_CHARACTERS:
-            words = _most_frequent(words + _words(strings, normalise, cut))
-            strings, held = Counter(), 0
-    return _most_frequent(words + _words(strings, normalise, cut))
+            words.update(_words(strings, normalise, cut))
+            words, strings, held = _most_frequent(words), Counter(), 0
+    words.update(_words(strings, normalise, cut))
+    return _most_frequent(words)
 
 
 def _words(
