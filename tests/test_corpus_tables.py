@@ -87,7 +87,9 @@ def test_empty_rows_can_separate_documents(tmp_path: Path) -> None:
 def test_rows_that_are_lines_of_wikitext_are_read_as_wikitext(tmp_path: Path) -> None:
     rows = ["", " = One = \n", "", " Text of one .\n", "", " = Two = \n", "", " = = Part = = \n", " 1 @,@ 5 \n"]
     path = parquet(tmp_path / "a.parquet", {"text": rows})
-    assert texts(path) == ["One\nText of one .", "Two\nPart\n1,5"]
+    sections, report = read(path)
+    assert [section.text for section in sections] == ["One\nText of one .", "Two\nPart\n1,5"]
+    assert report.skipped == 0
 
 
 @pytest.mark.parametrize(
@@ -214,3 +216,17 @@ def test_json_without_text_is_refused(tmp_path: Path, content: str) -> None:
         open_corpus([str(path)])
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
+
+
+def test_one_json_value_too_large_to_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bertsmith.corpus.tables._MAX_WHOLE_CHARACTERS", 100)
+    path = write(tmp_path / "a.json", json.dumps(ROWS, indent=2))
+    with pytest.raises(UserError, match="convert it to JSON lines"):
+        open_corpus([str(path)])
+    assert texts(write(tmp_path / "b.json", json_lines(ROWS))) == TEXTS  # lines have no such limit
+
+
+def test_text_among_other_values_of_an_array_is_read(tmp_path: Path) -> None:
+    sections, report = read(write(tmp_path / "a.json", '[null, 1, "Some text.", {}, ["More", "of it."]]'))
+    assert [section.text for section in sections] == ["Some text.", "More\nof it."]
+    assert report.skipped == 3

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from bertsmith.tokenizer import Tokenizer, load_tokenizer
 
 from bertsmith.atomic import sha256
 from bertsmith.config import DataConfig
@@ -24,6 +23,7 @@ from bertsmith.errors import UserError
 from bertsmith.prepare import Prepared, build, chunks, make_tokenizer, prepare
 from bertsmith.prepare.chunks import chunk_characters, split_of
 from bertsmith.shards import MANIFEST, open_shards
+from bertsmith.tokenizer import Tokenizer, load_tokenizer
 
 LENGTH = 16
 """Sequence length of these tests: each split must hold 1,600 tokens."""

@@ -11,6 +11,7 @@ S most sequences in a row, K most predictions in a row.
 """
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -22,6 +23,8 @@ from bertsmith.masking import Masking
 from bertsmith.packing import Int64Array, lay_out
 from bertsmith.pairing import Origin, Pairs, make_pairs
 from bertsmith.rows import IGNORE_INDEX, Row
+from bertsmith.shards import open_shards
+from bertsmith.tokenizer import load_tokenizer
 
 
 class TokenSource(Protocol):
@@ -190,6 +193,54 @@ class TrainingRows:
         )
         parts = (masked.input_ids, token_type_ids.reshape(shape), position_ids.reshape(shape), lengths)
         return [Row(*row) for row in zip(*parts, next_sentence_label, masked.places, masked.labels, strict=True)]
+
+
+def open_rows(
+    folder: Path,
+    split: Literal["train", "validation"] = "train",
+    *,
+    sequence_length: int = 128,
+    objective: Literal["mlm", "mlm+nsp"] = "mlm+nsp",
+    mlm_probability: float = 0.15,
+    whole_word_masking: bool = False,
+    short_sequence_probability: float = 0.1,
+    seed: int = 0,
+    total_rows: int | None = None,
+) -> TrainingRows:
+    """Open the rows of a prepared folder: a run, or what `bertsmith prepare` wrote.
+
+    Args:
+        folder: Holds data/ and tokenizer/.
+        split: Which part of the text.
+        sequence_length: Places in a row.
+        objective: With or without next-sentence pairs.
+        mlm_probability: Share of the tokens to predict.
+        whole_word_masking: Choose whole words instead of single pieces.
+        short_sequence_probability: Share of the sequences shorter than a row.
+        seed: Decides order, cuts, pairs and masks.
+        total_rows: What `len()` says; one epoch when not given.
+
+    Raises:
+        UserError: The folder is not prepared, or damaged.
+    """
+    tokenizer = load_tokenizer(Path(folder) / "tokenizer")
+    masking = Masking(
+        mlm_probability=mlm_probability,
+        mask_token_id=tokenizer.mask_token_id,
+        replacement_ids=tokenizer.ordinary_ids(),
+        continues_word=tokenizer.continues_word() if whole_word_masking else None,
+        seed=seed,
+    )
+    return TrainingRows(
+        open_shards(Path(folder) / "data", split),
+        sequence_length=sequence_length,
+        objective=objective,
+        special=SpecialIds(tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id),
+        masking=masking,
+        short_sequence_probability=short_sequence_probability,
+        seed=seed,
+        total_rows=total_rows,
+    )
 
 
 def _ranges(starts: npt.NDArray[np.int64], lengths: Int64Array) -> Int64Array:

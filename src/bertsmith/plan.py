@@ -6,7 +6,7 @@ on resume nothing is missing, so nothing is found out twice.
 
 from dataclasses import dataclass
 from math import ceil, log
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -14,14 +14,13 @@ from bertsmith import distributed
 from bertsmith.batch import Batch, collate
 from bertsmith.config import PRESETS
 from bertsmith.errors import UserError
-from bertsmith.examples import SpecialIds, TrainingRows
+from bertsmith.examples import TrainingRows, open_rows
 from bertsmith.keyed import Stream, keyed_seed
-from bertsmith.masking import Masking
 from bertsmith.measure import best_micro_batch, faster_precision, has_compiler, worth_compiling
 from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
-from bertsmith.shards import Shards, open_shards, read_manifest
+from bertsmith.shards import read_manifest
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
 from bertsmith.watch import Watch
 
@@ -83,21 +82,14 @@ class Plan:
 
 def make_plan(run: Run, device: torch.device, reporter: Reporter) -> Plan:
     """Open the prepared data and decide what is not decided yet; the decisions are saved with the run."""
-    data = run.folder / "data"
-    manifest = read_manifest(data)
-    tokenizer = load_tokenizer(run.folder / "tokenizer")
+    manifest = read_manifest(run.folder / "data")
     decide_objective(run, manifest)
     decide_shape(run)
-    train, validation = open_shards(data, "train"), open_shards(data, "validation")
-    decide_length(run, rows_of(run, train, tokenizer))
-    plan = Plan(
-        run,
-        manifest,
-        tokenizer,
-        rows_of(run, train, tokenizer),
-        rows_of(run, validation, tokenizer, held_out=True),
-        device,
-    )
+    rows = rows_of(run, "train")
+    decide_length(run, rows)
+    rows.total_rows = (run.config.training.steps or 1) * run.config.training.global_batch_size
+    tokenizer = load_tokenizer(run.folder / "tokenizer")
+    plan = Plan(run, manifest, tokenizer, rows, rows_of(run, "validation"), device)
     decide_by_measuring(plan, reporter)
     run.save()
     return plan
@@ -153,27 +145,20 @@ def model_config(run: Run, tokenizer: Tokenizer) -> BertConfig:
     )
 
 
-def rows_of(run: Run, shards: Shards, tokenizer: Tokenizer, *, held_out: bool = False) -> TrainingRows:
-    """The rows this run learns from, or those it is measured on."""
+def rows_of(run: Run, split: Literal["train", "validation"]) -> TrainingRows:
+    """The rows this run learns from, or those it is measured on, whose masks are the same for every run."""
     training = run.config.training
     assert training.objective != "auto"
-    seed = VALIDATION_SEED if held_out else training.seed
-    masking = Masking(
-        mlm_probability=VALIDATION_MLM_PROBABILITY if held_out else training.mlm_probability,
-        mask_token_id=tokenizer.mask_token_id,
-        replacement_ids=tokenizer.ordinary_ids(),
-        continues_word=tokenizer.continues_word() if training.whole_word_masking and not held_out else None,
-        seed=seed,
-    )
-    return TrainingRows(
-        shards,
+    held_out = split == "validation"
+    return open_rows(
+        run.folder,
+        split,
         sequence_length=training.sequence_length,
         objective=training.objective,
-        special=SpecialIds(tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id),
-        masking=masking,
+        mlm_probability=VALIDATION_MLM_PROBABILITY if held_out else training.mlm_probability,
+        whole_word_masking=training.whole_word_masking and not held_out,
         short_sequence_probability=training.short_sequence_probability,
-        seed=seed,
-        total_rows=None if held_out else (training.steps or 1) * training.global_batch_size,
+        seed=VALIDATION_SEED if held_out else training.seed,
     )
 
 

@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader
 from bertsmith import distributed
 from bertsmith.batch import Batch, collate
 from bertsmith.checkpoint import Found, load_checkpoint, newest_checkpoint, read_state, save_checkpoint
-from bertsmith.plan import Division, Plan, describe, divide, make_plan
 from bertsmith.errors import UserError
 from bertsmith.examples import TrainingRows
 from bertsmith.finish import finish_run
@@ -30,6 +29,7 @@ from bertsmith.measure import compiled_losses, find_device, set_threads
 from bertsmith.metrics import MetricsLog
 from bertsmith.objective import sum_losses
 from bertsmith.optim import learning_rate_at, make_optimizer, set_learning_rate
+from bertsmith.plan import Division, Plan, describe, divide, make_plan
 from bertsmith.prepare import prepare
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run, locked, note_environment, open_run, read_run

@@ -57,27 +57,26 @@ def open_rows(
     """
     sample = list(islice(rows, SAMPLE_ROWS))
     field, remark = choose_field([value for _, value in sample], text_field)
-    found = read_paragraphs(chain(sample, rows), field, name, report)
-    filled = read_paragraphs(chain(sample, rows), field, name, report, count_empty=True)
     chosen = f" (text field {field!r}{remark})" if field is not None else ""
     first = next((text for _, value in sample if (text := _text_of(value, field))), "")
-    if document == "auto" and detect_layout(first.strip("\n").split("\n")[:1]) is Layout.WIKITEXT:
-        lines = (line for row in found for line in row or [""])
-        stream = paragraphs(lines, Layout.WIKITEXT, document, 0)
+    is_wikitext = document == "auto" and detect_layout(first.strip("\n").split("\n")[:1]) is Layout.WIKITEXT
+    one_per_row = document in ("auto", "line") and not is_wikitext
+    found = read_paragraphs(chain(sample, rows), field, name, report, count_empty=one_per_row)
+    if one_per_row:
+        return Opened(f"one document per row{chosen}", (SourceDocument(row) for row in found if row))
+    if is_wikitext:
+        stream = paragraphs((line for row in found for line in row or [""]), Layout.WIKITEXT, document, 0)
         return Opened(f"{Layout.WIKITEXT.value}{chosen}", group_documents(stream))
-    if document in ("file", "blank-line"):
-        unit = "file" if document == "file" else "block between empty rows"
-        ends = [] if document == "file" else [None]
-        stream = (paragraph for row in found for paragraph in row or ends)
-        return Opened(f"one document per {unit}{chosen}", group_documents(stream))
-    return Opened(f"one document per row{chosen}", (SourceDocument(row) for row in found if row))
+    unit, ends = ("file", []) if document == "file" else ("block between empty rows", [None])
+    joined = (paragraph for row in found for paragraph in row or ends)
+    return Opened(f"one document per {unit}{chosen}", group_documents(joined))
 
 
 def choose_field(rows: Sequence[Any], wanted: str | None) -> tuple[str | None, str]:
     """Find the field that holds the text.
 
     It is the one that was named; else the first whose name is usual for text;
-    else the one with the longest text on average.
+    else the one with the longest values on average, of those that look like text.
 
     Args:
         rows: The first rows.
@@ -139,11 +138,13 @@ def _text_of(row: Any, field: str | None) -> str | None:
     return _as_text(row.get(field) if isinstance(row, Mapping) else row)
 
 
-def read_paragraphs(rows: Iterable[Row], field: str | None, name: str, report: CorpusReport) -> Iterator[list[str]]:
+def read_paragraphs(
+    rows: Iterable[Row], field: str | None, name: str, report: CorpusReport, *, count_empty: bool
+) -> Iterator[list[str]]:
     """The paragraphs of each row's text.
 
     A row without text, or with half a character (a lone surrogate, which no
-    tokenizer can take), is skipped and counted.
+    tokenizer can take), is skipped and counted; an empty one if `count_empty`.
 
     Yields:
         A list for each row that could be read, empty if it is white space.
@@ -160,6 +161,6 @@ def read_paragraphs(rows: Iterable[Row], field: str | None, name: str, report: C
                 report.skip(f"{name}:{number}", "half a character (a lone surrogate)")
                 continue
             found = [clean for paragraph in found if (clean := without_control(paragraph).strip())]
-        if not found:
+        if count_empty and not found:
             report.skip(f"{name}:{number}", "empty text")
         yield found

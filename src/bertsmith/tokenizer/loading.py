@@ -52,7 +52,9 @@ def _find(source: Path) -> Path:
                 return folder / name
     if source.is_dir():
         raise UserError(f"{source} holds neither tokenizer.json nor vocab.txt; give a folder or file of a tokenizer")
-    raise UserError(f"tokenizer '{source}' does not exist{suggestion(str(source), ('wordpiece', 'bpe', 'an existing path'))}")
+    raise UserError(
+        f"tokenizer '{source}' does not exist{suggestion(str(source), ('wordpiece', 'bpe', 'an existing path'))}"
+    )
 
 
 def _load_json(file: Path, config: dict[str, Any], names: dict[str, str]) -> Tokenizer:
