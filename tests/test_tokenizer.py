@@ -116,9 +116,14 @@ def test_too_large_a_vocabulary_is_refused_with_the_size_that_works(kind: str, t
 @pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
 def test_a_vocabulary_smaller_than_the_characters_is_refused_with_the_size_that_works(kind: str) -> None:
     with pytest.raises(UserError, match="vocab_size is 20, but") as refused:
-        train(PROSE, kind=kind, vocab_size=20)
+        train(PROSE, kind=kind, vocab_size=20, at_most=False)
     size = int(str(refused.value).split("--vocab-size ")[1].split()[0])
-    assert train(PROSE, kind=kind, vocab_size=size).vocab_size == size
+    assert train(PROSE, kind=kind, vocab_size=size, at_most=False).vocab_size == size
+
+
+def test_a_size_that_nobody_asked_for_grows_with_the_characters() -> None:
+    chinese = "".join(map(chr, range(0x4E00, 0x4E00 + 1_000)))
+    assert train([chinese * 2, *PROSE], vocab_size=500, at_most=True).vocab_size > 1_000
 
 
 @pytest.mark.parametrize("size", [3_000, 100_000])
@@ -138,6 +143,11 @@ def test_large_vocabularies_that_shrink_are_multiples_of_64() -> None:
 def test_text_without_words_is_refused(texts: list[str]) -> None:
     with pytest.raises(UserError, match="holds no words"):
         train(texts)
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(UserError, match="tokenizer is 'word-piece'; did you mean 'wordpiece'"):
+        train(kind="word-piece")
 
 
 def test_frequent_characters_are_pieces_and_rare_ones_are_unknown() -> None:

@@ -91,7 +91,8 @@ def make_plan(run: Run, device: torch.device, reporter: Reporter) -> Plan:
     tokenizer = load_tokenizer(run.folder / "tokenizer")
     plan = Plan(run, manifest, tokenizer, rows, rows_of(run, "validation"), device)
     decide_by_measuring(plan, reporter)
-    run.save()
+    if distributed.is_main():
+        run.save()
     return plan
 
 

@@ -23,8 +23,8 @@ from bertsmith.corpus.prose import prose
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.keyed import text_hash
 
-_SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "lib2to3", "_vendor"}
-"""Other packages, their copies, and test data that is broken on purpose."""
+_SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "lib2to3", "_vendor", "test", "tests"}
+"""Other packages, their copies, and tests: they say little, and some are broken on purpose."""
 
 _REFERENCE = "pydoc_data/topics.py"
 
@@ -119,7 +119,7 @@ def _read(packages: list[_Package], report: CorpusReport) -> Iterator[tuple[str,
             try:
                 source = path.read_text(encoding="utf-8", errors="ignore")  # some test other encodings
                 texts = _topics(source) if file == _REFERENCE else {file: english_of(source)}
-            except (OSError, SyntaxError, ValueError):
+            except (OSError, SyntaxError, ValueError, RecursionError):
                 report.skip(f"{package.name}/{file}", "cannot be read as Python")
                 continue
             for name, docstrings in texts.items():

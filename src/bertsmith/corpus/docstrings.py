@@ -1,84 +1,82 @@
-"""What a Python source file says in English: its docstrings and longer comments.
-
-The file is cut into strings, comments and code by one regular expression.
-Parsing it whole takes five times as long, and fails on another Python's syntax.
-"""
+"""What a Python source file says in English: its docstrings and longer comments."""
 
 import ast
-import re
 import warnings
 from collections.abc import Iterator
+from typing import TypeGuard
 
-_TOKEN = re.compile(
-    r"""(?P<code> (?: [^#"']++
-                    | "(?!"")[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"
-                    | '(?!\'\')[^'\\\n]*+(?:\\.[^'\\\n]*+)*+' )*+ )
-    (?: (?P<comment> \#[^\n]*+ )
-      | (?P<long> \"{3}[^"\\]*+(?:(?:\\.|"(?!""))[^"\\]*+)*+"{3}
-                | '{3}[^'\\]*+(?:(?:\\.|'(?!\'\'))[^'\\]*+)*+'{3} )
-      | ["'] | \Z )""",
-    re.VERBOSE | re.DOTALL,
-)
-"""Code up to and with the next comment, triple-quoted string, quote without a partner, or the end."""
-
-_DOCUMENTING_CALLS = ("add_docstr", "add_newdoc")
+_DOCUMENTING_CALLS = ("add_docstr", "add_newdoc", "_add_docstr")
 _MIN_COMMENT_LINES = 2
-_PREFIX = re.compile(r"\b[a-zA-Z]{1,2}\Z")
+_BLOCKS = ("body", "orelse", "handlers", "finalbody")
+
+_Found = tuple[int, str]
+"""First line of a text, and the text."""
 
 
 def english_of(source: str) -> list[str]:
     """The docstrings and comments of a module, in order.
 
-    A docstring is a triple-quoted string that follows a colon or begins the
-    file, or one given to a function written in C (`add_docstr`, `add_newdoc`).
-    A comment counts if it is two or more lines long.
+    Also the docstrings that a module gives to functions written in C
+    (`add_docstr`, `add_newdoc`). A comment counts if it is two or more lines long.
 
     Args:
-        source: Python source, of any version.
+        source: Python source.
 
     Returns:
         Texts as written, with their line ends and indentation.
+
+    Raises:
+        SyntaxError, ValueError, RecursionError: The source is not Python of this version.
     """
-    if '"""' not in source and "'''" not in source and "#" not in source:
-        return []
-    found: list[str] = []
-    comment: list[str] = []
-    before = ":"  # the last code before a string; the start of a file is like a colon
-    in_call = False
-    for token in _TOKEN.finditer(source):
-        code = token["code"]
-        prefix = _PREFIX.search(code, max(0, len(code) - 3)) if token["long"] else None
-        code = code[: prefix.start()] if prefix else code
-        has_code = bool(code) and not code.isspace()
-        if has_code:
-            before = code.rstrip()[-1]
-            in_call = any(call in code for call in _DOCUMENTING_CALLS) or (in_call and ")" not in code)
-        own_line = not code.rpartition("\n")[2].strip() and ("\n" in code or not token.start())
-        if has_code or not token["comment"] or code.count("\n") > 1:
-            if len(comment) >= _MIN_COMMENT_LINES:
-                found.append("\n".join(comment))
-            comment = []
-        if token["comment"]:
-            comment += [token["comment"].lstrip("#")] if own_line else []
-        elif token["long"]:
-            if in_call or (before == ":" and own_line):
-                found += _value(prefix[0].lower() if prefix else "", token["long"])
-            before = '"'
-    if len(comment) >= _MIN_COMMENT_LINES:
-        found.append("\n".join(comment))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as an invalid escape in somebody's docstring
+        tree = ast.parse(source)
+    strings = list(_docstrings(tree))
+    if any(call in source for call in _DOCUMENTING_CALLS):
+        strings += _given_docstrings(tree)
+    inside = {line for node in strings for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
+    found: list[_Found] = [(node.lineno, str(node.value)) for node in strings]
+    return [text for _, text in sorted([*found, *_comments(source, inside)])]
+
+
+def _docstrings(node: ast.AST) -> Iterator[ast.Constant]:
+    """The docstrings of a module and of all classes and functions in it; only statements are visited."""
+    for block in _BLOCKS:
+        statements: list[ast.AST] = getattr(node, block, [])
+        if block == "body" and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = statements[0] if statements else None
+            if isinstance(first, ast.Expr) and _is_string(first.value):
+                yield first.value
+        for statement in statements if isinstance(statements, list) else []:
+            yield from _docstrings(statement)
+
+
+def _given_docstrings(tree: ast.Module) -> list[ast.Constant]:
+    """The strings that are handed to the functions that document others."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _name(node.func) in _DOCUMENTING_CALLS:
+            strings = [part for argument in node.args for part in ast.walk(argument) if _is_string(part)]
+            found += [part for part in strings if " " in str(part.value)]  # not a name
     return found
 
 
-def _value(prefix: str, literal: str) -> Iterator[str]:
-    """The text of a triple-quoted string, if it is one."""
-    if "b" in prefix or "f" in prefix:
-        return
-    if "r" in prefix or "\\" not in literal:
-        yield literal[3:-3]
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # such as an invalid escape in somebody's docstring
-        try:
-            yield ast.literal_eval(literal)
-        except (SyntaxError, ValueError):
-            yield literal[3:-3]
+def _is_string(node: ast.AST) -> TypeGuard[ast.Constant]:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def _name(function: ast.expr) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def _comments(source: str, inside: set[int]) -> Iterator[_Found]:
+    """Comments on lines of their own, two or more one after the other; `inside` are the lines of docstrings."""
+    comment: list[str] = []
+    for number, line in enumerate([*source.splitlines(), ""], 1):
+        stripped = line.strip()
+        if stripped.startswith("#") and number not in inside:
+            comment.append(stripped.lstrip("#"))
+            continue
+        if len(comment) >= _MIN_COMMENT_LINES:
+            yield number - len(comment), "\n".join(comment)
+        comment = []

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from bertsmith.config import DataConfig
 from bertsmith.corpus import CorpusReport
@@ -125,10 +125,11 @@ def _train(job: Job, inputs: Inputs, state: dict[str, Any]) -> Tokenizer:
         job.report(f"the tokenizer is trained on {sample:.1%} of the text: sections chosen by hash, about 200 MB")
     tokenizer = train_tokenizer(
         _training_texts(job, inputs, sample, expected=sample * size["characters"]),
-        kind=config.tokenizer,
+        kind=cast(Literal["wordpiece", "bpe"], config.tokenizer),
         vocab_size=config.vocab_size or choose_vocab_size(size["bytes"]),
         lowercase=config.lowercase,
         strip_accents=config.strip_accents,
+        at_most=config.vocab_size is None,
     )
     seconds = time.monotonic() - started
     state["seconds"]["tokenizer"] = round(seconds, 2)

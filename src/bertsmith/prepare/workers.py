@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from bertsmith.errors import UserError
 from bertsmith.prepare.chunks import Chunk, tokenise
@@ -123,15 +123,14 @@ class _Workers:
     def _start(self) -> subprocess.Popen[bytes]:
         single = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         path = os.pathsep.join(part for part in sys.path if part)
-        apart: dict[str, int] = {"process_group": 0}  # Ctrl-C on the terminal is for this process alone
-        if os.name == "nt":
-            apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined]
         return subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **single, "PYTHONPATH": path},
-            **apart,  # type: ignore[call-overload]
+            # Ctrl-C on the terminal is for this process alone.
+            process_group=None if os.name == "nt" else 0,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
 
 
@@ -143,14 +142,14 @@ def _collect(pending: set[Future[Chunk]], done: Callable[[Chunk], None]) -> set[
     return pending
 
 
-def _write(pipe: BinaryIO, *parts: bytes) -> None:
+def _write(pipe: IO[bytes], *parts: bytes) -> None:
     pipe.write(sum(map(len, parts)).to_bytes(8, "little"))
     for part in parts:
         pipe.write(part)
     pipe.flush()
 
 
-def _read(pipe: BinaryIO) -> bytes:
+def _read(pipe: IO[bytes]) -> bytes:
     """Read one message.
 
     Raises:

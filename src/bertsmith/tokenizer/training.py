@@ -9,12 +9,11 @@ tokenizer that knows only the five real special tokens.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Literal
 
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
-from bertsmith.errors import UserError
+from bertsmith.errors import UserError, suggestion
 from bertsmith.tokenizer.assembly import DEFAULT_NAMES, assemble, bert_pipeline, byte_pipeline
 from bertsmith.tokenizer.tokenizer import SPECIAL_TOKENS, Tokenizer, replace_surrogates
 from bertsmith.tokenizer.words import (
@@ -27,6 +26,7 @@ from bertsmith.tokenizer.words import (
     spelt_with,
 )
 
+KINDS = ("wordpiece", "bpe")
 SMALLEST_CHOICE, LARGEST_CHOICE = 2_048, 32_768
 _TILE = 64
 _LEAST_FREQUENCY = 2
@@ -61,7 +61,7 @@ def choose_vocab_size(text_bytes: int) -> int:
 def train_tokenizer(
     texts: Iterable[str],
     *,
-    kind: Literal["wordpiece", "bpe"],
+    kind: str,
     vocab_size: int,
     lowercase: bool = True,
     strip_accents: bool | None = None,
@@ -75,19 +75,23 @@ def train_tokenizer(
         vocab_size: Number of pieces, the five special tokens included.
         lowercase: Lower-case the text.
         strip_accents: Remove accents; None: exactly when lower-casing, as BERT does.
-        at_most: A text that gives fewer pieces than `vocab_size` gets a smaller vocabulary, a multiple of 64
-            where that matters.
+        at_most: Nobody asked for exactly `vocab_size`. A text that gives fewer pieces gets a smaller vocabulary,
+            a multiple of 64 where that matters; one whose characters alone need more gets a larger one.
 
     Raises:
-        UserError: The text has no characters, or gives fewer pieces than `vocab_size`, or the characters alone
-            need more.
+        UserError: The kind is unknown, the text has no words, gives fewer pieces than `vocab_size`, or needs
+            more for its characters alone.
     """
+    if kind not in KINDS:
+        raise UserError(f"tokenizer is '{kind}'{suggestion(kind, KINDS)}")
     make_pipeline = bert_pipeline if kind == "wordpiece" else byte_pipeline
     pipeline = make_pipeline(lowercase=lowercase, strip_accents=lowercase if strip_accents is None else strip_accents)
     words = _count(texts, pipeline, cut_long=kind == "bpe")
     if not words:
         raise UserError("the text holds no words to train a tokenizer on; give more text, or a --tokenizer that exists")
     smallest, learn = _wordpiece_plan(words) if kind == "wordpiece" else _bpe_plan(words)
+    if vocab_size < smallest and at_most:
+        vocab_size = smallest * 3 // 2 // _TILE * _TILE + _TILE  # room for words beside thousands of characters
     if vocab_size < smallest:
         raise UserError(
             f"vocab_size is {vocab_size:,}, but the characters of this text and the special tokens alone need "
