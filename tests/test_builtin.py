@@ -6,8 +6,8 @@ from importlib import metadata
 import pytest
 
 from bertsmith.corpus import Corpus, CorpusReport, Section, open_corpus
-from bertsmith.corpus.docstrings import english_of
-from bertsmith.corpus.prose import prose
+from bertsmith.corpus.docstrings import docstrings_of
+from bertsmith.corpus.prose import paragraphs_of
 from bertsmith.keyed import text_hash
 
 SOURCE = '''#!/usr/bin/env python
@@ -34,31 +34,22 @@ z = """Data again."""
 '''
 
 
-def test_docstrings_and_longer_comments_are_found_in_order() -> None:
-    assert english_of(SOURCE) == [
+def test_docstrings_are_found_in_order() -> None:
+    assert docstrings_of(SOURCE) == [
         "Module docstring.",
-        " A longer comment that goes\n on in a second line.",
         "Raw \\d docstring.",
-        "Escaped é\n        docstring.",
+        "Escaped \u00e9\n        docstring.",
         "Text for a function in C.",
     ]
-
-
-def test_comment_at_the_end_of_a_file_is_found() -> None:
-    assert english_of("x = 1\n# One line of it\n# and another.") == [" One line of it\n and another."]
-
-
-def test_a_hash_sign_in_a_docstring_is_no_comment() -> None:
-    assert english_of('"""Text.\n# not a\n# comment\n"""\n') == ["Text.\n# not a\n# comment\n"]
 
 
 @pytest.mark.parametrize("source", ["x = 'unclosed", '"""unclosed', "print 3", "\0"])
 def test_what_is_no_python_is_refused(source: str) -> None:
     with pytest.raises((SyntaxError, ValueError)):
-        english_of(source)
+        docstrings_of(source)
 
 
-def test_prose_is_kept_and_code_left_out() -> None:
+def test_prose_is_joined_and_other_lines_stay_apart() -> None:
     docstring = """Return the sum of the two
     given numbers.
 
@@ -78,23 +69,25 @@ def test_prose_is_kept_and_code_left_out() -> None:
     Example::
 
         result = add(1, 2)
-        print the result of it
-
-    .. math:: all of this is left out
-
-    .. note:: But this is English, too.
+        x = f(result)
 
     >>> add(1, 2)
-    3 is the result of this
+    3
     """
-    assert prose(docstring) == [
+    assert paragraphs_of(docstring) == [
         "Return the sum of the two given numbers.",
+        "Parameters",
+        "a : int",
         "The first of the two numbers.",
         "b (int): The second of them, which may also be negative.",
         "- An item of a list",
         "- Another item of it that is longer",
         "See math.fsum for float.",
-        "But this is English, too.",
+        "Example:",
+        "result = add(1, 2)",
+        "x = f(result)",
+        ">>> add(1, 2)",
+        "3",
     ]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from bertsmith.corpus import CorpusReport, Section, open_corpus, split_sentences
 from bertsmith.errors import UserError
+
 from conftest import development_data
 from corpus_helpers import read, texts, without_space, write
 

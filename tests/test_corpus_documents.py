@@ -11,6 +11,7 @@ from bertsmith.corpus import CorpusReport, Section
 from bertsmith.corpus.documents import HELD_CHARACTERS, SourceDocument, group_documents, sections_of
 from bertsmith.corpus.seen import SeenHashes
 from bertsmith.keyed import text_hash
+
 from corpus_helpers import read, texts, without_space, write
 
 

@@ -8,6 +8,7 @@ from bertsmith.corpus import open_corpus
 from bertsmith.corpus.encoding import detect_encoding, read_lines
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.errors import UserError
+
 from corpus_helpers import read, texts, write
 
 GERMAN = (

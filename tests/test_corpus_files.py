@@ -11,6 +11,7 @@ import pytest
 
 from bertsmith.corpus import open_corpus
 from bertsmith.errors import UserError
+
 from corpus_helpers import read, texts, write
 
 LINES = "".join(f"This is the sentence with the number {n} of a longer text.\n" for n in range(3_000))

@@ -8,6 +8,7 @@ import pytest
 from bertsmith.corpus import open_corpus
 from bertsmith.corpus.hub import hub_id
 from bertsmith.errors import UserError
+
 from corpus_helpers import texts, write
 
 

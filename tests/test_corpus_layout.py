@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from bertsmith.corpus import open_corpus
+
 from corpus_helpers import read, texts, write
 
 WRAPPED = """It was a bright cold day in the month of April, and all of the clocks

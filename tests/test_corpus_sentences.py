@@ -5,6 +5,7 @@ import random
 import pytest
 
 from bertsmith.corpus import split_sentences
+
 from corpus_helpers import without_space
 
 

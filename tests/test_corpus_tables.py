@@ -12,6 +12,7 @@ import pytest
 
 from bertsmith.corpus import open_corpus
 from bertsmith.errors import UserError
+
 from corpus_helpers import read, texts, write
 
 ROWS = [{"id": f"row-{n}", "text": f"This is the text of row {n}. It is short.", "stars": n} for n in range(5)]

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from prose import write_prose
 from runs import TINY, train
-from safetensors.torch import load_file
 
 
 @pytest.mark.slow

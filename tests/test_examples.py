@@ -7,6 +7,7 @@ import pytest
 
 from bertsmith.examples import TrainingRows
 from bertsmith.rows import IGNORE_INDEX, Row
+
 from corpora import CLS, FIRST_WORD, MASK, PAD, SEP, lognormal, make_corpus, make_masking, make_rows
 
 

@@ -25,6 +25,7 @@ from bertsmith.predict import fill, load_for_prediction
 from bertsmith.shards import open_shards
 from bertsmith.step import Measured
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
+
 from prose import NOUNS, write_prose
 from runs import TINY, Listener, train
 

@@ -15,6 +15,7 @@ from bertsmith.interrupt import Interrupted
 from bertsmith.metrics import read_metrics
 from bertsmith.prepare import prepare
 from bertsmith.run_folder import locked
+
 from prose import write_prose
 from runs import TINY, Listener, train
 

@@ -14,6 +14,7 @@ from bertsmith.interrupt import Interrupted
 from bertsmith.model import BertConfig, BertModel, BertPretrainingModel
 from bertsmith.predict import fill, guess, load_for_prediction
 from bertsmith.tokenizer import Tokenizer, train_tokenizer
+
 from prose import write_prose
 from runs import Listener, train
 

@@ -20,8 +20,9 @@ from bertsmith.atomic import sha256
 from bertsmith.config import DataConfig
 from bertsmith.corpus import open_corpus, split_sentences
 from bertsmith.errors import UserError
-from bertsmith.prepare import Prepared, build, chunks, make_tokenizer, prepare
+from bertsmith.prepare import Prepared, build, chunks, make_tokenizer, prepare, reading
 from bertsmith.prepare.chunks import chunk_characters, split_of
+from bertsmith.prepare.reading import Text
 from bertsmith.shards import MANIFEST, open_shards
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
 
@@ -527,6 +528,22 @@ def test_multi_sentence_fraction_counts_documents_across_shards(tmp_path: Path) 
     in_book = np.diff(shards.section_starts)[shards.section_document == 0].sum()
     assert prepared.manifest["splits"]["train"]["documents"] == len(np.unique(shards.section_document))
     assert math.isclose(prepared.manifest["multi_sentence_fraction"], in_book / shards.num_tokens, rel_tol=1e-9)
+
+
+def test_a_small_text_is_read_from_the_disk_once(text: Path) -> None:
+    held = Text(open_corpus((str(text),), text_field=None, document="auto", encoding=None))
+    first = list(held.sections())
+    text.unlink()
+    assert list(held.sections()) == first
+
+
+def test_a_large_text_is_read_again_each_time(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "HELD_CHARACTERS", 10_000)
+    streamed = Text(open_corpus((str(text),), text_field=None, document="auto", encoding=None))
+    first = list(streamed.sections())
+    assert list(streamed.sections()) == first
+    write_text(text, seed=1)
+    assert list(streamed.sections()) != first
 
 
 def test_chunks_grow_with_the_text_within_bounds() -> None:

@@ -14,6 +14,7 @@ from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
 from bertsmith.pretrain import pretrain
 from bertsmith.reporter import Reporter
+
 from prose import write_prose
 
 SETTINGS: dict[str, Any] = {

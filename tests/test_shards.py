@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from bertsmith import shards as shards_module
-from bertsmith.atomic import sha256, write_bytes, write_json
+from bertsmith.atomic import sha256, write_json
 from bertsmith.errors import UserError
 from bertsmith.shards import (
     MAX_OPEN_SHARDS,
@@ -36,7 +36,7 @@ def write_split(folder: Path, *contents: ShardContent) -> Path:
     entries = []
     for number, shard in enumerate(contents):
         path = folder / shard_name("train", number)
-        write_bytes(path, pack_shard(shard))
+        path.write_bytes(pack_shard(shard))
         entries.append({"file": path.name, "size": path.stat().st_size, "sha256": sha256(path)})
     tokens = sum(len(shard.ids) for shard in contents)
     write_json(folder / "manifest.json", {"splits": {"train": {"tokens": tokens, "shards": entries}}})

@@ -17,6 +17,7 @@ from bertsmith.reporter import Reporter
 from bertsmith.rows import IGNORE_INDEX
 from bertsmith.step import Measured, StepResult, evaluate_loss, train_step
 from bertsmith.watch import Watch
+
 from corpora import lognormal, make_corpus, make_rows
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}

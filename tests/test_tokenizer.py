@@ -14,6 +14,7 @@ import pytest
 
 from bertsmith.errors import UserError
 from bertsmith.tokenizer import SPECIAL_TOKENS, Tokenizer, choose_vocab_size, load_tokenizer, train_tokenizer, words
+
 from conftest import development_data
 from prose import name, sentence
 

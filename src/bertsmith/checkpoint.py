@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from bertsmith import atomic
 from bertsmith.errors import UserError
+from bertsmith.optim import AnyOptimizer
 
 MANIFEST = "manifest.json"
 
@@ -45,7 +46,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], *, keep: int
+    folder: Path, model: nn.Module, optimizer: AnyOptimizer, state: dict[str, Any], *, keep: int
 ) -> Path:
     """Write a checkpoint, then remove the oldest ones beyond `keep`.
 
@@ -128,7 +129,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: AnyOptimizer | None = None) -> None:
     """Copy a checkpoint into a model and its optimizer.
 
     Tensors are copied into the parameters that exist: memory mapped from a file
@@ -161,7 +162,7 @@ def _like_state(key: str, stored: Tensor, parameter: nn.Parameter) -> Tensor:
     return torch.empty(stored.shape, dtype=stored.dtype, device=device).copy_(stored)
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(model: nn.Module, optimizer: AnyOptimizer) -> dict[str, Tensor]:
     """State of the optimizer as `kind.NAME` for each parameter it has updated."""
     return {
         f"{kind}.{name}": value

@@ -125,7 +125,10 @@ class TrainingConfig:
     )
     epochs: float | None = _setting(None, "Passes over the text [enough for about 50 M tokens, 1 to 20].")
     steps: int | None = _setting(None, "Optimizer steps; instead of --epochs.")
-    learning_rate: float | None = _setting(None, "Peak learning rate [preset].")
+    optimizer: Literal["adamw", "muon"] = _setting(
+        "adamw", "AdamW for all, or Muon for the matrices of the blocks and AdamW for the rest."
+    )
+    learning_rate: float | None = _setting(None, "Peak learning rate [preset and optimizer].")
     schedule: Literal["linear", "cosine", "constant"] = _setting(
         "linear", "Learning rate after the warm-up: falls to 0 in a line or a cosine, or stays."
     )

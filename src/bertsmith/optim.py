@@ -1,7 +1,7 @@
-"""AdamW with its parameter groups, and the learning rate of each step."""
+"""AdamW, or Muon for the matrices of the blocks, and the learning rate of each step."""
 
 from math import cos, pi
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ ADAM_EPS = 1e-6
 """As google-research/bert."""
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Split the parameters into those that decay, the matrices, and those that do not: biases and LayerNorm."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     return [
@@ -20,15 +20,59 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     ]
 
 
-def make_optimizer(model: nn.Module, *, weight_decay: float, beta2: float) -> torch.optim.AdamW:
-    """AdamW (arXiv:1711.05101). Its learning rate is set before each step by `set_learning_rate`."""
+class MuonWithAdamW:
+    """Two optimizers that act as one: Muon for some matrices, AdamW for everything else.
+
+    Muon makes its updates orthogonal (Jordan et al. 2024, "Muon"); scaled to the
+    size of AdamW's (arXiv:2502.16982, section 2.2), so one learning rate serves both.
+    """
+
+    def __init__(self, adamw: torch.optim.AdamW, muon: torch.optim.Muon) -> None:
+        muon.state = adamw.state  # one dictionary by parameter, for checkpoints
+        self.parts: tuple[torch.optim.Optimizer, ...] = (adamw, muon)
+        self.state = adamw.state
+        self.param_groups = [*adamw.param_groups, *muon.param_groups]
+
+    def step(self) -> None:
+        """Update all parameters from their gradients."""
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+
+AnyOptimizer = torch.optim.Optimizer | MuonWithAdamW
+
+
+def make_optimizer(
+    model: nn.Module, *, weight_decay: float, beta2: float, kind: Literal["adamw", "muon"] = "adamw"
+) -> AnyOptimizer:
+    """Make the optimizer; its learning rate is set before each step by `set_learning_rate`.
+
+    Args:
+        model: On its device.
+        weight_decay: Of the matrices (arXiv:1711.05101); biases and LayerNorm have none.
+        beta2: AdamW's decay of the second moment.
+        kind: "muon" uses Muon for the matrices inside `blocks`; embeddings, heads, biases and norms stay with AdamW.
+    """
     fused = next(model.parameters()).device.type in {"cuda", "cpu"}
-    return torch.optim.AdamW(
-        parameter_groups(model, weight_decay), lr=0.0, betas=(ADAM_BETA1, beta2), eps=ADAM_EPS, fused=fused
+    chosen = {p for name, p in model.named_parameters() if kind == "muon" and ".blocks." in name and p.ndim == 2}
+    groups = parameter_groups(model, weight_decay)
+    for group in groups:
+        group["params"] = [p for p in group["params"] if p not in chosen]
+    adamw = torch.optim.AdamW(groups, lr=0.0, betas=(ADAM_BETA1, beta2), eps=ADAM_EPS, fused=fused)
+    if kind == "adamw":
+        return adamw
+    matrices = [p for p in model.parameters() if p in chosen]  # in the model's order, the same in every process
+    return MuonWithAdamW(
+        adamw, torch.optim.Muon(matrices, lr=0.0, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
     )
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+def set_learning_rate(optimizer: AnyOptimizer, learning_rate: float) -> None:
     """Give the next step its learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate

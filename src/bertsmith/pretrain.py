@@ -28,7 +28,7 @@ from bertsmith.keyed import text_hash
 from bertsmith.measure import compiled_losses, find_device, set_threads
 from bertsmith.metrics import MetricsLog
 from bertsmith.objective import sum_losses
-from bertsmith.optim import learning_rate_at, make_optimizer, set_learning_rate
+from bertsmith.optim import AnyOptimizer, learning_rate_at, make_optimizer, set_learning_rate
 from bertsmith.plan import Division, Plan, describe, divide, make_plan
 from bertsmith.prepare import prepare
 from bertsmith.reporter import Reporter
@@ -76,7 +76,9 @@ def pretrain(  # noqa: PLR0915
             distributed.barrier()
 
         model = plan.new_model()
-        optimizer = make_optimizer(model, weight_decay=training.weight_decay, beta2=training.adam_beta2)
+        optimizer = make_optimizer(
+            model, weight_decay=training.weight_decay, beta2=training.adam_beta2, kind=training.optimizer
+        )
         state: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "skipped": 0}
         if found.folder is not None:
             load_checkpoint(found.folder, model, optimizer)
@@ -248,7 +250,7 @@ def check_free_disk(run: Run, model: torch.nn.Module) -> None:
         )
 
 
-def save(run: Run, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def save(run: Run, model: torch.nn.Module, optimizer: AnyOptimizer, state: dict[str, Any]) -> None:
     """Write a checkpoint, on the main rank.
 
     Raises:

@@ -17,6 +17,7 @@ from bertsmith import distributed
 from bertsmith.batch import Batch
 from bertsmith.keyed import Stream, keyed_seed
 from bertsmith.objective import Sums, count_targets
+from bertsmith.optim import AnyOptimizer
 
 SumLosses = Callable[[nn.Module, Batch], Sums]
 """`objective.sum_losses`, as it is or compiled."""
@@ -82,7 +83,7 @@ def train_step(
     model: nn.Module,
     sum_losses: SumLosses,
     micro_batches: Sequence[Batch],
-    optimizer: torch.optim.Optimizer,
+    optimizer: AnyOptimizer,
     *,
     max_grad_norm: float,
     precision: str,

@@ -1,6 +1,6 @@
 """The built-in corpus: the documentation that is on every machine with Bertsmith.
 
-Docstrings and longer comments of the Python standard library and of the
+Docstrings of the Python standard library and of the
 packages that Bertsmith requires, and the topics of the language reference.
 Source files are read, never imported. A document is a module, and it is held
 out or trained on as a whole: its docstrings describe each other.
@@ -16,15 +16,15 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import NamedTuple
 
-from bertsmith.corpus.docstrings import english_of
+from bertsmith.corpus.docstrings import docstrings_of
 from bertsmith.corpus.documents import SourceDocument
 from bertsmith.corpus.files import SourceFile
-from bertsmith.corpus.prose import prose
+from bertsmith.corpus.prose import paragraphs_of
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.keyed import text_hash
 
-_SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "lib2to3", "_vendor", "test", "tests"}
-"""Other packages, their copies, and tests: they say little, and some are broken on purpose."""
+_SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "lib2to3", "_vendor"}
+"""Other packages, their copies, and test data that is broken on purpose."""
 
 _REFERENCE = "pydoc_data/topics.py"
 
@@ -118,13 +118,13 @@ def _read(packages: list[_Package], report: CorpusReport) -> Iterator[tuple[str,
         for file, path in package.files:
             try:
                 source = path.read_text(encoding="utf-8", errors="ignore")  # some test other encodings
-                texts = _topics(source) if file == _REFERENCE else {file: english_of(source)}
+                texts = _topics(source) if file == _REFERENCE else {file: docstrings_of(source)}
             except (OSError, SyntaxError, ValueError, RecursionError):
                 report.skip(f"{package.name}/{file}", "cannot be read as Python")
                 continue
             for name, docstrings in texts.items():
                 new = [text for text in docstrings if _is_new(text, seen)]
-                if paragraphs := [paragraph for text in new for paragraph in prose(text)]:
+                if paragraphs := [paragraph for text in new for paragraph in paragraphs_of(text)]:
                     yield f"{package.name}/{name}", paragraphs
 
 

@@ -1,4 +1,4 @@
-"""What a Python source file says in English: its docstrings and longer comments."""
+"""The docstrings of a Python source file, read without importing it."""
 
 import ast
 import warnings
@@ -6,18 +6,13 @@ from collections.abc import Iterator
 from typing import TypeGuard
 
 _DOCUMENTING_CALLS = ("add_docstr", "add_newdoc", "_add_docstr")
-_MIN_COMMENT_LINES = 2
 _BLOCKS = ("body", "orelse", "handlers", "finalbody")
 
-_Found = tuple[int, str]
-"""First line of a text, and the text."""
 
+def docstrings_of(source: str) -> list[str]:
+    """The docstrings of a module, in order.
 
-def english_of(source: str) -> list[str]:
-    """The docstrings and comments of a module, in order.
-
-    Also the docstrings that a module gives to functions written in C
-    (`add_docstr`, `add_newdoc`). A comment counts if it is two or more lines long.
+    Also those that a module gives to functions written in C (`add_docstr`, `add_newdoc`).
 
     Args:
         source: Python source.
@@ -34,9 +29,7 @@ def english_of(source: str) -> list[str]:
     strings = list(_docstrings(tree))
     if any(call in source for call in _DOCUMENTING_CALLS):
         strings += _given_docstrings(tree)
-    inside = {line for node in strings for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
-    found: list[_Found] = [(node.lineno, str(node.value)) for node in strings]
-    return [text for _, text in sorted([*found, *_comments(source, inside)])]
+    return [str(node.value) for node in sorted(strings, key=lambda node: node.lineno)]
 
 
 def _docstrings(node: ast.AST) -> Iterator[ast.Constant]:
@@ -67,16 +60,3 @@ def _is_string(node: ast.AST) -> TypeGuard[ast.Constant]:
 
 def _name(function: ast.expr) -> str:
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-
-
-def _comments(source: str, inside: set[int]) -> Iterator[_Found]:
-    """Comments on lines of their own, two or more one after the other; `inside` are the lines of docstrings."""
-    comment: list[str] = []
-    for number, line in enumerate([*source.splitlines(), ""], 1):
-        stripped = line.strip()
-        if stripped.startswith("#") and number not in inside:
-            comment.append(stripped.lstrip("#"))
-            continue
-        if len(comment) >= _MIN_COMMENT_LINES:
-            yield number - len(comment), "\n".join(comment)
-        comment = []

@@ -6,13 +6,14 @@
     RUN/data/manifest.json    written last
 
 The text is read three times: to measure it, to train the tokenizer, and to
-tokenise it. Nothing of it is held, so memory does not grow with the text, and
-what is finished when the process is killed is not done again.
+tokenise it. Only a small one is held meanwhile, so memory does not grow with
+the text, and what is finished when the process is killed is not done again.
 
     reuse.py        what is there already, and what has to be made
     adopt.py        a text that was prepared before
     build.py        the three readings, then the manifest
     tokenising.py   the third reading
+    reading.py      a text that is read several times
     chunks.py       what one task is
     workers.py      the processes that do them
     facts.py        counts over the finished shards

@@ -1,6 +1,8 @@
 """A preparation from the text to the manifest, each reading of the text in its turn."""
 
+import ctypes
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -114,7 +116,15 @@ def _make_tokenizer(job: Job, inputs: Inputs, state: dict[str, Any]) -> Tokenize
         state["tokenizer"] = tokenizer.fingerprint()
         folder.write_state(state)
         folder.write_tokenizer(tokenizer, model_max_length=job.sequence_length)
+        _give_back_memory()
     return load_tokenizer(folder.tokenizer)
+
+
+def _give_back_memory() -> None:
+    """Return to the system what training freed, 300 MB for 100 MB of text; glibc keeps it while the workers run."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _train(job: Job, inputs: Inputs, state: dict[str, Any]) -> Tokenizer:

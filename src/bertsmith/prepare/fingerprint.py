@@ -11,7 +11,8 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from bertsmith.config import DataConfig
-from bertsmith.corpus import Corpus, open_corpus
+from bertsmith.corpus import open_corpus
+from bertsmith.prepare.reading import Text
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
 
 RULES = 1
@@ -30,8 +31,8 @@ TRAINING = ("tokenizer", "vocab_size", "lowercase", "strip_accents")
 class Inputs(NamedTuple):
     """Everything that a preparation reads."""
 
-    corpus: Corpus
-    validation: Corpus | None
+    corpus: Text
+    validation: Text | None
     """A text of its own; None: a share of the corpus."""
 
     fraction: float
@@ -50,8 +51,8 @@ def read_inputs(config: DataConfig) -> Inputs:
         UserError: One of them is missing or cannot be used.
     """
     options = {name: getattr(config, name) for name in READING}
-    corpus = open_corpus(config.text, **options)
-    validation = open_corpus((config.validation,), **options) if config.validation else None
+    corpus = Text(open_corpus(config.text, **options))
+    validation = Text(open_corpus((config.validation,), **options)) if config.validation else None
     tokenizer = None if config.tokenizer in TRAINED else load_tokenizer(config.tokenizer)
     fraction = config.validation_fraction or (0.01 if config.text else 0.1)
     if validation is not None:
@@ -71,7 +72,7 @@ def read_inputs(config: DataConfig) -> Inputs:
     return Inputs(corpus, validation, fraction, tokenizer, fingerprint)
 
 
-def files_fingerprint(corpus: Corpus) -> dict[str, Any]:
+def files_fingerprint(corpus: Text) -> dict[str, Any]:
     """Name, size and time of every file of a text, as a hash and, for the first ones, by name."""
     files = [[file.name, file.size, file.mtime_ns] for file in corpus.files]
     return {
