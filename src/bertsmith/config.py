@@ -118,7 +118,7 @@ class TrainingConfig:
         "auto", "Masked words alone or with next sentences; auto looks at the text."
     )
     sequence_length: int = _setting(128, "Places in a row, in tokens; also the longest input of the model.")
-    global_batch_size: int = _setting(32, "Rows in one step, over all devices.")
+    global_batch_size: int = _setting(16, "Rows in one step, over all devices.")
     micro_batch_size: int | None = _setting(None, "Rows computed at once on one device [measured].")
     gradient_accumulation_steps: int | None = _setting(
         None, "Micro-batches in one step on one device; another way to give --micro-batch-size."
