@@ -51,6 +51,11 @@ class Batch:
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.type is Tensor}
         return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
 
+    def pin_memory(self) -> "Batch":
+        """The same batch in memory that a GPU copies from while it computes; a `DataLoader` calls this."""
+        tensors = {f.name: getattr(self, f.name).pin_memory() for f in fields(self) if f.type is Tensor}
+        return replace(self, **tensors)
+
     def __len__(self) -> int:
         """Rows."""
         return len(self.input_ids) // self.row_length

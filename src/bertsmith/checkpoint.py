@@ -3,7 +3,7 @@
     checkpoints/step-00001000/
       model.safetensors       parameters by name
       optimizer.safetensors   exp_avg.NAME, exp_avg_sq.NAME, step.NAME
-      state.json              step, tokens, fingerprint of the run
+      state.json              step, tokens, seconds, hash of what the shards were made from
       manifest.json           size and hash of each file, written last
 
 A checkpoint is written under another name and renamed when it is on the disk.
@@ -11,6 +11,7 @@ It knows nothing of ranks or devices: tensors are whole and on the CPU.
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,8 @@ from bertsmith.optim import AnyOptimizer
 
 MANIFEST = "manifest.json"
 
+_NAME = re.compile(r"step-\d{8}")
+
 
 class Found(NamedTuple):
     """The newest checkpoint that is whole."""
@@ -34,6 +37,8 @@ class Found(NamedTuple):
     damaged: list[str]
     """One line for each newer checkpoint that was passed over."""
 
+    damaged_folders: list[Path]
+
 
 def checkpoint_name(step: int) -> str:
     """Folder name of a step; names sort like steps."""
@@ -41,8 +46,8 @@ def checkpoint_name(step: int) -> str:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """All finished checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.suffix != atomic.TEMPORARY_SUFFIX)
+    """All finished checkpoints, oldest first. Other folders beside them, such as a user's copies, are not looked at."""
+    return sorted(path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir())
 
 
 def save_checkpoint(
@@ -94,12 +99,23 @@ def _remove(checkpoint: Path) -> None:
 def newest_checkpoint(folder: Path) -> Found:
     """Find the newest checkpoint that is whole, by sizes, headers and hashes."""
     damaged: list[str] = []
+    folders: list[Path] = []
     for checkpoint in reversed(list_checkpoints(folder)):
         problem = find_damage(checkpoint)
         if problem is None:
-            return Found(checkpoint, damaged)
+            return Found(checkpoint, damaged, folders)
+        folders.append(checkpoint)
         damaged.append(f"checkpoint {checkpoint.name} is damaged ({problem}) and is passed over")
-    return Found(None, damaged)
+    return Found(None, damaged, folders)
+
+
+def set_aside(checkpoint: Path) -> Path:
+    """Rename a damaged checkpoint, so that it neither counts as one nor stands in the way of its step."""
+    number, name = 1, checkpoint.with_name(f"damaged-{checkpoint.name}")
+    while name.exists():
+        number += 1
+        name = checkpoint.with_name(f"damaged-{checkpoint.name}-{number}")
+    return checkpoint.rename(name)
 
 
 def find_damage(checkpoint: Path) -> str | None:

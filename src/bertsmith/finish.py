@@ -8,7 +8,7 @@ import dataclasses
 import shutil
 import unicodedata
 from collections.abc import Iterator, Mapping
-from math import sqrt
+from math import isfinite, sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,8 +63,13 @@ def finish_run(
         reporter: Who to tell.
 
     Raises:
-        UserError: The model could not be written; the checkpoints are whole.
+        UserError: The model is no good, or could not be written; the checkpoints are whole.
     """
+    if not isfinite(measured.loss):
+        raise UserError(
+            f"the held-out loss is {measured.loss}, so no model was written; "
+            "start again with --fresh and a lower --learning-rate"
+        )
     run = plan.run
     exported = for_fine_tuning(model)
     interval = wilson_interval(measured.nsp_accuracy, measured.nsp_targets) if measured.nsp_targets else None

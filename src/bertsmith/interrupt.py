@@ -43,3 +43,9 @@ def listening() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def leave_signals_to_the_run(_worker: int) -> None:
+    """Let a loader worker live when the whole process group is signalled: the run still needs it for its last step."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

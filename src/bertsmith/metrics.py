@@ -1,11 +1,12 @@
 """The record of a run: metrics.jsonl, and TensorBoard files where that is installed."""
 
 import json
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bertsmith import atomic
+_BLOCK_BYTES = 1 << 16
 
 
 class MetricsLog:
@@ -18,9 +19,8 @@ class MetricsLog:
         run goes on from, are removed: those steps are done again.
         """
         self.path = run / "metrics.jsonl"
-        kept = [line for line in read_metrics(run) if line["step"] <= first_step]
         if self.path.exists():
-            atomic.write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+            _cut_after(self.path, first_step)
         self._handle = self.path.open("a", encoding="utf-8")
         self._board = _open_board(run / "tensorboard", first_step)
 
@@ -38,6 +38,33 @@ class MetricsLog:
         self._handle.close()
         if self._board is not None:
             self._board.close()
+
+
+def _cut_after(path: Path, step: int) -> None:
+    """Cut the log behind the line of `step`, reading it from its end, so that a long log costs no more."""
+    with path.open("r+b") as handle:
+        end = handle.seek(0, os.SEEK_END)
+        tail = b""
+        while True:
+            start = max(0, end - _BLOCK_BYTES)
+            handle.seek(start)
+            tail = handle.read(end - start) + tail
+            end = start
+            lines = tail.split(b"\n")
+            for number in range(len(lines) - 2, -1 if start == 0 else 0, -1):  # the last one is torn or empty
+                if _step_of(lines[number]) is not None and (_step_of(lines[number]) or 0) <= step:
+                    handle.truncate(start + len(b"\n".join(lines[: number + 1])) + 1)
+                    return
+            if start == 0:
+                handle.truncate(0)
+                return
+
+
+def _step_of(line: bytes) -> int | None:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -63,4 +90,4 @@ def _open_board(folder: Path, first_step: int) -> Any:
         return None
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
+    return SummaryWriter(str(folder), purge_step=first_step + 1)

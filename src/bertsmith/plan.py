@@ -124,7 +124,7 @@ def decide_length(run: Run, rows: TrainingRows) -> None:
     if training.steps is None:
         epochs = training.epochs or min(MAX_EPOCHS, max(1.0, round(TOKEN_GOAL / rows.source.num_tokens)))
         steps = max(1, ceil(epochs * rows.rows_per_epoch / training.global_batch_size))
-        run.decide("default" if training.epochs is None else run.origin["epochs"], steps=steps)
+        run.decide("default", steps=steps)
     steps = run.config.training.steps or 1
     if training.warmup_steps is None:
         run.decide("default", warmup_steps=round(WARMUP_SHARE * steps))
@@ -207,7 +207,7 @@ def decide_by_measuring(plan: Plan, reporter: Reporter) -> None:
         raise UserError("compile is 'yes', but no C++ compiler was found; install g++ or give --compile no")
     if training.micro_batch_size is None and training.gradient_accumulation_steps is not None:
         size = ceil(share / training.gradient_accumulation_steps)
-        run.decide(run.origin.get("gradient_accumulation_steps", "flag"), micro_batch_size=size)
+        run.decide("default", micro_batch_size=size)
         training = run.config.training
     if training.micro_batch_size is not None and "auto" not in (training.precision, training.compile):
         return

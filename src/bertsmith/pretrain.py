@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,19 @@ from torch.utils.data import DataLoader
 
 from bertsmith import distributed
 from bertsmith.batch import Batch, collate
-from bertsmith.checkpoint import Found, load_checkpoint, newest_checkpoint, read_state, save_checkpoint
+from bertsmith.checkpoint import (
+    Found,
+    list_checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    read_state,
+    save_checkpoint,
+    set_aside,
+)
 from bertsmith.errors import UserError
 from bertsmith.examples import TrainingRows
 from bertsmith.finish import finish_run
-from bertsmith.interrupt import Interrupted, listening
+from bertsmith.interrupt import Interrupted, leave_signals_to_the_run, listening
 from bertsmith.keyed import text_hash
 from bertsmith.measure import compiled_losses, find_device, set_threads
 from bertsmith.metrics import MetricsLog
@@ -83,7 +92,8 @@ def pretrain(  # noqa: PLR0915
         if found.folder is not None:
             load_checkpoint(found.folder, model, optimizer)
             state = read_state(found.folder)
-        check_free_disk(run, model)
+        if state["step"] < steps:
+            check_free_disk(run, model)
         describe(plan, reporter, first_step=state["step"])
 
         division = divide(run)
@@ -153,8 +163,8 @@ def set_up(
     run = open_run(folder, given, origin)
     stack.enter_context(locked(folder))
     found = newest_checkpoint(run.checkpoints)
-    for line in found.damaged:
-        reporter.warn(line)
+    for line, damaged in zip(found.damaged, found.damaged_folders, strict=True):
+        reporter.warn(f"{line}; it is kept as {set_aside(damaged).name}")
     run.save()
     prepare_text(run, reporter, keep_existing=found.folder is not None)
     return run, found
@@ -190,6 +200,7 @@ def load_batches(rows: TrainingRows, division: Division, run: Run, *, first_step
         batch_sampler=_RowNumbers(division, range(first_step, training.steps or 0), training.global_batch_size),
         collate_fn=collate,
         num_workers=training.loader_workers,
+        worker_init_fn=leave_signals_to_the_run,
         pin_memory=torch.cuda.is_available() and training.device != "cpu",
     )
     return iter(loader)
@@ -213,13 +224,13 @@ class _RowNumbers:
                 yield list(range(start, min(start + self.division.micro_batch_size, first + self.division.rows)))
 
 
-def measure_if_due(plan: Plan, model: torch.nn.Module, step: int) -> dict[str, float]:
+def measure_if_due(plan: Plan, model: torch.nn.Module, step: int) -> dict[str, float | None]:
     """The held-out loss, by name, at the end and every `validation_every` steps; else nothing."""
     training = plan.run.config.training
     if step != training.steps and step % (training.validation_every or 1):
         return {}
     measured = measure_held_out(plan, model, QUICK_VALIDATION_ROWS)
-    return {f"validation_{name}": value for name, value in measured.losses().items()}
+    return {f"validation_{name}": value if isfinite(value) else None for name, value in measured.losses().items()}
 
 
 def measure_held_out(plan: Plan, model: torch.nn.Module, most_rows: int) -> Measured:
@@ -241,11 +252,12 @@ def check_free_disk(run: Run, model: torch.nn.Module) -> None:
         UserError: The disk is too full.
     """
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    needed = weights * (3 * (run.config.training.keep + 1) + 1)  # weights and two moments each; one more while saving
+    more = max(0, run.config.training.keep - len(list_checkpoints(run.checkpoints))) + 1  # one more while saving
+    needed = weights * (3 * more + 1)  # weights and two moments each, and the model at the end
     free = shutil.disk_usage(run.folder).free
     if free < needed:
         raise UserError(
-            f"{free / 1e9:.2f} GB are free at {run.folder} and the checkpoints need {needed / 1e9:.2f} GB; "
+            f"{free / 1e6:,.0f} MB are free at {run.folder} and the checkpoints need {needed / 1e6:,.0f} MB; "
             "free some, lower --keep, or choose another disk with -o"
         )
 
