@@ -2,6 +2,7 @@
 
 import os
 import pickletools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,14 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path
     assert found.folder == good
     assert len(found.damaged) == 1
     assert bad.name in found.damaged[0]
+
+
+def test_a_copy_that_a_user_made_is_neither_used_nor_removed(tmp_path: Path) -> None:
+    shutil.copytree(save(tmp_path, 1), tmp_path / "step-1-best")
+    for step in (2, 3):
+        save(tmp_path, step, keep=1)
+    assert (tmp_path / "step-1-best").is_dir()
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000003"]
 
 
 def test_only_superseded_checkpoints_are_removed(tmp_path: Path) -> None:

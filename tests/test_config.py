@@ -71,6 +71,7 @@ def test_a_run_goes_on_with_its_own_settings_and_refuses_others(tmp_path: Path) 
     run = open_run(tmp_path / "run", {"steps": 5, "keep": 3}, {"steps": "flag", "keep": "flag"})
     run.decide("measured", precision="float32")
     run.save()
+    (run.checkpoints / "step-00000001").mkdir(parents=True)
     again = open_run(tmp_path / "run", {"steps": 5, "keep": 4}, {"steps": "flag", "keep": "flag"})
     assert (again.config.training.precision, again.config.training.keep) == ("float32", 4)
     assert again.origin["precision"] == "measured"
@@ -78,6 +79,15 @@ def test_a_run_goes_on_with_its_own_settings_and_refuses_others(tmp_path: Path) 
         open_run(tmp_path / "run", {"steps": 6}, {"steps": "flag"})
     assert "--fresh" in str(caught.value)
     assert read_run(tmp_path / "run").config.training.steps == 5
+
+
+def test_a_mistake_before_the_first_checkpoint_can_be_put_right(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run", {"text": ("missing.txt",)}, {"text": "flag"})
+    run.decide("measured", precision="float32")
+    run.save()
+    again = open_run(tmp_path / "run", {"text": ("there.txt",)}, {"text": "flag"})
+    assert again.config.data.text == ("there.txt",)
+    assert again.config.training.precision == "auto"
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ tags:
 """Language and licence are those of the text: unknown here, so they are left to whoever shares the model."""
 
 
+OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon for the matrices of the blocks, AdamW for the rest"}
+
+
 def model_card(
     *,
     config: BertConfig,
@@ -139,7 +142,10 @@ def _recipe(config: BertConfig, training: TrainingConfig, manifest: Mapping[str,
         ("rows a step", f"{training.global_batch_size:,}"),
         ("steps", f"{state['step']:,}"),
         ("tokens read, special tokens included", f"{state['tokens']:,}, about {passes:.1f} times the text"),
-        ("optimizer", f"AdamW, beta2 {training.adam_beta2:g}, weight decay {training.weight_decay:g}"),
+        (
+            "optimizer",
+            f"{OPTIMIZERS[training.optimizer]}, beta2 {training.adam_beta2:g}, weight decay {training.weight_decay:g}",
+        ),
         (
             "peak learning rate",
             f"{training.learning_rate:g}, {training.schedule}, {training.warmup_steps:,} warm-up steps",

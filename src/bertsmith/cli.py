@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import click
 
-from bertsmith.config import TABLES, DataConfig, ModelConfig, TrainingConfig, check_value, read_toml
+from bertsmith.config import EXCLUSIVE_SETTINGS, TABLES, DataConfig, ModelConfig, TrainingConfig, check_value, read_toml
 from bertsmith.errors import UserError, suggestion
 
 Command = Callable[..., None]
@@ -56,29 +56,36 @@ def _flag(field: "dataclasses.Field[Any]", annotation: Any) -> Callable[[Command
     return click.option(flag, type=choices, default=None, help=help_text)
 
 
+def settings_of(config: Path) -> dict[str, Any]:
+    """The settings that a configuration file gives, by name."""
+    given = {}
+    tables = read_toml(config)
+    wrote = tables.pop("origin", None)  # in a file that a run wrote
+    for table, values in tables.items():
+        types = get_type_hints(TABLES[table])
+        for name, value in values.items():
+            if name not in types:
+                raise UserError(f"unknown setting '{table}.{name}' in {config}{suggestion(name, types)}")
+            if wrote is None or wrote.get(name) in {"flag", "file"}:  # what a run found out is found out anew
+                given[name] = check_value(f"{table}.{name}", value, types[name])
+    return given
+
+
 def gather(text: tuple[str, ...], flags: dict[str, Any], config: Path | None) -> tuple[dict[str, Any], dict[str, str]]:
     """Merge configuration file and flags, flags first.
 
     Returns:
         The settings given, by name, and the origin of each.
     """
-    given: dict[str, Any] = {}
-    if config is not None:
-        for table, values in read_toml(config).items():
-            cls = TABLES.get(table)
-            if cls is None:  # [origin], in a file that a run wrote
-                continue
-            types = get_type_hints(cls)
-            for name, value in values.items():
-                if name not in types:
-                    raise UserError(f"unknown setting '{table}.{name}' in {config}{suggestion(name, types)}")
-                given[name] = check_value(f"{table}.{name}", value, types[name])
-    origin = dict.fromkeys(given, "file")
+    given = settings_of(config) if config is not None else {}
     typed = {name: value for name, value in flags.items() if value is not None}
     if text:
         typed["text"] = text
+    for pair in EXCLUSIVE_SETTINGS:  # a flag wins over the file, also where it says it another way
+        if any(name in typed for name in pair):
+            given = {name: value for name, value in given.items() if name not in pair}
+    origin = {**dict.fromkeys(given, "file"), **dict.fromkeys(typed, "flag")}
     given.update(typed)
-    origin.update(dict.fromkeys(typed, "flag"))
     for name in ("text", "validation", "tokenizer"):
         if name in given:
             given[name] = _absolute(given[name])
@@ -89,6 +96,8 @@ def _absolute(value: Any) -> Any:
     """Make paths that exist independent of the current folder; other names stay as they are."""
     if isinstance(value, tuple):
         return tuple(_absolute(item) for item in value)
+    if not value.strip():  # an unset variable of the shell; Path("") would be the current folder
+        raise UserError("a path is empty; give a file or folder")
     return str(Path(value).resolve()) if Path(value).exists() else value
 
 
@@ -121,7 +130,7 @@ def pretrain(text: tuple[str, ...], output: Path | None, config: Path | None, fr
 
     given, origin = gather(text, flags, config)
     folder = output or default_folder(given.get("text", ()))
-    folder = next_free(folder) if fresh else folder
+    folder = next_free(folder.resolve()) if fresh else folder
     reporter = make_reporter()
     reporter.say(f"run: {folder}")
     try:
@@ -141,10 +150,11 @@ def prepare(text: tuple[str, ...], output: Path, config: Path | None, sequence_l
     from bertsmith.config import from_mapping
     from bertsmith.console import make_reporter
     from bertsmith.prepare import prepare as run_preparation
-    from bertsmith.run_folder import locked, make_folder
+    from bertsmith.run_folder import locked, make_folder, refuse_run
 
     given, _ = gather(text, flags, config)
     data = from_mapping(DataConfig, {name: value for name, value in given.items() if name in flags or name == "text"})
+    refuse_run(output)
     make_folder(output, owned_by=("data", "tokenizer"))
     reporter = make_reporter()
     try:
@@ -170,10 +180,11 @@ def train_tokenizer(text: tuple[str, ...], output: Path, **flags: Any) -> None:
     from bertsmith.config import from_mapping
     from bertsmith.console import make_reporter
     from bertsmith.prepare import make_tokenizer
-    from bertsmith.run_folder import make_folder
+    from bertsmith.run_folder import make_folder, refuse_run
 
     given, _ = gather(text, flags, None)
     data = from_mapping(DataConfig, given)
+    refuse_run(output)
     make_folder(output, owned_by=("tokenizer.json",))
     reporter = make_reporter()
     try:
@@ -239,13 +250,12 @@ def run(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 141
     except OSError as error:
-        if error.filename is None:
-            raise
-        return _complain(f"{error.filename}: {error.strerror}")
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{where}{error.strerror or error}")
     except Exception as error:
         if type(error).__name__ != "Interrupted":  # compared by name: its module need not be loaded
             raise
-        return _complain(f"{error}; the same command goes on from here", getattr(error, "exit_code", 130))
+        return _complain(f"{error}; `bertsmith pretrain -o FOLDER` goes on from here", getattr(error, "exit_code", 130))
     return 0
 
 

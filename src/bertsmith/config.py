@@ -104,7 +104,13 @@ class ModelConfig:
         _require(self.preset in PRESETS, f"preset is '{self.preset}'{suggestion(self.preset, PRESETS)}")
         for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"):
             value = getattr(self, name)
-            _require(value is None or value > 0, f"{name} is {value}; give a number above 0")
+            _require(value is None or 0 < value < 1_000_000, f"{name} is {value}; give a number above 0")
+        if self.hidden_size and self.num_attention_heads:
+            _require(
+                self.hidden_size % self.num_attention_heads == 0,
+                f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
+                f"({self.num_attention_heads})",
+            )
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             value = getattr(self, name)
             _require(0 <= value < 1, f"{name} is {value}; give a probability in [0, 1)")
@@ -128,7 +134,7 @@ class TrainingConfig:
     optimizer: Literal["adamw", "muon"] = _setting(
         "adamw", "AdamW for all, or Muon for the matrices of the blocks and AdamW for the rest."
     )
-    learning_rate: float | None = _setting(None, "Peak learning rate [preset and optimizer].")
+    learning_rate: float | None = _setting(None, "Peak learning rate [preset].")
     schedule: Literal["linear", "cosine", "constant"] = _setting(
         "linear", "Learning rate after the warm-up: falls to 0 in a line or a cosine, or stays."
     )
@@ -152,15 +158,15 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("global_batch_size", "micro_batch_size", "gradient_accumulation_steps", "epochs", "steps"):
             value = getattr(self, name)
-            _require(value is None or value > 0, f"{name} is {value}; give a number above 0")
+            _require(value is None or 0 < value < 1e12, f"{name} is {value}; give a number above 0")
         for name in ("learning_rate", "max_grad_norm", "checkpoint_every", "keep", "validation_every", "threads"):
             value = getattr(self, name)
-            _require(value is None or value > 0, f"{name} is {value}; give a number above 0")
+            _require(value is None or 0 < value < 1e12, f"{name} is {value}; give a number above 0")
         _require(
             self.warmup_steps is None or self.warmup_steps >= 0,
             f"warmup_steps is {self.warmup_steps}; give 0 or more",
         )
-        _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}; give 0 or more")
+        _require(0 <= self.weight_decay < 1e6, f"weight_decay is {self.weight_decay}; give 0 or more")
         _require(0 <= self.adam_beta2 < 1, f"adam_beta2 is {self.adam_beta2}; give a number in [0, 1)")
         _require(0 <= self.seed < 2**63, f"seed is {self.seed}; give a number from 0 to 2^63 - 1")
         _require(self.loader_workers >= 0, f"loader_workers is {self.loader_workers}; give 0 or more")

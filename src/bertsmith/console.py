@@ -1,7 +1,9 @@
 """What the user sees: a live line on a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -56,8 +58,11 @@ class PlainReporter(Reporter):
         self._task = ""
 
     def say(self, line: str) -> None:
-        """Print a line."""
-        print(line, flush=True)  # noqa: T201
+        """Print a line. A closed pipe, as of `| head`, ends the output and not the run."""
+        try:
+            print(line, flush=True)  # noqa: T201
+        except BrokenPipeError:
+            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
     def warn(self, line: str) -> None:
         """Print a line on the error stream."""

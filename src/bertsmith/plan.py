@@ -16,11 +16,18 @@ from bertsmith.config import PRESETS
 from bertsmith.errors import UserError
 from bertsmith.examples import TrainingRows, open_rows
 from bertsmith.keyed import Stream, keyed_seed
-from bertsmith.measure import best_micro_batch, faster_precision, has_compiler, worth_compiling
+from bertsmith.measure import (
+    best_micro_batch,
+    faster_precision,
+    has_compiler,
+    seconds_per_micro_batch,
+    worth_compiling,
+)
 from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
 from bertsmith.shards import read_manifest
+from bertsmith.step import SumLosses
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
 from bertsmith.watch import Watch
 
@@ -231,8 +238,16 @@ def decide_by_measuring(plan: Plan, reporter: Reporter) -> None:
     reporter.progress("measuring this machine", 1.0)
 
 
-def describe(plan: Plan, reporter: Reporter, *, first_step: int) -> None:
-    """Say sizes, length and levels before the first step."""
+def seconds_left(plan: Plan, model: BertPretrainingModel, losses: SumLosses, *, first_step: int) -> float:
+    """Estimate the time of the remaining steps from one micro-batch, measured for half a second."""
+    training, division = plan.run.config.training, divide(plan.run)
+    batch = collate(plan.rows.__getitems__(list(range(division.micro_batch_size)))).to(plan.device)
+    seconds = seconds_per_micro_batch(model, losses, batch, training.precision)
+    return seconds * division.micro_batches * ((training.steps or 0) - first_step)
+
+
+def describe(plan: Plan, reporter: Reporter, *, first_step: int, seconds: float) -> None:
+    """Say sizes, length, estimated time and levels before the first step."""
     training, manifest = plan.run.config.training, plan.manifest
     with torch.device("meta"):  # counts the weights without making them
         model = BertPretrainingModel(plan.config, next_sentence=training.objective == "mlm+nsp")
@@ -250,6 +265,7 @@ def describe(plan: Plan, reporter: Reporter, *, first_step: int) -> None:
         f"{steps * training.global_batch_size / plan.rows.rows_per_epoch:.1f} epochs; "
         f"{training.precision} on {plan.device.type}, {training.micro_batch_size} rows at once"
         + (", compiled" if training.compile == "yes" else "")
+        + f"; about {seconds / 60:,.0f} min on this machine"
     )
     reporter.say(
         f"levels: a uniform guess scores {log(config.vocab_size):.2f} nats, "

@@ -38,7 +38,7 @@ from bertsmith.measure import compiled_losses, find_device, set_threads
 from bertsmith.metrics import MetricsLog
 from bertsmith.objective import sum_losses
 from bertsmith.optim import AnyOptimizer, learning_rate_at, make_optimizer, set_learning_rate
-from bertsmith.plan import Division, Plan, describe, divide, make_plan
+from bertsmith.plan import Division, Plan, describe, divide, make_plan, seconds_left
 from bertsmith.prepare import prepare
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run, locked, note_environment, open_run, read_run
@@ -94,10 +94,11 @@ def pretrain(  # noqa: PLR0915
             state = read_state(found.folder)
         if state["step"] < steps:
             check_free_disk(run, model)
-        describe(plan, reporter, first_step=state["step"])
-
         division = divide(run)
         losses = compiled_losses() if training.compile == "yes" else sum_losses
+        if state["step"] < steps:
+            seconds = seconds_left(plan, model, losses, first_step=state["step"])
+            describe(plan, reporter, first_step=state["step"], seconds=seconds)
         batches = load_batches(plan.rows, division, run, first_step=state["step"])
         log = stack.enter_context(closing(MetricsLog(folder, first_step=state["step"]))) if main else None
         stop = stack.enter_context(listening())

@@ -26,7 +26,7 @@ from bertsmith.config import (
     run_config,
     table_of,
 )
-from bertsmith.errors import UserError
+from bertsmith.errors import UserError, suggestion
 from bertsmith.reporter import Reporter
 
 CONFIG = "config.toml"
@@ -64,11 +64,15 @@ class Run:
         path = self.folder / ENVIRONMENT
         known = json.loads(path.read_text(encoding="utf-8")).get("data") if path.exists() else data_fingerprint
         if known != data_fingerprint:
-            defaults = flat(RunConfig())
-            decided = [name for name, origin in self.origin.items() if origin not in {"flag", "file"}]
-            self.config = changed(self.config, **{name: defaults[name] for name in decided})
-            self.origin = {name: origin for name, origin in self.origin.items() if name not in decided}
+            self.forget_decisions()
         atomic.write_json(path, {"data": data_fingerprint})
+
+    def forget_decisions(self) -> None:
+        """Put every setting that nobody gave back to its default."""
+        defaults = flat(RunConfig())
+        decided = [name for name, origin in self.origin.items() if origin not in {"flag", "file"}]
+        self.config = changed(self.config, **{name: defaults[name] for name in decided})
+        self.origin = {name: origin for name, origin in self.origin.items() if name not in decided}
 
     def save(self) -> None:
         """Write config.toml."""
@@ -87,6 +91,10 @@ def open_run(folder: Path, given: Mapping[str, Any], origin: Mapping[str, str]) 
         UserError: The folder belongs to something else, or is not writable, or
             the run was made with other settings.
     """
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given:
+        if table_of(name) is None:
+            raise UserError(f"unknown setting '{name}'{suggestion(name, flat(RunConfig()))}")
     check_exclusive(given)
     config_path = folder / CONFIG
     if not config_path.exists():
@@ -96,10 +104,15 @@ def open_run(folder: Path, given: Mapping[str, Any], origin: Mapping[str, str]) 
             tables[table_of(name) or ""][name] = value
         return Run(folder, run_config(tables), dict(origin), is_new=True)
     run = read_run(folder)
-    _refuse_changes(run, given)
-    free = {name: value for name, value in given.items() if name in FREE_SETTINGS}
-    run.config = changed(run.config, **free)
-    run.origin.update({name: origin[name] for name in free})
+    if any(run.checkpoints.glob("*step-*")):
+        _refuse_changes(run, given)
+        taken = {name: value for name, value in given.items() if name in FREE_SETTINGS}
+    else:  # nothing is trained yet: a mistake in the first command can still be put right
+        taken = dict(given)
+        if any(flat(run.config)[name] != value for name, value in taken.items()):
+            run.forget_decisions()
+    run.config = changed(run.config, **taken)
+    run.origin.update({name: origin[name] for name in taken})
     return run
 
 
@@ -112,6 +125,8 @@ def read_run(folder: Path) -> Run:
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder} is no run: it has no {CONFIG}; give the folder that `bertsmith pretrain` wrote")
     tables = read_toml(folder / CONFIG)
+    if not tables.keys() >= TABLES.keys():
+        raise UserError(f"{folder / CONFIG} is damaged: it lacks a table; give the run a new folder with -o")
     origin = tables.pop("origin", {})
     return Run(folder, run_config(tables), dict(origin), is_new=False)
 
@@ -142,18 +157,35 @@ def make_folder(folder: Path, *, owned_by: tuple[str, ...] = ()) -> None:
         ) from error
 
 
+def refuse_run(folder: Path) -> None:
+    """Keep other commands from writing into the folder of a run.
+
+    Raises:
+        UserError: It is one.
+    """
+    if (folder / CONFIG).exists():
+        raise UserError(f"{folder} is a run, which has its own tokenizer and shards; give another folder with -o")
+
+
 def _refuse_changes(run: Run, given: Mapping[str, Any]) -> None:
     saved = flat(run.config)
     differences = [
         f"{name} is {_shown(saved[name])} in the run and {_shown(value)} now"
         for name, value in given.items()
-        if name not in FREE_SETTINGS and saved[name] != value
+        if name not in FREE_SETTINGS and saved[name] not in (value, _absolute(value))
     ]
     if differences:
         raise UserError(
             f"{run.folder} was made with other settings: {'; '.join(differences)}; "
             "leave them as they were, or start a new run with --fresh or another -o"
         )
+
+
+def _absolute(value: Any) -> Any:
+    """What a path was saved as: text that is gone is still the same text."""
+    if isinstance(value, tuple):
+        return tuple(os.path.abspath(item) for item in value)
+    return os.path.abspath(value) if isinstance(value, str) else value
 
 
 def _shown(value: Any) -> str:
