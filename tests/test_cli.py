@@ -154,6 +154,26 @@ def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals, code:
     assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
 
 
+def test_a_run_inside_its_own_text_is_not_read(tmp_path: Path) -> None:
+    write_prose(tmp_path / "prose.txt")
+    for _ in range(2):
+        result = bertsmith("pretrain", ".", "-o", "runs/here", "--steps", "2", *TINY, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    assert "1 file" in bertsmith("pretrain", ".", "-o", "runs/next", "--steps", "2", *TINY, cwd=tmp_path).stdout
+
+
+def test_an_empty_path_is_one_line(tmp_path: Path) -> None:
+    assert "a path is empty" in complaint("pretrain", "", cwd=tmp_path)
+
+
+def test_preparing_into_a_run_is_refused(tmp_path: Path) -> None:
+    from bertsmith.run_folder import open_run
+
+    write_prose(tmp_path / "prose.txt")
+    open_run(tmp_path / "run", {}, {}).save()
+    assert "is a run" in complaint("prepare", "prose.txt", "-o", "run", cwd=tmp_path)
+
+
 def test_two_processes_cannot_work_on_one_run(tmp_path: Path) -> None:
     from bertsmith.run_folder import locked, open_run
 

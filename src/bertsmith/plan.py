@@ -98,6 +98,8 @@ def make_plan(run: Run, device: torch.device, reporter: Reporter) -> Plan:
     tokenizer = load_tokenizer(run.folder / "tokenizer")
     plan = Plan(run, manifest, tokenizer, rows, rows_of(run, "validation"), device)
     decide_by_measuring(plan, reporter)
+    if run.config.training.device == "auto":
+        run.decide("measured", device=device.type)
     if distributed.is_main():
         run.save()
     return plan

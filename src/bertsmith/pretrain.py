@@ -41,7 +41,7 @@ from bertsmith.optim import AnyOptimizer, learning_rate_at, make_optimizer, set_
 from bertsmith.plan import Division, Plan, describe, divide, make_plan, seconds_left
 from bertsmith.prepare import prepare
 from bertsmith.reporter import Reporter
-from bertsmith.run_folder import Run, locked, note_environment, open_run, read_run
+from bertsmith.run_folder import CONFIG, Run, locked, note_environment, open_run, read_run
 from bertsmith.step import Measured, evaluate_loss, train_step
 
 QUICK_VALIDATION_ROWS = 512
@@ -68,7 +68,8 @@ def pretrain(  # noqa: PLR0915
         UserError: A setting, the text or the folder is not usable, or the disk is full.
         Interrupted: The run was asked to stop and has saved its state.
     """
-    device = find_device(str(given.get("device", "auto")))
+    known = read_run(folder).config.training.device if (folder / CONFIG).exists() else "auto"
+    device = find_device(str(given.get("device") or known))
     distributed.start(device.type)
     main = distributed.is_main()
     reporter = reporter if reporter and main else Reporter()

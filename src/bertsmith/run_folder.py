@@ -62,7 +62,7 @@ class Run:
     def begin_with(self, data_fingerprint: str) -> None:
         """Forget what was decided for other data, before the first checkpoint."""
         path = self.folder / ENVIRONMENT
-        known = json.loads(path.read_text(encoding="utf-8")).get("data") if path.exists() else data_fingerprint
+        known = _read_environment(path).get("data", data_fingerprint)
         if known != data_fingerprint:
             self.forget_decisions()
         atomic.write_json(path, {"data": data_fingerprint})
@@ -242,6 +242,15 @@ def _toml_value(value: Any) -> str:
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
+def _read_environment(path: Path) -> dict[str, Any]:
+    """environment.json, or nothing where it is missing or torn: it only informs."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def note_environment(run: Run, reporter: Reporter, **facts: Any) -> None:
     """Write versions and machine to environment.json, and say what has changed since the run began.
 
@@ -258,8 +267,8 @@ def note_environment(run: Run, reporter: Reporter, **facts: Any) -> None:
         "cores": os.cpu_count(),
         **facts,
     }
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    for name in ("torch", "device", "threads", "machine"):
+    before = _read_environment(path)
+    for name in ("torch", "device", "threads", "ranks", "machine"):
         if before.get(name, now[name]) != now[name]:
             reporter.warn(
                 f"the run began with {name} {before[name]} and goes on with {now[name]}: "

@@ -127,7 +127,7 @@ def _walk(root: Path) -> Iterator[Path]:
     closed: list[Path] = []
     for folder, folders, files in os.walk(root, followlinks=True, onerror=lambda e: closed.append(Path(e.filename))):
         facts = os.stat(folder)
-        if (facts.st_dev, facts.st_ino) in seen:
+        if (facts.st_dev, facts.st_ino) in seen or _is_run(folder, files):
             folders.clear()
             continue
         seen.add((facts.st_dev, facts.st_ino))
@@ -135,6 +135,11 @@ def _walk(root: Path) -> Iterator[Path]:
         paths = (Path(folder, name) for name in sorted(files) if not name.startswith("."))
         yield from (path for path in paths if not _would_block(path))
     yield from closed
+
+
+def _is_run(folder: str, files: list[str]) -> bool:
+    """Whether a folder is a run of Bertsmith, whose logs are nobody's text; `pretrain .` writes into ./runs."""
+    return {".lock", "config.toml"} <= set(files) or Path(folder, "data", "manifest.json").exists()
 
 
 def _would_block(path: Path) -> bool:
