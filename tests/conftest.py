@@ -7,6 +7,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: many threads on t
 
 import pytest
 
+from prose import write_prose
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -20,3 +22,9 @@ def development_data(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs development data: {path} is absent; set BERTSMITH_DATA")
     return path
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of made-up prose, long enough to train a tiny model on."""
+    return write_prose(tmp_path_factory.mktemp("text") / "prose.txt")

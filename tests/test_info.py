@@ -16,13 +16,7 @@ from bertsmith.metrics import read_metrics
 from bertsmith.prepare import prepare
 from bertsmith.run_folder import locked
 
-from prose import write_prose
 from runs import TINY, Listener, train
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_prose(tmp_path_factory.mktemp("text") / "prose.txt")
 
 
 @pytest.fixture(scope="module")

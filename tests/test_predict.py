@@ -15,15 +15,9 @@ from bertsmith.model import BertConfig, BertModel, BertPretrainingModel
 from bertsmith.predict import fill, guess, load_for_prediction
 from bertsmith.tokenizer import Tokenizer, train_tokenizer
 
-from prose import write_prose
 from runs import Listener, train
 
 LONGEST = 16
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_prose(tmp_path_factory.mktemp("text") / "prose.txt")
 
 
 @pytest.fixture(scope="module")

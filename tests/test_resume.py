@@ -12,60 +12,22 @@ from safetensors.torch import load_file
 from bertsmith.checkpoint import list_checkpoints
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
-from bertsmith.pretrain import pretrain
 from bertsmith.reporter import Reporter
 
-from prose import write_prose
+from runs import Listener, train
 
 SETTINGS: dict[str, Any] = {
-    "preset": "bert-tiny",
-    "hidden_size": 32,
-    "num_attention_heads": 2,
     "steps": 12,
     "vocab_size": 500,
-    "sequence_length": 32,
-    "document": "blank-line",
-    "validation_fraction": 0.15,
     "global_batch_size": 6,
-    "micro_batch_size": 4,
-    "precision": "float32",
-    "compile": "no",
-    "device": "cpu",
-    "threads": 1,
     "hidden_dropout_prob": 0.1,
     "validation_every": 5,
-    "workers": 1,
 }
-
-
-class StopAt(Reporter):
-    """Asks the run to stop, as Ctrl-C does, when a step is reported."""
-
-    def __init__(self, *steps: int) -> None:
-        self.steps = set(steps)
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-    warn = say
-
-    def step(self, values: dict[str, Any]) -> None:
-        if values["step"] in self.steps:
-            import os
-            import signal
-
-            os.kill(os.getpid(), signal.SIGTERM)
+"""What differs from the tiny runs of other tests: uneven micro-batches, dropout, several measurements."""
 
 
 def run(folder: Path, text: Path, reporter: Reporter | None = None, **changes: Any) -> Path:
-    given = {**SETTINGS, "text": (str(text),), **changes}
-    return pretrain(folder, given, dict.fromkeys(given, "flag"), reporter)
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_prose(tmp_path_factory.mktemp("text") / "prose.txt")
+    return train(folder, text, reporter, **{**SETTINGS, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +60,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     folder = tmp_path / "run"
     for stop in stops:
         with pytest.raises(Interrupted) as caught:
-            run(folder, text, StopAt(stop))
+            run(folder, text, Listener(stop))
         assert caught.value.exit_code == 143
     run(folder, text)
     same(folder, straight)
@@ -109,7 +71,7 @@ def test_steps_after_the_last_checkpoint_are_done_again(text: Path, straight: Pa
     """As after kill -9: the log is ahead of the checkpoint, and its last line is torn."""
     folder = tmp_path / "run"
     with pytest.raises(Interrupted):
-        run(folder, text, StopAt(4))
+        run(folder, text, Listener(4))
     with (folder / "metrics.jsonl").open("a") as handle:
         handle.write('{"step": 5, "loss": 1.0}\n{"step": 6, "lo')
     run(folder, text)
@@ -120,10 +82,10 @@ def test_a_damaged_checkpoint_is_named_and_the_run_ends_the_same(text: Path, str
     folder = tmp_path / "run"
     for stop in (3, 8):
         with pytest.raises(Interrupted):
-            run(folder, text, StopAt(stop))
+            run(folder, text, Listener(stop))
     newest = list_checkpoints(folder / "checkpoints")[-1]
     (newest / "optimizer.safetensors").write_bytes(b"torn")
-    listener = StopAt()
+    listener = Listener()
     run(folder, text, listener)
     assert any(newest.name in line and "damaged" in line for line in listener.lines)
     same(folder, straight)
@@ -133,7 +95,7 @@ def test_a_run_with_checkpoints_goes_on_when_the_text_is_gone(text: Path, tmp_pa
     copy = tmp_path / "copy.txt"
     copy.write_bytes(text.read_bytes())
     with pytest.raises(Interrupted):
-        run(tmp_path / "run", copy, StopAt(4))
+        run(tmp_path / "run", copy, Listener(4))
     copy.unlink()
     run(tmp_path / "run", copy)
     assert [line["step"] for line in log(tmp_path / "run")] == list(range(1, 13))
@@ -143,9 +105,9 @@ def test_a_changed_text_is_said_and_the_run_keeps_its_shards(text: Path, straigh
     copy = tmp_path / "copy.txt"
     copy.write_bytes(text.read_bytes())
     with pytest.raises(Interrupted):
-        run(tmp_path / "run", copy, StopAt(4))
+        run(tmp_path / "run", copy, Listener(4))
     copy.write_text("Something else entirely. It is short.\n")
-    listener = StopAt()
+    listener = Listener()
     run(tmp_path / "run", copy, listener)
     assert any("--fresh" in line for line in listener.lines)
     same(tmp_path / "run", straight)

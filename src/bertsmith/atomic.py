@@ -74,6 +74,15 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def next_free(folder: Path) -> Path:
+    """FOLDER itself, or FOLDER-2, FOLDER-3, ...: the first that does not exist yet."""
+    number, candidate = 1, folder
+    while candidate.exists():
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what an interrupted write left in `folder`."""
     for path in folder.glob(f"*{TEMPORARY_SUFFIX}"):

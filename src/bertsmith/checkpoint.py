@@ -3,7 +3,7 @@
     checkpoints/step-00001000/
       model.safetensors       parameters by name
       optimizer.safetensors   exp_avg.NAME, exp_avg_sq.NAME, step.NAME
-      state.json              step, tokens, seconds, hash of what the shards were made from
+      state.json              step, tokens, seconds, skipped steps
       manifest.json           size and hash of each file, written last
 
 A checkpoint is written under another name and renamed when it is on the disk.
@@ -111,11 +111,7 @@ def newest_checkpoint(folder: Path) -> Found:
 
 def set_aside(checkpoint: Path) -> Path:
     """Rename a damaged checkpoint, so that it neither counts as one nor stands in the way of its step."""
-    number, name = 1, checkpoint.with_name(f"damaged-{checkpoint.name}")
-    while name.exists():
-        number += 1
-        name = checkpoint.with_name(f"damaged-{checkpoint.name}-{number}")
-    return checkpoint.rename(name)
+    return checkpoint.rename(atomic.next_free(checkpoint.with_name(f"damaged-{checkpoint.name}")))
 
 
 def find_damage(checkpoint: Path) -> str | None:

@@ -124,9 +124,9 @@ def pretrain(text: tuple[str, ...], output: Path | None, config: Path | None, fr
 
     The same command again goes on with a run that was stopped.
     """
+    from bertsmith.atomic import next_free
     from bertsmith.console import make_reporter
     from bertsmith.pretrain import pretrain as run_pretraining
-    from bertsmith.run_folder import next_free
 
     given, origin = gather(text, flags, config)
     folder = output or default_folder(given.get("text", ()))

@@ -24,7 +24,6 @@ from bertsmith.model import BertPretrainingModel
 from bertsmith.plan import Plan
 from bertsmith.predict import Candidate, guess
 from bertsmith.reporter import Reporter
-from bertsmith.run_folder import next_free
 from bertsmith.shards import Int64Array
 from bertsmith.step import Measured
 from bertsmith.tokenizer import Tokenizer
@@ -129,7 +128,7 @@ def publish_model(
             return
         atomic.write_text(staging / "README.md", card)
         if folder.exists():
-            kept = next_free(folder.with_name(f"{folder.name}-before"))
+            kept = atomic.next_free(folder.with_name(f"{folder.name}-before"))
             folder.rename(kept)
             reporter.say(f"{folder} held another model, which is now {kept}")
         atomic.publish(staging, folder)

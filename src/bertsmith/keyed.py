@@ -31,7 +31,6 @@ class Stream(IntEnum):
     REPLACEMENT = 10
     DROPOUT = 11
     INITIAL = 12
-    WORD = 13
 
 
 def mix(value: UInt64Array) -> UInt64Array:

@@ -124,7 +124,7 @@ def pretrain(  # noqa: PLR0915
                 dropout_key=(training.seed, step) if plan.has_dropout else None,
             )
             now = time.monotonic()
-            seconds, last_step = now - last_step, now
+            seconds = now - last_step
             state["step"] = step + 1
             state["tokens"] += result.tokens
             state["seconds"] += seconds

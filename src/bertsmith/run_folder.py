@@ -192,15 +192,6 @@ def _shown(value: Any) -> str:
     return " ".join(value) if isinstance(value, tuple) else "not set" if value is None else str(value)
 
 
-def next_free(folder: Path) -> Path:
-    """FOLDER itself, or FOLDER-2, FOLDER-3, ...: the first that does not exist yet."""
-    number, candidate = 1, folder
-    while candidate.exists():
-        number += 1
-        candidate = folder.with_name(f"{folder.name}-{number}")
-    return candidate
-
-
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep other processes from working on the same run; a killed process leaves no lock.
