@@ -15,7 +15,7 @@ ROWS = [
     {"cli"},
     {"pretrain"},
     {"finish", "info", "console"},
-    {"predict"},
+    {"predict", "loop"},
     {"plan", "card"},
     {"measure", "watch"},
     {"step", "prepare", "run_folder"},

@@ -170,6 +170,7 @@ def test_preparing_into_a_run_is_refused(tmp_path: Path) -> None:
     from bertsmith.run_folder import open_run
 
     write_prose(tmp_path / "prose.txt")
+    (tmp_path / "run").mkdir()
     open_run(tmp_path / "run", {}, {}).save()
     assert "is a run" in complaint("prepare", "prose.txt", "-o", "run", cwd=tmp_path)
 
@@ -178,6 +179,7 @@ def test_two_processes_cannot_work_on_one_run(tmp_path: Path) -> None:
     from bertsmith.run_folder import locked, open_run
 
     write_prose(tmp_path / "prose.txt")
+    (tmp_path / "run").mkdir()
     open_run(tmp_path / "run", {}, {}).save()
     with locked(tmp_path / "run"):
         assert "another process" in complaint("pretrain", "-o", "run", cwd=tmp_path)

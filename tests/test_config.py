@@ -7,7 +7,7 @@ import pytest
 
 from bertsmith.config import FREE_SETTINGS, changed, flat, read_toml, run_config
 from bertsmith.errors import UserError
-from bertsmith.run_folder import open_run, read_run, to_toml
+from bertsmith.run_folder import make_folder, new_folder, open_run, read_run, to_toml
 
 
 @pytest.mark.parametrize(
@@ -64,28 +64,28 @@ def test_setting_names_are_unique_over_the_tables() -> None:
 
 def test_two_ways_to_say_one_thing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give one of them"):
-        open_run(tmp_path / "run", {"epochs": 1.0, "steps": 5}, {})
+        open_run(tmp_path, {"epochs": 1.0, "steps": 5}, {})
 
 
 def test_a_run_goes_on_with_its_own_settings_and_refuses_others(tmp_path: Path) -> None:
-    run = open_run(tmp_path / "run", {"steps": 5, "keep": 3}, {"steps": "flag", "keep": "flag"})
+    run = open_run(tmp_path, {"steps": 5, "keep": 3}, {"steps": "flag", "keep": "flag"})
     run.decide("measured", precision="float32")
     run.save()
     (run.checkpoints / "step-00000001").mkdir(parents=True)
-    again = open_run(tmp_path / "run", {"steps": 5, "keep": 4}, {"steps": "flag", "keep": "flag"})
+    again = open_run(tmp_path, {"steps": 5, "keep": 4}, {"steps": "flag", "keep": "flag"})
     assert (again.config.training.precision, again.config.training.keep) == ("float32", 4)
     assert again.origin["precision"] == "measured"
     with pytest.raises(UserError, match="steps is 5 in the run and 6 now") as caught:
-        open_run(tmp_path / "run", {"steps": 6}, {"steps": "flag"})
+        open_run(tmp_path, {"steps": 6}, {"steps": "flag"})
     assert "--fresh" in str(caught.value)
-    assert read_run(tmp_path / "run").config.training.steps == 5
+    assert read_run(tmp_path).config.training.steps == 5
 
 
 def test_a_mistake_before_the_first_checkpoint_can_be_put_right(tmp_path: Path) -> None:
-    run = open_run(tmp_path / "run", {"text": ("missing.txt",)}, {"text": "flag"})
+    run = open_run(tmp_path, {"text": ("missing.txt",)}, {"text": "flag"})
     run.decide("measured", precision="float32")
     run.save()
-    again = open_run(tmp_path / "run", {"text": ("there.txt",)}, {"text": "flag"})
+    again = open_run(tmp_path, {"text": ("there.txt",)}, {"text": "flag"})
     assert again.config.data.text == ("there.txt",)
     assert again.config.training.precision == "auto"
 
@@ -93,5 +93,19 @@ def test_a_mistake_before_the_first_checkpoint_can_be_put_right(tmp_path: Path) 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="holds something else"):
-        open_run(tmp_path, {}, {})
+        make_folder(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_mistaken_command_leaves_no_folder_behind(tmp_path: Path) -> None:
+    def mistake(folder: Path, *others: str) -> None:
+        with new_folder(folder, owned_by=()):
+            for name in ("config.toml", *others):
+                (folder / name).touch()
+            raise UserError("a mistake")
+
+    (tmp_path / "mine").mkdir()
+    for name, others in (("new", ()), ("mine", ()), ("used", ("data",))):
+        with pytest.raises(UserError, match="a mistake"):
+            mistake(tmp_path / name, *others)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "used"]

@@ -471,6 +471,10 @@ def test_settings_that_a_prepared_folder_cannot_follow_are_refused(text: Path, t
     config = DataConfig(text=(str(tmp_path / "first"),), vocab_size=1_000)
     with pytest.raises(UserError, match="first was prepared with other settings: vocab_size is 1000, there 400"):
         run(config, tmp_path / "second")
+    config = DataConfig(text=(str(tmp_path / "first"),), document="auto")
+    asked = frozenset({"lowercase", "vocab_size"})  # the first is as it was prepared, the second at its default
+    with pytest.raises(UserError, match="vocab_size is None, there 400"):
+        prepare(config, tmp_path / "second", report=print, explicit=asked)
 
 
 def test_a_damaged_prepared_folder_is_refused(text: Path, tmp_path: Path) -> None:

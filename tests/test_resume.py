@@ -123,6 +123,27 @@ def test_a_setting_that_would_change_the_result_is_refused(text: Path, straight:
     assert (straight / "config.toml").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"warmup_steps": 13}, "warmup_steps is 13 and the run has 12 steps"),
+        ({"micro_batch_size": None, "gradient_accumulation_steps": 4}, "does not divide the 6 rows"),
+        ({"hidden_size": 99_968, "num_attention_heads": 1}, "GB are free"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_the_first_step(
+    text: Path, tmp_path: Path, settings: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(UserError, match=says):
+        run(tmp_path / "run", text, **settings)
+
+
+def test_a_mistake_in_the_text_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        run(tmp_path / "run", tmp_path / "missing.txt")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_finished_run_is_left_as_it_is(text: Path, straight: Path) -> None:
     before = {path: path.read_bytes() for path in (straight / "model").iterdir()}
     run(straight, text)

@@ -10,10 +10,21 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import click
 
-from bertsmith.config import EXCLUSIVE_SETTINGS, TABLES, DataConfig, ModelConfig, TrainingConfig, check_value, read_toml
+from bertsmith.config import (
+    EXCLUSIVE_SETTINGS,
+    TABLES,
+    DataConfig,
+    ModelConfig,
+    TrainingConfig,
+    check_value,
+    read_toml,
+    table_of,
+)
 from bertsmith.errors import UserError, suggestion
 
 Command = Callable[..., None]
+KINDS = ("wordpiece", "bpe")
+"""Values of --tokenizer that are no path."""
 
 
 class Commands(click.Group):
@@ -98,7 +109,11 @@ def _absolute(value: Any) -> Any:
         return tuple(_absolute(item) for item in value)
     if not value.strip():  # an unset variable of the shell; Path("") would be the current folder
         raise UserError("a path is empty; give a file or folder")
-    return str(Path(value).resolve()) if Path(value).exists() else value
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # a run's settings are kept as UTF-8
+        raise UserError(f"the path {value!a} is no valid UTF-8; rename it, or name the folder it is in") from error
+    return value if value in KINDS or not Path(value).exists() else str(Path(value).resolve())
 
 
 def default_folder(text: tuple[str, ...]) -> Path:
@@ -143,24 +158,29 @@ def pretrain(text: tuple[str, ...], output: Path | None, config: Path | None, fr
 @click.argument("text", nargs=-1)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings; flags win over it.")
-@click.option("--sequence-length", type=int, default=128, show_default=True, help="Rows to train later, in tokens.")
+@click.option("--sequence-length", type=int, help="Rows to train later, in tokens [128].")
 @settings(DataConfig)
-def prepare(text: tuple[str, ...], output: Path, config: Path | None, sequence_length: int, **flags: Any) -> None:
+def prepare(text: tuple[str, ...], output: Path, config: Path | None, **flags: Any) -> None:
     """Make tokenizer and token shards from TEXT; the folder is valid as TEXT for `pretrain`."""
-    from bertsmith.config import from_mapping
+    from bertsmith.config import run_config
     from bertsmith.console import make_reporter
     from bertsmith.prepare import prepare as run_preparation
-    from bertsmith.run_folder import locked, make_folder, refuse_run
+    from bertsmith.run_folder import locked, new_folder, refuse_run
 
     given, _ = gather(text, flags, config)
-    data = from_mapping(DataConfig, {name: value for name, value in given.items() if name in flags or name == "text"})
+    tables = {table: {k: v for k, v in given.items() if table_of(k) == table} for table in TABLES}
+    settings = run_config(tables)
     refuse_run(output)
-    make_folder(output, owned_by=("data", "tokenizer"))
     reporter = make_reporter()
     try:
-        with locked(output):
+        with new_folder(output, owned_by=("data", "tokenizer")), locked(output):
             run_preparation(
-                data, output, report=reporter.say, progress=reporter.progress, sequence_length=sequence_length
+                settings.data,
+                output,
+                report=reporter.say,
+                progress=reporter.progress,
+                sequence_length=settings.training.sequence_length,
+                explicit=frozenset(given),
             )
     finally:
         reporter.close()
@@ -180,15 +200,15 @@ def train_tokenizer(text: tuple[str, ...], output: Path, **flags: Any) -> None:
     from bertsmith.config import from_mapping
     from bertsmith.console import make_reporter
     from bertsmith.prepare import make_tokenizer
-    from bertsmith.run_folder import make_folder, refuse_run
+    from bertsmith.run_folder import new_folder, refuse_run
 
     given, _ = gather(text, flags, None)
     data = from_mapping(DataConfig, given)
     refuse_run(output)
-    make_folder(output, owned_by=("tokenizer.json",))
     reporter = make_reporter()
     try:
-        make_tokenizer(data, output, report=reporter.say, progress=reporter.progress)
+        with new_folder(output, owned_by=("tokenizer.json",)):
+            make_tokenizer(data, output, report=reporter.say, progress=reporter.progress)
     finally:
         reporter.close()
 

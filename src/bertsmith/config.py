@@ -104,7 +104,7 @@ class ModelConfig:
         _require(self.preset in PRESETS, f"preset is '{self.preset}'{suggestion(self.preset, PRESETS)}")
         for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"):
             value = getattr(self, name)
-            _require(value is None or 0 < value < 1_000_000, f"{name} is {value}; give a number above 0")
+            _require(value is None or 0 < value < 1_000_000, f"{name} is {value}; give 1 to 999999")
         if self.hidden_size and self.num_attention_heads:
             _require(
                 self.hidden_size % self.num_attention_heads == 0,

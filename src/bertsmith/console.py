@@ -18,11 +18,14 @@ SECONDS_BETWEEN_LINES = 10.0
 def step_line(values: dict[str, Any]) -> str:
     """The numbers of one step, as one line."""
     parts = [f"step {values['step']:,}/{values['max_steps']:,}"]
+    if values.get("nsp_loss") is not None:
+        parts.append(f"loss {values['loss']:.3f}")
     for name, label in (("mlm_loss", "mlm"), ("nsp_loss", "nsp")):
         if values.get(name) is not None:
             parts.append(f"{label} {values[name]:.3f} ({values[f'{name[:3]}_accuracy']:.0%} right)")
     if values.get("validation_mlm_loss") is not None:
         parts.append(f"held-out mlm {values['validation_mlm_loss']:.3f}")
+    parts.append(f"unigram {values['unigram_loss']:.2f}")
     parts.append(f"{values['tokens_per_second']:,.0f} tokens/s")
     return ", ".join(parts)
 

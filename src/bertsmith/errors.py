@@ -11,12 +11,17 @@ class UserError(ValueError):
     """
 
 
-def suggestion(wrong: str, known: Iterable[str]) -> str:
+def suggestion(wrong: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """Say which known name was probably meant.
+
+    Args:
+        wrong: What was given.
+        known: What there is.
+        cutoff: How alike two names must be, from 0 to 1; more where there are names of all kinds.
 
     Returns:
         "; did you mean 'x'?" for the closest known name, else "; expected one of ...".
     """
     names = sorted(known)
-    close = get_close_matches(wrong, names, n=1)
+    close = get_close_matches(wrong, names, n=1, cutoff=cutoff)
     return f"; did you mean '{close[0]}'?" if close else f"; expected one of {', '.join(names)}"

@@ -10,7 +10,7 @@ from bertsmith.checkpoint import find_damage, list_checkpoints, newest_checkpoin
 from bertsmith.config import RunConfig, flat
 from bertsmith.errors import UserError
 from bertsmith.metrics import read_metrics
-from bertsmith.run_folder import CONFIG, Run, read_run
+from bertsmith.run_folder import CONFIG, LOCK, Run, read_run
 from bertsmith.shards import read_manifest
 from bertsmith.shards import verify as verify_shards
 
@@ -53,20 +53,18 @@ def run_facts(folder: Path, *, verify: bool = False) -> dict[str, Any]:
 
 
 def _state(folder: Path, facts: Mapping[str, Any]) -> str:
-    if facts["model"] is not None:
-        return "finished"
     if is_locked(folder):
         return "preparing" if facts["data"] is None else "running"
-    return "stopped"
+    return "stopped" if facts["model"] is None else "finished"
 
 
 def is_locked(folder: Path) -> bool:
     """Whether a process works on a run (see `run_folder.locked`). False where the system has no such locks."""
-    if os.name == "nt" or not (folder / ".lock").is_file():
+    if os.name == "nt" or not (folder / LOCK).is_file():
         return False
     import fcntl
 
-    with (folder / ".lock").open("rb") as handle:
+    with (folder / LOCK).open("rb") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go when the file is closed, at once
         except BlockingIOError:

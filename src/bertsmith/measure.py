@@ -44,8 +44,7 @@ def find_device(name: str) -> torch.device:
 
 def set_threads(threads: int | None) -> int:
     """Use so many CPU threads, all cores shared between the local ranks when None. torchrun would set 1."""
-    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    threads = threads or max(1, len(_usable_cores()) // local_ranks)
+    threads = threads or max(1, len(_usable_cores()) // distributed.local_world_size())
     torch.set_num_threads(threads)
     return threads
 
@@ -54,6 +53,14 @@ def _usable_cores() -> set[int]:
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def seconds_per_micro_batch(model: nn.Module, losses: SumLosses, batch: Batch, precision: str) -> float:
@@ -65,8 +72,7 @@ def seconds_per_micro_batch(model: nn.Module, losses: SumLosses, batch: Batch, p
         with autocast(batch.input_ids.device, precision):
             sums = losses(model, batch)
         sums.losses.sum().backward()  # type: ignore[no-untyped-call]
-        if batch.input_ids.is_cuda:
-            torch.cuda.synchronize()
+        synchronize(batch.input_ids.device)
         times.append(time.perf_counter() - before)
     model.zero_grad(set_to_none=True)
     return min(times[1:])  # the first one warms up
@@ -127,7 +133,7 @@ def activation_bytes(model: nn.Module, batch: Batch) -> int:
 
 
 def free_memory() -> int:
-    """Bytes this process may still take: the machine's free memory, or less where a cgroup says so."""
+    """Bytes this process may still take: its share of the machine's free memory, or less where a cgroup says so."""
     pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**62
     try:
         meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
@@ -138,7 +144,29 @@ def free_memory() -> int:
             pages = min(pages, int(limit) - used)
     except (OSError, IndexError, ValueError):  # not Linux, or no cgroup of version 2
         pass
-    return pages
+    return pages // distributed.local_world_size()
+
+
+def require_memory(parameters: int, device: torch.device) -> None:
+    """See that a model can be trained here at all, before it is made.
+
+    Args:
+        parameters: Numbers in the model. Each is kept four times in float32: weight, gradient and two moments.
+        device: Where it is trained.
+
+    Raises:
+        UserError: It does not fit.
+    """
+    needed = 16 * parameters
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = free_memory()
+    if needed > free:
+        raise UserError(
+            f"a model of {parameters / 1e6:,.0f} M parameters needs {needed / 1e9:,.1f} GB for its training "
+            f"state alone and {free / 1e9:,.1f} GB are free; choose a smaller --preset or --vocab-size"
+        )
 
 
 def has_compiler() -> bool:

@@ -20,6 +20,7 @@ from bertsmith.measure import (
     best_micro_batch,
     faster_precision,
     has_compiler,
+    require_memory,
     seconds_per_micro_batch,
     worth_compiling,
 )
@@ -69,6 +70,12 @@ class Plan:
         training = self.run.config.training
         return training.global_batch_size * training.sequence_length
 
+    def parameters(self) -> int:
+        """Numbers in the model, counted without making them."""
+        with torch.device("meta"):
+            model = BertPretrainingModel(self.config, next_sentence=self.run.config.training.objective == "mlm+nsp")
+        return sum(parameter.numel() for parameter in model.parameters())
+
     def new_model(self) -> BertPretrainingModel:
         """The model with its first weights, the same at each call."""
         training = self.run.config.training
@@ -97,6 +104,7 @@ def make_plan(run: Run, device: torch.device, reporter: Reporter) -> Plan:
     rows.total_rows = (run.config.training.steps or 1) * run.config.training.global_batch_size
     tokenizer = load_tokenizer(run.folder / "tokenizer")
     plan = Plan(run, manifest, tokenizer, rows, rows_of(run, "validation"), device)
+    require_memory(plan.parameters(), device)
     decide_by_measuring(plan, reporter)
     if run.config.training.device == "auto":
         run.decide("measured", device=device.type)
@@ -135,6 +143,11 @@ def decide_length(run: Run, rows: TrainingRows) -> None:
         steps = max(1, ceil(epochs * rows.rows_per_epoch / training.global_batch_size))
         run.decide("default", steps=steps)
     steps = run.config.training.steps or 1
+    if training.warmup_steps is not None and training.warmup_steps > steps:
+        raise UserError(
+            f"warmup_steps is {training.warmup_steps:,} and the run has {steps:,} steps: the learning rate would never "
+            "reach its peak; give fewer, or leave it out"
+        )
     if training.warmup_steps is None:
         run.decide("default", warmup_steps=round(WARMUP_SHARE * steps))
     if training.validation_every is None:
@@ -215,8 +228,13 @@ def decide_by_measuring(plan: Plan, reporter: Reporter) -> None:
     if training.compile == "yes" and device.type == "cpu" and not has_compiler():
         raise UserError("compile is 'yes', but no C++ compiler was found; install g++ or give --compile no")
     if training.micro_batch_size is None and training.gradient_accumulation_steps is not None:
-        size = ceil(share / training.gradient_accumulation_steps)
-        run.decide("default", micro_batch_size=size)
+        pieces = training.gradient_accumulation_steps
+        if share % pieces:
+            raise UserError(
+                f"gradient_accumulation_steps is {pieces}, which does not divide the {share} rows of a step; "
+                "give a divisor of them, or --micro-batch-size"
+            )
+        run.decide("default", micro_batch_size=share // pieces)
         training = run.config.training
     if training.micro_batch_size is not None and "auto" not in (training.precision, training.compile):
         return
@@ -251,9 +269,7 @@ def seconds_left(plan: Plan, model: BertPretrainingModel, losses: SumLosses, *, 
 def describe(plan: Plan, reporter: Reporter, *, first_step: int, seconds: float) -> None:
     """Say sizes, length, estimated time and levels before the first step."""
     training, manifest = plan.run.config.training, plan.manifest
-    with torch.device("meta"):  # counts the weights without making them
-        model = BertPretrainingModel(plan.config, next_sentence=training.objective == "mlm+nsp")
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = plan.parameters()
     steps = training.steps or 0
     places = steps * plan.places_per_step
     config = plan.config

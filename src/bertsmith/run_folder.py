@@ -7,6 +7,8 @@ before its first step, and read from there ever after.
 import json
 import os
 import platform
+import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -31,6 +33,9 @@ from bertsmith.reporter import Reporter
 
 CONFIG = "config.toml"
 ENVIRONMENT = "environment.json"
+LOCK = ".lock"
+LOCK_ATTEMPTS = 5
+"""Tenths of a second to wait for a lock."""
 
 
 @dataclass(slots=True)
@@ -83,13 +88,12 @@ def open_run(folder: Path, given: Mapping[str, Any], origin: Mapping[str, str]) 
     """Open a new or an existing run.
 
     Args:
-        folder: The run's folder; made when it is missing.
+        folder: The run's folder, which exists.
         given: Settings from flags and configuration file, by name.
         origin: "flag" or "file" for each of them.
 
     Raises:
-        UserError: The folder belongs to something else, or is not writable, or
-            the run was made with other settings.
+        UserError: The run was made with other settings, or its configuration is damaged.
     """
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:
@@ -98,7 +102,6 @@ def open_run(folder: Path, given: Mapping[str, Any], origin: Mapping[str, str]) 
     check_exclusive(given)
     config_path = folder / CONFIG
     if not config_path.exists():
-        make_folder(folder)
         tables: dict[str, dict[str, Any]] = {table: {} for table in TABLES}
         for name, value in given.items():
             tables[table_of(name) or ""][name] = value
@@ -145,7 +148,7 @@ def make_folder(folder: Path, *, owned_by: tuple[str, ...] = ()) -> None:
         if folder.exists() and not any((folder / name).exists() for name in owned_by):
             if not folder.is_dir():
                 raise UserError(f"the output folder {folder} is a file; choose another with -o")
-            if any(path.name != ".lock" for path in folder.iterdir()):
+            if any(path.name != LOCK for path in folder.iterdir()):
                 raise UserError(f"the output folder {folder} holds something else; choose another with -o")
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f"probe{atomic.TEMPORARY_SUFFIX}"
@@ -155,6 +158,26 @@ def make_folder(folder: Path, *, owned_by: tuple[str, ...] = ()) -> None:
         raise UserError(
             f"cannot write to the output folder {folder}: {error.strerror}; choose another with -o"
         ) from error
+
+
+@contextmanager
+def new_folder(folder: Path, *, owned_by: tuple[str, ...]) -> Iterator[None]:
+    """Make an output folder as `make_folder` does, and take it away again when a mistake kept it from being used.
+
+    Only what this command made goes: a folder that was there before stays, and
+    so does one that holds more than the settings of the command.
+
+    Raises:
+        UserError: As `make_folder`.
+    """
+    was_there = folder.exists()
+    make_folder(folder, owned_by=owned_by)
+    try:
+        yield
+    except UserError:
+        if not was_there and not any(path.name not in (CONFIG, LOCK) for path in folder.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def refuse_run(folder: Path) -> None:
@@ -204,13 +227,17 @@ def locked(folder: Path) -> Iterator[None]:
         return
     import fcntl
 
-    with (folder / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another process is working on {folder}; wait for it, or choose another folder with -o"
-            ) from error
+    with (folder / LOCK).open("w") as handle:
+        for attempt in range(LOCK_ATTEMPTS):  # `bertsmith info` holds it for a moment
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if attempt + 1 == LOCK_ATTEMPTS:
+                    raise UserError(
+                        f"another process is working on {folder}; wait for it, or choose another folder with -o"
+                    ) from error
+                time.sleep(0.1)
         yield
 
 

@@ -153,7 +153,7 @@ def _would_block(path: Path) -> bool:
 def _similar(path: Path) -> str:
     """Which file beside a missing one was probably meant."""
     try:
-        hint = suggestion(path.name, os.listdir(path.parent))
+        hint = suggestion(path.name, os.listdir(path.parent), cutoff=0.75)
     except OSError:
         return "; check the path"
     return hint if "did you mean" in hint else "; check the path"

@@ -27,8 +27,8 @@ def prepared_source(config: DataConfig) -> PreparedFolder | None:
     return source if source.manifest_path.is_file() and source.tokenizer.is_dir() else None
 
 
-def adopt(job: Job, source: PreparedFolder) -> dict[str, Any]:
-    """Use the shards and the tokenizer of another folder.
+def adopt(job: Job, source: PreparedFolder, explicit: frozenset[str]) -> dict[str, Any]:
+    """Use the shards and the tokenizer of another folder, unless settings that the user gave (`explicit`) forbid it.
 
     Returns:
         The manifest, which is on disk.
@@ -37,7 +37,7 @@ def adopt(job: Job, source: PreparedFolder) -> dict[str, Any]:
         UserError: The settings ask for something else, or the source is damaged.
     """
     manifest = read_manifest(source.data)
-    wrong = contradictions(job.config, manifest["fingerprint"]["settings"])
+    wrong = contradictions(job.config, manifest["fingerprint"]["settings"], explicit)
     if wrong:
         raise UserError(f"{source.root} was prepared with other settings: {wrong[0]}; leave it out, or give the text")
     if source.root.resolve() == job.folder.root.resolve():

@@ -118,15 +118,16 @@ def _changed_settings(old: dict[str, Any], new: dict[str, Any]) -> str:
     return ", ".join(f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in sorted(names))
 
 
-def contradictions(config: DataConfig, settings: dict[str, Any]) -> list[str]:
+def contradictions(config: DataConfig, settings: dict[str, Any], explicit: frozenset[str]) -> list[str]:
     """Settings that were given and that data prepared with `settings` cannot follow.
 
-    A setting left at its default asks for nothing.
+    A setting that differs from its default was given, whatever `explicit` says;
+    one at its default asks for nothing unless it is among `explicit`.
     """
     given, default = asdict(config), asdict(DataConfig())
     free = {"text", "workers"}
     return [
         f"{name} is {given[name]!r}, there {settings.get(name)!r}"
         for name in given
-        if name not in free and given[name] != default[name] and given[name] != settings.get(name)
+        if name not in free and (given[name] != default[name] or name in explicit) and given[name] != settings.get(name)
     ]

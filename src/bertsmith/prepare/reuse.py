@@ -35,6 +35,7 @@ def prepare(
     progress: Progress = tell_nobody,
     keep_existing: bool = False,
     sequence_length: int = 128,
+    explicit: frozenset[str] = frozenset(),
 ) -> Prepared:
     """Turn a text into a tokenizer and token shards, or use those that are there.
 
@@ -50,6 +51,7 @@ def prepare(
         keep_existing: The run was trained on what is there, so nothing else will
             do: a text that is gone or changed is reported, and no shard is replaced.
         sequence_length: Each split must fill 100 sequences of so many tokens.
+        explicit: Settings that the user gave. Of a text that was prepared before they ask for the same.
 
     Raises:
         UserError: The text cannot be read or is too small, a file cannot be
@@ -59,7 +61,7 @@ def prepare(
     if keep_existing:
         manifest = _keep(job)
     elif (source := prepared_source(config)) is not None:
-        manifest = adopt(job, source)
+        manifest = adopt(job, source, explicit)
     else:
         manifest = _reuse_or_build(job)
     for split, facts in manifest["splits"].items():

@@ -1,0 +1,171 @@
+"""The steps of a run: batches in, updates, a line in the log, checkpoints, and stopping when asked."""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, nullcontext
+from math import isfinite
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from bertsmith import distributed
+from bertsmith.batch import Batch, collate
+from bertsmith.checkpoint import save_checkpoint
+from bertsmith.errors import UserError
+from bertsmith.examples import TrainingRows
+from bertsmith.interrupt import Interrupted, leave_signals_to_the_run, listening
+from bertsmith.metrics import MetricsLog
+from bertsmith.model import BertPretrainingModel
+from bertsmith.objective import sum_losses
+from bertsmith.optim import AnyOptimizer, learning_rate_at, set_learning_rate
+from bertsmith.plan import Division, Plan, divide
+from bertsmith.reporter import Reporter
+from bertsmith.run_folder import Run
+from bertsmith.step import Measured, SumLosses, evaluate_loss, train_step
+
+QUICK_VALIDATION_ROWS = 512
+"""Held-out rows measured at intervals."""
+
+
+def train(
+    plan: Plan,
+    model: BertPretrainingModel,
+    losses: SumLosses,
+    optimizer: AnyOptimizer,
+    state: dict[str, Any],
+    *,
+    reporter: Reporter,
+) -> None:
+    """Do the steps that are left.
+
+    Args:
+        plan: What is trained on, and how.
+        model: With the weights of `state["step"]`; updated.
+        losses: `objective.sum_losses`, as it is or compiled.
+        optimizer: Its state belongs to the same step; updated.
+        state: `step`, `tokens`, `seconds` and `skipped` so far; updated.
+        reporter: Who to tell.
+
+    Raises:
+        Interrupted: Asked to stop; a checkpoint is written.
+        UserError: A checkpoint could not be written, or the losses stay not finite.
+    """
+    training, device, division = plan.run.config.training, plan.device, divide(plan.run)
+    steps, levels = training.steps or 0, {"max_steps": training.steps, "unigram_loss": plan.manifest["unigram_loss"]}
+    batches = load_batches(plan.rows, division, plan.run, first_step=state["step"])
+    watch = plan.watch(reporter)
+    writing = closing(MetricsLog(plan.run.folder, first_step=state["step"])) if distributed.is_main() else nullcontext()
+    with writing as log, listening() as stop:
+        last_save = last_step = time.monotonic()
+        for step in range(state["step"], steps):
+            learning_rate = learning_rate_at(
+                step,
+                peak=training.learning_rate or 0.0,
+                warmup_steps=training.warmup_steps or 0,
+                max_steps=steps,
+                schedule=training.schedule,
+            )
+            set_learning_rate(optimizer, learning_rate)
+            result = train_step(
+                model,
+                losses,
+                [next(batches).to(device) for _ in range(division.micro_batches)],
+                optimizer,
+                max_grad_norm=training.max_grad_norm,
+                precision=training.precision,
+                dropout_key=(training.seed, step) if plan.has_dropout else None,
+            )
+            now = time.monotonic()
+            seconds = now - last_step
+            state["step"] = step + 1
+            state["tokens"] += result.tokens
+            state["seconds"] += seconds
+            state["skipped"] += not result.applied
+            record = result.record(step + 1, learning_rate, seconds, plan.places_per_step)
+            record |= measure_if_due(plan, model, step + 1)
+            last_step = time.monotonic()  # measuring is no training time
+            if log is not None:
+                log.write(record)
+                reporter.step(record | levels)
+            watch.look(step + 1, result)
+            stopping = distributed.any_rank(stop.signal_number is not None, device)
+            due = distributed.any_rank(now - last_save > 60 * training.checkpoint_every, device)
+            if stopping or due or step + 1 == steps:
+                save(plan.run, model, optimizer, state)
+                last_save = last_step = time.monotonic()
+            if stopping:
+                raise Interrupted(stop.signal_number)
+
+
+def load_batches(rows: TrainingRows, division: Division, run: Run, *, first_step: int) -> Iterator[Batch]:
+    """This rank's micro-batches from `first_step` on, in order.
+
+    The step number alone says which rows a step has, so starting late costs nothing.
+    """
+    training = run.config.training
+    loader: DataLoader[Batch] = DataLoader(
+        rows,  # type: ignore[arg-type]  # any object with len() and [] will do
+        batch_sampler=_RowNumbers(division, range(first_step, training.steps or 0), training.global_batch_size),
+        collate_fn=collate,
+        num_workers=training.loader_workers,
+        worker_init_fn=leave_signals_to_the_run,
+        pin_memory=torch.cuda.is_available() and training.device != "cpu",
+    )
+    return iter(loader)
+
+
+class _RowNumbers:
+    """Row numbers of each micro-batch of one rank."""
+
+    def __init__(self, division: Division, steps: range, global_batch_size: int) -> None:
+        self.division = division
+        self.steps = steps
+        self.global_batch_size = global_batch_size
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.division.micro_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            first = step * self.global_batch_size + distributed.rank() * self.division.rows
+            for start in range(first, first + self.division.rows, self.division.micro_batch_size):
+                yield list(range(start, min(start + self.division.micro_batch_size, first + self.division.rows)))
+
+
+def measure_if_due(plan: Plan, model: torch.nn.Module, step: int) -> dict[str, float | None]:
+    """The held-out loss, by name, at the end and every `validation_every` steps; else nothing."""
+    training = plan.run.config.training
+    if step != training.steps and step % (training.validation_every or 1):
+        return {}
+    measured = measure_held_out(plan, model, QUICK_VALIDATION_ROWS)
+    return {f"validation_{name}": value if isfinite(value) else None for name, value in measured.losses().items()}
+
+
+def measure_held_out(plan: Plan, model: torch.nn.Module, most_rows: int) -> Measured:
+    """Loss on held-out rows with fixed masks, each rank measuring its share."""
+    numbers = list(range(min(most_rows, plan.held_out.rows_per_epoch)))[distributed.rank() :: distributed.world_size()]
+    size = divide(plan.run).micro_batch_size
+
+    def batches() -> Iterable[Batch]:
+        for start in range(0, len(numbers), size):
+            yield collate(plan.held_out.__getitems__(numbers[start : start + size])).to(plan.device)
+
+    return evaluate_loss(model, sum_losses, batches(), precision=plan.run.config.training.precision)
+
+
+def save(run: Run, model: torch.nn.Module, optimizer: AnyOptimizer, state: dict[str, Any]) -> None:
+    """Write a checkpoint, on the main rank.
+
+    Raises:
+        UserError: It could not be written; the earlier ones are untouched.
+    """
+    if not distributed.is_main():
+        return
+    try:
+        save_checkpoint(run.checkpoints, model, optimizer, state, keep=run.config.training.keep)
+    except OSError as error:
+        raise UserError(
+            f"the checkpoint of step {state['step']:,} could not be written to {run.checkpoints}: "
+            f"{error.strerror or error}; earlier checkpoints are whole: make room and give the same command again"
+        ) from error
