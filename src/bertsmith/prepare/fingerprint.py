@@ -54,9 +54,7 @@ def read_inputs(config: DataConfig) -> Inputs:
     corpus = Text(open_corpus(config.text, **options))
     validation = Text(open_corpus((config.validation,), **options)) if config.validation else None
     tokenizer = None if config.tokenizer in TRAINED else load_tokenizer(config.tokenizer)
-    fraction = config.validation_fraction or (0.01 if config.text else 0.1)
-    if validation is not None:
-        fraction = 0.0
+    fraction = held_out_share(config)
     settings = {**options, "validation_fraction": fraction}
     if tokenizer is None:
         settings |= {name: getattr(config, name) for name in TRAINING}
@@ -70,6 +68,11 @@ def read_inputs(config: DataConfig) -> Inputs:
         "settings": settings,
     }
     return Inputs(corpus, validation, fraction, tokenizer, fingerprint)
+
+
+def held_out_share(config: DataConfig) -> float:
+    """Share of the sections that is held out; 0 where there is a validation text."""
+    return 0.0 if config.validation else config.validation_fraction or (0.01 if config.text else 0.1)
 
 
 def files_fingerprint(corpus: Text) -> dict[str, Any]:
