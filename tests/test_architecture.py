@@ -22,7 +22,7 @@ ROWS = [
     {"objective", "examples", "checkpoint", "metrics"},
     {"batch", "masking", "pairing", "cutting", "optim", "model", "corpus"},
     {"rows", "tokenizer", "shards", "distributed", "config"},
-    {"packing", "interrupt", "atomic", "keyed"},
+    {"packing", "interrupt", "atomic", "keyed", "presets"},
     {"errors", "reporter"},
 ]
 """From the top; a module imports only from rows below its own, and a package is one module."""

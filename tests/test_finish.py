@@ -162,7 +162,13 @@ def test_the_card_states_its_arguments() -> None:
     card = model_card(
         config=BertConfig(max_position_embeddings=48, hidden_size=64, num_attention_heads=1, num_hidden_layers=3),
         training=dataclasses.replace(
-            TrainingConfig(), objective="mlm+nsp", learning_rate=7e-4, steps=77, warmup_steps=11, precision="bfloat16"
+            TrainingConfig(),
+            objective="mlm+nsp",
+            global_batch_size=24,
+            learning_rate=7e-4,
+            steps=77,
+            warmup_steps=11,
+            precision="bfloat16",
         ),
         manifest={
             "corpus": {"text": {"documents": 12_345, "words": 234_567, "text_bytes": 3_400_000, "duplicates": 89}},
@@ -192,7 +198,7 @@ def test_the_card_states_its_arguments() -> None:
         "0.513",
     ]
     numbers += ["32.1% of 65,432", "78.9% of 2,109 (77.1% to 80.6%)", "1,000,000, about 2.5 times", "2.5 min", "0.0007"]
-    numbers += ["9,876,543", "at most 48 tokens", "11 warm-up", "bfloat16", "3 layers x 64", "| 77 |"]
+    numbers += ["9,876,543", "at most 48 tokens", "11 warm-up", "bfloat16", "3 layers x 64", "| 77 |", "| 24 |"]
     assert [number for number in numbers if number not in card] == []
 
 

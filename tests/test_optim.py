@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from bertsmith.optim import learning_rate_at, make_optimizer, parameter_groups
+from bertsmith.model import BertConfig, BertPretrainingModel
+from bertsmith.optim import learning_rate_at, make_optimizer, parameter_groups, set_learning_rate
 
 SETTINGS = {"peak": 1.0, "warmup_steps": 10, "max_steps": 100}
 
@@ -47,3 +48,32 @@ def test_the_update_is_that_of_adamw() -> None:
         update = (first / (1 - 0.9**step)) / ((second / (1 - 0.98**step)).sqrt() + 1e-6)
         weight = weight * (1 - 0.01 * 0.1) - 0.01 * update
     torch.testing.assert_close(model.weight.detach(), weight, rtol=1e-12, atol=1e-12)
+
+
+def test_muon_takes_the_matrices_of_the_blocks_alone() -> None:
+    config = BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    model = BertPretrainingModel(config)
+    optimizer = make_optimizer(model, weight_decay=0.1, beta2=0.98, kind="muon")
+    groups = [{id(p) for p in group["params"]} for group in optimizer.param_groups]
+    names = [{name for name, p in model.named_parameters() if id(p) in group} for group in groups]
+    kinds = {"attention.qkv", "attention.out", "intermediate", "output"}
+    assert names[-1] == {f"bert.blocks.{layer}.{kind}.weight" for layer in (0, 1) for kind in kinds}
+    assert set().union(*names) == {name for name, _ in model.named_parameters()}
+    assert sum(map(len, names)) == len(set().union(*names))
+
+
+def test_muons_update_is_nearly_orthogonal_and_as_large_as_adamws() -> None:
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=50, hidden_size=64, num_hidden_layers=1, num_attention_heads=1, intermediate_size=64)
+    model = BertPretrainingModel(config)
+    optimizer = make_optimizer(model, weight_decay=0.0, beta2=0.98, kind="muon")
+    set_learning_rate(optimizer, 0.01)
+    weight = model.bert.blocks[0].intermediate.weight
+    before = weight.detach().clone()
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    update = (before - weight.detach()) / 0.01
+    scale = 0.2 * 64**0.5  # arXiv:2502.16982, equation 4: then the mean size of an entry is 0.2, as AdamW's
+    assert torch.linalg.svdvals(update).div(scale).sub(1).abs().max() < 0.35  # five rounds of Newton and Schulz
+    assert update.square().mean().sqrt().item() == pytest.approx(0.2, rel=0.1)

@@ -67,6 +67,14 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     assert [line["step"] for line in log(folder)] == list(range(1, 13))
 
 
+def test_adamw_goes_on_exactly_too(text: Path, tmp_path: Path) -> None:
+    run(tmp_path / "straight", text, optimizer="adamw")
+    with pytest.raises(Interrupted):
+        run(tmp_path / "stopped", text, Listener(stop_after=5), optimizer="adamw")
+    run(tmp_path / "stopped", text, optimizer="adamw")
+    same(tmp_path / "straight", tmp_path / "stopped")
+
+
 def test_steps_after_the_last_checkpoint_are_done_again(text: Path, straight: Path, tmp_path: Path) -> None:
     """As after kill -9: the log is ahead of the checkpoint, and its last line is torn."""
     folder = tmp_path / "run"

@@ -15,6 +15,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from bertsmith.errors import UserError, suggestion
+from bertsmith.presets import PRESETS
 
 Config = TypeVar("Config")
 Origin = Literal["default", "preset", "file", "flag", "measured"]
@@ -28,26 +29,6 @@ def _setting(default: Any, help_text: str) -> Any:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise UserError(message)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Preset:
-    """Shape of a model, and the peak learning rate that trained it well (docs/log.md)."""
-
-    num_hidden_layers: int
-    hidden_size: int
-    learning_rate: float
-
-
-PRESETS = {
-    "bert-tiny": Preset(num_hidden_layers=2, hidden_size=128, learning_rate=2e-3),
-    "bert-mini": Preset(num_hidden_layers=4, hidden_size=256, learning_rate=1e-3),
-    "bert-small": Preset(num_hidden_layers=4, hidden_size=512, learning_rate=5e-4),
-    "bert-medium": Preset(num_hidden_layers=8, hidden_size=512, learning_rate=4e-4),
-    "bert-base": Preset(num_hidden_layers=12, hidden_size=768, learning_rate=2e-4),
-    "bert-large": Preset(num_hidden_layers=24, hidden_size=1024, learning_rate=1e-4),
-}
-"""Sizes of google-research/bert; heads = hidden_size / 64, intermediate_size = 4 x hidden_size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +105,7 @@ class TrainingConfig:
         "auto", "Masked words alone or with next sentences; auto looks at the text."
     )
     sequence_length: int = _setting(128, "Places in a row, in tokens; also the longest input of the model.")
-    global_batch_size: int = _setting(16, "Rows in one step, over all devices.")
+    global_batch_size: int | None = _setting(None, "Rows in one step, over all devices [preset].")
     micro_batch_size: int | None = _setting(None, "Rows computed at once on one device [measured].")
     gradient_accumulation_steps: int | None = _setting(
         None, "Micro-batches in one step on one device; another way to give --micro-batch-size."
@@ -132,7 +113,7 @@ class TrainingConfig:
     epochs: float | None = _setting(None, "Passes over the text [enough for about 50 M tokens, 1 to 20].")
     steps: int | None = _setting(None, "Optimizer steps; instead of --epochs.")
     optimizer: Literal["adamw", "muon"] = _setting(
-        "adamw", "AdamW for all, or Muon for the matrices of the blocks and AdamW for the rest."
+        "muon", "Muon for the matrices of the blocks and AdamW for the rest, or AdamW for all."
     )
     learning_rate: float | None = _setting(None, "Peak learning rate [preset].")
     schedule: Literal["linear", "cosine", "constant"] = _setting(

@@ -106,7 +106,7 @@ def load_batches(rows: TrainingRows, division: Division, run: Run, *, first_step
     training = run.config.training
     loader: DataLoader[Batch] = DataLoader(
         rows,  # type: ignore[arg-type]  # any object with len() and [] will do
-        batch_sampler=_RowNumbers(division, range(first_step, training.steps or 0), training.global_batch_size),
+        batch_sampler=_RowNumbers(division, range(first_step, training.steps or 0)),
         collate_fn=collate,
         num_workers=training.loader_workers,
         worker_init_fn=leave_signals_to_the_run,
@@ -118,17 +118,16 @@ def load_batches(rows: TrainingRows, division: Division, run: Run, *, first_step
 class _RowNumbers:
     """Row numbers of each micro-batch of one rank."""
 
-    def __init__(self, division: Division, steps: range, global_batch_size: int) -> None:
+    def __init__(self, division: Division, steps: range) -> None:
         self.division = division
         self.steps = steps
-        self.global_batch_size = global_batch_size
 
     def __len__(self) -> int:
         return len(self.steps) * self.division.micro_batches
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in self.steps:
-            first = step * self.global_batch_size + distributed.rank() * self.division.rows
+            first = (step * distributed.world_size() + distributed.rank()) * self.division.rows
             for start in range(first, first + self.division.rows, self.division.micro_batch_size):
                 yield list(range(start, min(start + self.division.micro_batch_size, first + self.division.rows)))
 

@@ -12,7 +12,6 @@ import torch
 
 from bertsmith import distributed
 from bertsmith.batch import Batch, collate
-from bertsmith.config import PRESETS
 from bertsmith.errors import UserError
 from bertsmith.examples import TrainingRows, open_rows
 from bertsmith.keyed import Stream, keyed_seed
@@ -25,6 +24,7 @@ from bertsmith.measure import (
     worth_compiling,
 )
 from bertsmith.model import BertConfig, BertPretrainingModel
+from bertsmith.presets import PRESETS
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
 from bertsmith.shards import read_manifest
@@ -67,8 +67,7 @@ class Plan:
     @property
     def places_per_step(self) -> int:
         """Token places of a step, padding included."""
-        training = self.run.config.training
-        return training.global_batch_size * training.sequence_length
+        return rows_per_step(self.run) * self.run.config.training.sequence_length
 
     def parameters(self) -> int:
         """Numbers in the model, counted without making them."""
@@ -101,7 +100,7 @@ def make_plan(run: Run, device: torch.device, reporter: Reporter) -> Plan:
     decide_shape(run)
     rows = rows_of(run, "train")
     decide_length(run, rows)
-    rows.total_rows = (run.config.training.steps or 1) * run.config.training.global_batch_size
+    rows.total_rows = (run.config.training.steps or 1) * rows_per_step(run)
     tokenizer = load_tokenizer(run.folder / "tokenizer")
     plan = Plan(run, manifest, tokenizer, rows, rows_of(run, "validation"), device)
     require_memory(plan.parameters(), device)
@@ -121,8 +120,8 @@ def decide_objective(run: Run, manifest: dict[str, Any]) -> None:
 
 
 def decide_shape(run: Run) -> None:
-    """Fill in the model's shape and learning rate from the preset."""
-    preset, model = PRESETS[run.config.model.preset], run.config.model
+    """Fill in the model's shape, the learning rate and the rows of a step from the preset."""
+    preset, model, training = PRESETS[run.config.model.preset], run.config.model, run.config.training
     hidden_size = model.hidden_size or preset.hidden_size
     shape = {
         "num_hidden_layers": preset.num_hidden_layers,
@@ -131,8 +130,11 @@ def decide_shape(run: Run) -> None:
         "intermediate_size": 4 * hidden_size,
     }
     run.decide("preset", **{name: value for name, value in shape.items() if getattr(model, name) is None})
-    if run.config.training.learning_rate is None:
-        run.decide("preset", learning_rate=preset.learning_rate)
+    if training.learning_rate is None:
+        rate = preset.muon_rate if training.optimizer == "muon" else preset.adamw_rate
+        run.decide("preset", learning_rate=rate)
+    if training.global_batch_size is None:
+        run.decide("preset", global_batch_size=preset.global_batch_size)
 
 
 def decide_length(run: Run, rows: TrainingRows) -> None:
@@ -140,7 +142,7 @@ def decide_length(run: Run, rows: TrainingRows) -> None:
     training = run.config.training
     if training.steps is None:
         epochs = training.epochs or min(MAX_EPOCHS, max(1.0, round(TOKEN_GOAL / rows.source.num_tokens)))
-        steps = max(1, ceil(epochs * rows.rows_per_epoch / training.global_batch_size))
+        steps = max(1, ceil(epochs * rows.rows_per_epoch / rows_per_step(run)))
         run.decide("default", steps=steps)
     steps = run.config.training.steps or 1
     if training.warmup_steps is not None and training.warmup_steps > steps:
@@ -185,6 +187,11 @@ def rows_of(run: Run, split: Literal["train", "validation"]) -> TrainingRows:
     )
 
 
+def rows_per_step(run: Run) -> int:
+    """Rows of a step over all ranks; decided by `decide_shape`."""
+    return run.config.training.global_batch_size or 1
+
+
 @dataclass(frozen=True, slots=True)
 class Division:
     """How the rows of a step are divided."""
@@ -206,7 +213,7 @@ def rows_per_rank(run: Run) -> int:
     Raises:
         UserError: The rows cannot be divided evenly.
     """
-    rows, ranks = run.config.training.global_batch_size, distributed.world_size()
+    rows, ranks = rows_per_step(run), distributed.world_size()
     if rows % ranks:
         raise UserError(
             f"global_batch_size is {rows}, which {ranks} processes cannot share; give a multiple of {ranks}"
@@ -278,9 +285,9 @@ def describe(plan: Plan, reporter: Reporter, *, first_step: int, seconds: float)
         f"{parameters / 1e6:.1f} M parameters, vocabulary {config.vocab_size:,}"
     )
     reporter.say(
-        f"run: {training.objective}, {steps:,} steps x {training.global_batch_size} rows x "
+        f"run: {training.objective}, {steps:,} steps x {rows_per_step(plan.run)} rows x "
         f"{training.sequence_length} places = {places / 1e6:.1f} M, "
-        f"{steps * training.global_batch_size / plan.rows.rows_per_epoch:.1f} epochs; "
+        f"{steps * rows_per_step(plan.run) / plan.rows.rows_per_epoch:.1f} epochs; "
         f"{training.precision} on {plan.device.type}, {training.micro_batch_size} rows at once"
         + (", compiled" if training.compile == "yes" else "")
         + f"; about {seconds / 60:,.0f} min on this machine"
