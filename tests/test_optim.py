@@ -64,7 +64,9 @@ def test_muon_takes_the_matrices_of_the_blocks_alone() -> None:
 
 def test_muons_update_is_nearly_orthogonal_and_as_large_as_adamws() -> None:
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=50, hidden_size=64, num_hidden_layers=1, num_attention_heads=1, intermediate_size=64)
+    config = BertConfig(
+        vocab_size=50, hidden_size=64, intermediate_size=256, num_hidden_layers=1, num_attention_heads=1
+    )
     model = BertPretrainingModel(config)
     optimizer = make_optimizer(model, weight_decay=0.0, beta2=0.98, kind="muon")
     set_learning_rate(optimizer, 0.01)
@@ -74,6 +76,6 @@ def test_muons_update_is_nearly_orthogonal_and_as_large_as_adamws() -> None:
         parameter.grad = torch.randn_like(parameter)
     optimizer.step()
     update = (before - weight.detach()) / 0.01
-    scale = 0.2 * 64**0.5  # arXiv:2502.16982, equation 4: then the mean size of an entry is 0.2, as AdamW's
+    scale = 0.2 * 256**0.5  # arXiv:2502.16982, equation 4
     assert torch.linalg.svdvals(update).div(scale).sub(1).abs().max() < 0.35  # five rounds of Newton and Schulz
-    assert update.square().mean().sqrt().item() == pytest.approx(0.2, rel=0.1)
+    assert update.square().mean().sqrt().item() == pytest.approx(0.2, rel=0.2)  # of AdamW's size

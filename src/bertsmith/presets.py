@@ -18,7 +18,7 @@ class Preset:
 
 
 PRESETS = {
-    "bert-tiny": Preset(2, 128, 4e-3, 2e-3, 16),
+    "bert-tiny": Preset(2, 128, 2.5e-3, 2e-3, 16),
     "bert-mini": Preset(4, 256, 1.5e-3, 1e-3, 16),
     "bert-small": Preset(4, 512, 8e-4, 5e-4, 16),
     "bert-medium": Preset(8, 512, 6e-4, 4e-4, 32),
