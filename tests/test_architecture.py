@@ -19,7 +19,7 @@ ROWS = [
     {"plan", "card"},
     {"measure", "watch"},
     {"step", "prepare", "run_folder"},
-    {"objective", "examples", "checkpoint", "metrics"},
+    {"objective", "examples", "checkpoint", "metrics", "work"},
     {"batch", "masking", "pairing", "cutting", "optim", "model", "corpus"},
     {"rows", "tokenizer", "shards", "distributed", "config"},
     {"packing", "interrupt", "atomic", "keyed", "presets"},

@@ -18,6 +18,7 @@ from bertsmith.batch import Batch
 from bertsmith.errors import UserError
 from bertsmith.objective import sum_losses
 from bertsmith.step import SumLosses, autocast
+from bertsmith.work import synchronize
 
 FASTER = 1.05
 """A choice must win by this factor, so that noise does not decide."""
@@ -53,14 +54,6 @@ def _usable_cores() -> set[int]:
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done what it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def seconds_per_micro_batch(model: nn.Module, losses: SumLosses, batch: Batch, precision: str) -> float:

@@ -5,10 +5,9 @@ is not the mean of the step. Every loss here is a sum over its targets; `step.py
 divides once, by the number of targets of the whole step.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertsmith.batch import Batch
@@ -17,6 +16,9 @@ from bertsmith.rows import IGNORE_INDEX
 
 TERMS = ("mlm", "nsp")
 """The terms of the loss, in the order of all tensors below."""
+
+CPU_CHUNK, GPU_CHUNK = 1 << 19, 1 << 27
+"""Logits that are turned into probabilities at once: 2 MB in a CPU's cache, half a GB on a GPU."""
 
 
 class Sums(NamedTuple):
@@ -60,5 +62,47 @@ def sum_losses(model: nn.Module, batch: Batch) -> Sums:
 
 def _sum_term(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Summed cross-entropy in float32, and the number of right answers."""
-    loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="sum")
-    return loss, (logits.detach().argmax(-1) == labels).sum().float()
+    loss, correct = SummedCrossEntropy.apply(logits, labels)  # type: ignore[no-untyped-call]
+    return loss, correct
+
+
+class SummedCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of logits [M, V] summed over the labels [M] that are not IGNORE_INDEX, and the hits.
+
+    The gradient, softmax minus one-hot, is made together with the loss, a few rows
+    at a time: nothing of size M x V is kept but the gradient itself, in the dtype of
+    the logits, and a vocabulary of scores is read once while it is in the cache.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """float [M, V], int64 [M] -> two numbers, float32 (float64 where the logits are)."""
+        counted = labels != IGNORE_INDEX
+        targets = torch.where(counted, labels, 0)[:, None]
+        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        losses, hits = [], []
+        elements = CPU_CHUNK if logits.device.type == "cpu" else GPU_CHUNK
+        rows = max(1, elements // logits.shape[1])
+        for start in range(0, len(logits), rows):
+            part = slice(start, start + rows)
+            scores = logits[part].to(torch.promote_types(logits.dtype, torch.float32))
+            top, best = scores.max(-1, keepdim=True)
+            of_target = scores.gather(1, targets[part])
+            weights = (scores - top).exp_()
+            total = weights.sum(-1, keepdim=True)
+            losses.append(((total.log() + top - of_target).squeeze(1) * counted[part]).sum())
+            hits.append(((best == targets[part]).squeeze(1) & counted[part]).sum())
+            if gradient is not None:
+                weights *= counted[part, None] / total
+                expected = weights.gather(1, targets[part]) - counted[part, None].to(weights.dtype)
+                gradient[part] = weights.scatter_(1, targets[part], expected)
+        ctx.save_for_backward(gradient)
+        loss, correct = torch.stack(losses).sum(), torch.stack(hits).sum().to(losses[0].dtype)
+        ctx.mark_non_differentiable(correct)
+        return loss, correct
+
+    @staticmethod
+    def backward(ctx: Any, of_loss: Tensor, _of_correct: Tensor) -> tuple[Tensor, None]:
+        """Scale the gradient by that of the loss."""
+        (gradient,) = ctx.saved_tensors
+        return gradient * of_loss.to(gradient.dtype), None

@@ -1,0 +1,78 @@
+"""How much work a step is, and how much a machine can do: the share of the peak.
+
+Counted are the matrix products that training cannot do without: 6 operations for
+each weight and token (2 forward, 4 backward), attention inside the rows, and the
+vocabulary at the masked tokens alone. LayerNorm, GELU, softmax, the optimizer and
+anything computed twice count as nothing, so 100 % is out of reach.
+"""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from bertsmith.model import BertConfig
+
+CPU_SHAPES = ((4096, 768, 3072), (4096, 4096, 4096))
+GPU_SHAPES = ((8192, 8192, 8192),)
+"""Products [a, b] x [b, c] that the rate of a machine is measured with."""
+
+
+def step_operations(config: BertConfig, *, tokens: int, row_length: int, predictions: int) -> float:
+    """Floating-point operations of one forward and backward pass.
+
+    Args:
+        config: Shape of the model.
+        tokens: Token places of the batch.
+        row_length: Places in a row, each of which attends to all of it.
+        predictions: Places at which the vocabulary is scored.
+    """
+    hidden = config.hidden_size
+    weights = hidden * (4 * hidden + 2 * config.intermediate_size)  # query, key, value, output; feed-forward
+    attention = 2 * row_length * hidden  # scores, and the weighted sum
+    head = hidden * (hidden + config.vocab_size)
+    return 6.0 * (config.num_hidden_layers * tokens * (weights + attention) + predictions * head)
+
+
+def seconds_of(work: Callable[[], object], device: torch.device, *, repeats: int = 3) -> float:
+    """The fastest of a few runs, after one to warm up."""
+    times = []
+    for _ in range(repeats + 1):
+        before = time.perf_counter()
+        work()
+        synchronize(device)
+        times.append(time.perf_counter() - before)
+    return min(times[1:])
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def matrix_rate(device: torch.device, precision: str, *, quick: bool = False) -> float:
+    """Operations a second in matrix products, the best of some large ones.
+
+    Args:
+        device: Where.
+        precision: "float32" or "bfloat16".
+        quick: Only the first shape, for a look of a few tenths of a second.
+    """
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    best = 0.0
+    for a, b, c in (GPU_SHAPES if device.type == "cuda" else CPU_SHAPES)[: 1 if quick else None]:
+        left, right = torch.randn(a, b, device=device).to(dtype), torch.randn(b, c, device=device).to(dtype)
+        seconds = seconds_of(lambda left=left, right=right: left @ right, device)  # type: ignore[misc]
+        best = max(best, 2.0 * a * b * c / seconds)
+    return best
+
+
+def copy_rate(device: torch.device) -> float:
+    """Bytes a second that are read and written when a large tensor is copied."""
+    source = torch.ones(1 << 26, device=device)
+    target = torch.empty_like(source)
+    seconds = seconds_of(lambda: target.copy_(source), device)
+    return 2.0 * source.numel() * source.element_size() / seconds

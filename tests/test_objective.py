@@ -1,0 +1,62 @@
+"""The loss and its gradient against PyTorch's own in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bertsmith import objective
+from bertsmith.objective import SummedCrossEntropy
+from bertsmith.rows import IGNORE_INDEX
+
+
+def data(dtype: torch.dtype = torch.float64, rows: int = 23, vocab_size: int = 50) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(rows, vocab_size, generator=generator, dtype=torch.float64)
+    labels = torch.randint(vocab_size, (rows,), generator=generator)
+    labels[::3] = IGNORE_INDEX
+    labels[1] = logits[1].argmax()
+    return logits.to(dtype).requires_grad_(), labels
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 5, 23, 1_000])
+def test_loss_gradient_and_hits_are_those_of_pytorch(monkeypatch: pytest.MonkeyPatch, rows_at_once: int) -> None:
+    monkeypatch.setattr(objective, "CPU_CHUNK", 50 * rows_at_once)
+    logits, labels = data()
+    loss, correct = SummedCrossEntropy.apply(logits, labels)
+    (gradient,) = torch.autograd.grad(3 * loss, logits)
+    expected = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
+    (expected_gradient,) = torch.autograd.grad(3 * expected, logits)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-12, atol=1e-12)
+    assert correct == (logits.argmax(-1) == labels).sum()
+    assert correct >= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lower_precision_rounds_only_what_it_stores(dtype: torch.dtype) -> None:
+    logits, labels = data(dtype)
+    loss, _ = SummedCrossEntropy.apply(logits, labels)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    exact = logits.detach().double().requires_grad_()
+    expected = F.cross_entropy(exact, labels, ignore_index=IGNORE_INDEX, reduction="sum")
+    (expected_gradient,) = torch.autograd.grad(expected, exact)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient.double(), expected_gradient, rtol=torch.finfo(dtype).eps, atol=1e-7)
+
+
+def test_nothing_to_predict_costs_nothing_and_huge_logits_stay_finite() -> None:
+    logits, labels = data(torch.float32)
+    loss, correct = SummedCrossEntropy.apply(logits, torch.full_like(labels, IGNORE_INDEX))
+    assert (loss, correct) == (0, 0)
+    assert not torch.autograd.grad(loss, logits)[0].any()
+    loss, _ = SummedCrossEntropy.apply(logits * 1e4, labels)
+    assert torch.isfinite(loss)
+
+
+def test_a_logit_that_is_not_finite_is_not_hidden() -> None:
+    logits, labels = data(torch.float32)
+    with torch.no_grad():
+        logits[1, 3] = float("nan")
+    loss, _ = SummedCrossEntropy.apply(logits, labels)
+    assert torch.isnan(loss)
