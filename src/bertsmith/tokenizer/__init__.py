@@ -6,6 +6,7 @@ This package alone uses the `tokenizers` library.
     training.py   words -> vocabulary, the same one in every process
     assembly.py   vocabulary -> complete tokenizer: normaliser, special tokens, [CLS] and [SEP]
     loading.py    files of our own, of transformers and of google-research/bert
+    remember.py   ids of the strings between spaces, for encoding a whole corpus
     tokenizer.py  what the rest of the project calls
 """
 

@@ -14,6 +14,7 @@ import tokenizers
 from tokenizers import Encoding
 
 from bertsmith.atomic import write_json, write_text
+from bertsmith.tokenizer.remember import Remembering, cuts_at_spaces
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """Ids 0 to 4 of a trained vocabulary."""
@@ -68,6 +69,14 @@ class Tokenizer:
         Returns:
             The ids of each sentence, without [CLS] and [SEP]; none for a sentence without characters.
         """
+        return self._corpus_encoder(sentences)
+
+    @cached_property
+    def _corpus_encoder(self) -> Callable[[Sequence[str]], list[list[int]]]:
+        """What `encode_sentences` calls: one that remembers, where that is right."""
+        return Remembering(self._encode_literally) if cuts_at_spaces(self._content) else self._encode_literally
+
+    def _encode_literally(self, sentences: Sequence[str]) -> list[list[int]]:
         encode = self._literal.encode_batch_fast
         encodings = _without_surrogates(lambda texts: encode(texts, add_special_tokens=False), list(sentences))
         return [encoding.ids for encoding in encodings]

@@ -1,0 +1,161 @@
+"""One side of a training benchmark, in a process of its own: Bertsmith, or the Trainer of transformers.
+
+    python benchmarks/sides.py bertsmith '{"layers": 4, ...}'
+
+Both train the same BERT (masked words alone) on the same token ids with AdamW,
+full rows without padding. Prints one line of JSON: seconds of each step after the
+warm-up, and the peak of memory beyond weights, gradients and optimizer state.
+"""
+
+import json
+import math
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+WARM_UP = 2
+
+
+def process_memory() -> int:
+    """Peak resident memory of this process so far, bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class Clock:
+    """Times of the steps, and the memory they take beyond the state of the training."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: list[float] = []
+        self.before = process_memory()  # libraries, data and the model's weights
+        self.last = time.perf_counter()
+
+    def tick(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.seconds.append(now - self.last)
+        self.last = time.perf_counter()
+
+    def report(self, parameters: int, loss: float) -> None:
+        state = 3 * 4 * parameters  # gradients and two moments; the weights are counted in `before`
+        if self.device.type == "cuda":
+            memory = torch.cuda.max_memory_allocated() - state - 4 * parameters
+        else:
+            memory = process_memory() - self.before - state
+        print(json.dumps({"seconds": self.seconds[WARM_UP:], "memory": memory, "loss": loss}), flush=True)
+
+
+def bertsmith_side(case: dict[str, Any]) -> None:
+    """Bertsmith as `pretrain` runs it, with its own rows."""
+    from bertsmith.batch import collate
+    from bertsmith.examples import open_rows
+    from bertsmith.measure import compiled_losses
+    from bertsmith.model import BertConfig, BertPretrainingModel
+    from bertsmith.objective import sum_losses
+    from bertsmith.optim import make_optimizer, set_learning_rate
+    from bertsmith.step import train_step
+
+    device = torch.device(case["device"])
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    rows = open_rows(Path(case["data"]), sequence_length=case["length"], objective="mlm", short_sequence_probability=0)
+    torch.manual_seed(0)
+    model = BertPretrainingModel(
+        BertConfig(**case["shape"], hidden_dropout_prob=case["dropout"], attention_probs_dropout_prob=case["dropout"]),
+        next_sentence=False,
+    ).to(device)
+    optimizer = make_optimizer(model, weight_decay=0.01, beta2=0.98, kind=case.get("optimizer", "adamw"))
+    set_learning_rate(optimizer, 1e-4)
+    losses = compiled_losses() if case["compile"] else sum_losses
+    clock, size = Clock(device), case["micro_batch"]
+    for step in range(WARM_UP + case["steps"]):
+        first = step * case["rows"]
+        starts = range(first, first + case["rows"], size)
+        micro = [collate(rows.__getitems__(list(range(s, s + size)))).to(device) for s in starts]
+        key = (0, step) if case["dropout"] else None
+        result = train_step(
+            model, losses, micro, optimizer, max_grad_norm=1.0, precision=case["precision"], dropout_key=key
+        )
+        clock.tick()
+    clock.report(sum(p.numel() for p in model.parameters()), result.measured.loss)
+
+
+def trainer_side(case: dict[str, Any]) -> None:
+    """The Trainer of transformers, as run_mlm.py sets it up: blocks of ids, masks made by its collator."""
+    import transformers
+    from transformers import (
+        AutoTokenizer,
+        BertConfig,
+        BertForMaskedLM,
+        DataCollatorForLanguageModeling,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
+
+    from bertsmith.shards import open_shards
+
+    transformers.logging.set_verbosity_error()
+    length, folder = case["length"], Path(case["data"])
+    shards = open_shards(folder / "data", "train")
+    blocks = shards.num_tokens // length
+
+    class Blocks(torch.utils.data.Dataset):  # type: ignore[type-arg]
+        def __len__(self) -> int:
+            return blocks
+
+        def __getitem__(self, number: int) -> dict[str, Any]:
+            places = torch.arange(number * length, (number + 1) * length).numpy()
+            return {"input_ids": shards.take(places).tolist()}
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    torch.manual_seed(0)
+    shape = case["shape"] | {"max_position_embeddings": length}
+    dropout = {"hidden_dropout_prob": case["dropout"], "attention_probs_dropout_prob": case["dropout"]}
+    config = BertConfig(**shape, **dropout, attn_implementation=case["attention"])
+    model = BertForMaskedLM(config)
+    holder: list[Clock] = []
+
+    class Timer(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            holder.append(Clock(torch.device(case["device"])))
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            holder[0].tick()
+
+    arguments = TrainingArguments(
+        output_dir="unused",
+        per_device_train_batch_size=case["micro_batch"],
+        gradient_accumulation_steps=case["rows"] // case["micro_batch"],
+        max_steps=WARM_UP + case["steps"],
+        bf16=case["precision"] == "bfloat16",
+        torch_compile=case["compile"],
+        optim=case["optim"],
+        use_cpu=case["device"] == "cpu",
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=case["device"] != "cpu",
+        seed=0,
+    )
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
+    trainer = Trainer(model, arguments, train_dataset=Blocks(), data_collator=collator, callbacks=[Timer()])
+    loss = trainer.train().training_loss
+    holder[0].report(sum(p.numel() for p in model.parameters()), loss if math.isfinite(loss) else -1.0)
+
+
+def main() -> None:
+    side, case = sys.argv[1], json.loads(sys.argv[2])
+    torch.set_num_threads(case["threads"])
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    {"bertsmith": bertsmith_side, "trainer": trainer_side}[side](case)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Tokens per second of Bertsmith against the Trainer of transformers at its best flags, on this machine.
+
+    python benchmarks/training_speed.py [--quick] [--presets bert-mini bert-base] [--lengths 128 512] [--dropout 0 0.1]
+
+The same model, vocabulary, batch and text on both sides, AdamW, no padding. First
+every candidate of flags is tried for either side and printed; then the best of each
+run alternately, each time in a new process. The last line has the ratios.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from bertsmith.config import DataConfig
+from bertsmith.model import BertConfig
+from bertsmith.prepare import prepare
+from bertsmith.presets import PRESETS
+from bertsmith.tokenizer import load_tokenizer
+from bertsmith.work import copy_rate, matrix_rate, step_operations
+
+PLACES = 8192
+"""Token places of a step."""
+
+TRAINER = [
+    {"precision": "float32", "compile": False, "attention": "sdpa", "optim": "adamw_torch"},
+    {"precision": "bfloat16", "compile": False, "attention": "sdpa", "optim": "adamw_torch_fused"},
+    {"precision": "bfloat16", "compile": False, "attention": "eager", "optim": "adamw_torch_fused"},
+    {"precision": "bfloat16", "compile": True, "attention": "sdpa", "optim": "adamw_torch_fused"},
+    {"precision": "bfloat16", "compile": True, "attention": "eager", "optim": "adamw_torch_fused"},
+    {"precision": "float32", "compile": True, "attention": "sdpa", "optim": "adamw_torch_fused"},
+]
+BERTSMITH = [
+    {"precision": "bfloat16", "compile": False},
+    {"precision": "bfloat16", "compile": True},
+    {"precision": "float32", "compile": True},
+]
+
+
+def measure(side: str, case: dict[str, Any]) -> dict[str, Any] | None:
+    """Run one side in its own process; None when it fails."""
+    script = Path(__file__).with_name("sides.py")
+    done = subprocess.run(
+        [sys.executable, str(script), side, json.dumps(case)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        print(f"    failed: {done.stderr.strip().splitlines()[-1][:120] if done.stderr.strip() else 'killed'}")
+        return None
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    result["speed"] = PLACES / median(result["seconds"])
+    return dict(result)
+
+
+def micro_batches(rows: int, *, quick: bool) -> list[int]:
+    return [min(rows, 16)] if quick else sorted({rows, max(1, rows // 4)})
+
+
+def best_of(side: str, candidates: list[dict[str, Any]], base: dict[str, Any], *, quick: bool) -> dict[str, Any]:
+    """The fastest candidate of one side, each printed."""
+    found: list[tuple[float, dict[str, Any]]] = []
+    for flags, size in product(candidates, micro_batches(base["rows"], quick=quick)):
+        case = base | flags | {"micro_batch": size, "steps": 2 if quick else 3}
+        result = measure(side, case)
+        if result:
+            found.append((result["speed"], case))
+            text = ", ".join(f"{k} {v}" for k, v in flags.items())
+            print(f"    {side}: {text}, {size} rows at once: {result['speed']:,.0f} tokens/s", flush=True)
+    if not found:
+        raise SystemExit(f"no candidate of {side} runs on this machine")
+    return max(found, key=lambda pair: pair[0])[1]
+
+
+def compare(base: dict[str, Any], peak: float, options: argparse.Namespace) -> str:
+    """Search the best flags of both sides, run them alternately, print the table."""
+    ours = best_of("bertsmith", BERTSMITH[:2] if options.quick else BERTSMITH, base, quick=options.quick)
+    theirs = best_of("trainer", TRAINER[1:4:2] if options.quick else TRAINER, base, quick=options.quick)
+    cases = {"bertsmith": ours | {"steps": options.steps}, "trainer": theirs | {"steps": options.steps}}
+    speeds: dict[str, list[float]] = {side: [] for side in cases}
+    memory: dict[str, float] = {}
+    for _ in range(options.rounds):
+        for side, case in cases.items():
+            result = measure(side, case)
+            if result:
+                speeds[side].append(result["speed"])
+                memory[side] = result["memory"]
+    ratios = [one / other for one, other in zip(speeds["bertsmith"], speeds["trainer"], strict=True)]
+    config = BertConfig(**base["shape"])
+    work = step_operations(config, tokens=PLACES, row_length=base["length"], predictions=round(0.15 * PLACES))
+    share = median(speeds["bertsmith"]) / PLACES * work / peak
+    for side in cases:
+        flags = {k: cases[side][k] for k in ("precision", "compile", "micro_batch")}
+        print(
+            f"    {side}: {median(speeds[side]):,.0f} tokens/s "
+            f"({min(speeds[side]):,.0f} to {max(speeds[side]):,.0f}), "
+            f"{memory[side] / 1e6:,.0f} MB beyond the training state, {flags}"
+        )
+    line = f"{median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
+    print(f"    ratio {line}; bertsmith at {share:.0%} of the matrix rate", flush=True)
+    return line
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer candidates, bert-mini at 128 tokens without dropout"
+    )
+    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=["bert-mini", "bert-base"])
+    parser.add_argument("--lengths", nargs="+", type=int, default=[128, 512])
+    parser.add_argument("--dropout", nargs="+", type=float, default=[0.0, 0.1])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--data", type=Path, default=Path("runs/benchmark-data"))
+    options = parser.parse_args()
+    if options.quick:
+        options.presets, options.lengths, options.dropout, options.rounds = ["bert-mini"], [128], [0.0], 2
+    torch.set_num_threads(options.threads)
+    options.data.mkdir(parents=True, exist_ok=True)
+    prepare(DataConfig(vocab_size=8192), options.data, report=lambda _line: None)
+    vocab_size = load_tokenizer(options.data / "tokenizer").vocab_size
+    device = torch.device(options.device)
+    peak = max(matrix_rate(device, "bfloat16"), matrix_rate(device, "float32"))
+    print(f"{options.device}, {options.threads} threads, torch {torch.__version__}: {peak / 1e12:.2f} TFLOP/s in the")
+    print(f"best matrix product, {copy_rate(device) / 1e9:.1f} GB/s copied; steps of {PLACES} places", flush=True)
+    ratios = []
+    for name, length, dropout in product(options.presets, options.lengths, options.dropout):
+        preset = PRESETS[name]
+        shape = {
+            "vocab_size": vocab_size,
+            "hidden_size": preset.hidden_size,
+            "num_hidden_layers": preset.num_hidden_layers,
+            "num_attention_heads": preset.hidden_size // 64,
+            "intermediate_size": 4 * preset.hidden_size,
+            "max_position_embeddings": length,
+        }
+        base = {"shape": shape, "length": length, "rows": PLACES // length, "dropout": dropout}
+        base |= {"data": str(options.data), "device": options.device, "threads": options.threads}
+        print(f"{name}, {length} tokens, dropout {dropout:g}", flush=True)
+        ratios.append(f"{name} {length} dropout {dropout:g}: {compare(base, peak, options)}")
+    print("ratio of tokens per second, Bertsmith to Trainer: " + "; ".join(ratios))
+
+
+if __name__ == "__main__":
+    main()
