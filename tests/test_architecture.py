@@ -15,7 +15,7 @@ ROWS = [
     {"cli"},
     {"pretrain"},
     {"finish", "info", "console"},
-    {"predict", "loop"},
+    {"predict", "loop", "overview"},
     {"plan", "card"},
     {"measure", "watch"},
     {"step", "prepare", "run_folder"},

@@ -13,6 +13,8 @@ from bertsmith.checkpoint import list_checkpoints
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
 from bertsmith.reporter import Reporter
+from bertsmith.run_folder import read_run
+from bertsmith.step import StepResult, train_step
 
 from runs import Listener, train
 
@@ -43,7 +45,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def log(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
+    times = {"tokens_per_second", "input_wait", "matrix_share"}
+    return [{k: v for k, v in line.items() if k not in times} for line in lines]
 
 
 def same(one: Path, other: Path) -> None:
@@ -165,6 +168,28 @@ def test_micro_batches_change_rounding_only(text: Path, tmp_path: Path) -> None:
     first, second = weights(tmp_path / "one"), weights(tmp_path / "other")
     assert all(torch.allclose(first[name], second[name], atol=2e-3) for name in first)
     assert abs(log(tmp_path / "one")[0]["loss"] - log(tmp_path / "other")[0]["loss"]) < 1e-5
+
+
+def test_a_full_gpu_halves_the_micro_batch_and_repeats_the_step(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def full_above_two(*arguments: Any, **options: Any) -> StepResult:
+        tried.append([len(batch) for batch in arguments[2]])
+        if len(arguments[2][0]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return train_step(*arguments, **options)
+
+    monkeypatch.setattr("bertsmith.loop.train_step", full_above_two)
+    listener = Listener()
+    run(tmp_path / "full", text, listener, steps=2, micro_batch_size=4, global_batch_size=8, hidden_dropout_prob=0.0)
+    assert tried == [[4, 4], [2, 2, 2, 2], [2, 2, 2, 2]]
+    assert "warning: the memory of the GPU is too small for 4 rows at once; going on with 2" in listener.lines
+    assert read_run(tmp_path / "full").config.training.micro_batch_size == 2
+    monkeypatch.undo()
+    run(tmp_path / "small", text, steps=2, micro_batch_size=2, global_batch_size=8, hidden_dropout_prob=0.0)
+    same(tmp_path / "full", tmp_path / "small")
 
 
 def test_loader_workers_change_nothing(text: Path, straight: Path, tmp_path: Path) -> None:

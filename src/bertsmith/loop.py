@@ -23,6 +23,7 @@ from bertsmith.plan import Division, Plan, divide
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
 from bertsmith.step import Measured, SumLosses, evaluate_loss, train_step
+from bertsmith.work import matrix_rate, step_operations
 
 QUICK_VALIDATION_ROWS = 512
 """Held-out rows measured at intervals."""
@@ -55,10 +56,13 @@ def train(
     steps, levels = training.steps or 0, {"max_steps": training.steps, "unigram_loss": plan.manifest["unigram_loss"]}
     batches = load_batches(plan.rows, division, plan.run, first_step=state["step"])
     watch = plan.watch(reporter)
+    work = work_of_step(plan)
+    peak = matrix_rate(device, training.precision, quick=True) * distributed.world_size()
     writing = closing(MetricsLog(plan.run.folder, first_step=state["step"])) if distributed.is_main() else nullcontext()
     with writing as log, listening() as stop:
         last_save = last_step = time.monotonic()
-        for step in range(state["step"], steps):
+        step = state["step"]
+        while step < steps:
             learning_rate = learning_rate_at(
                 step,
                 peak=training.learning_rate or 0.0,
@@ -67,35 +71,79 @@ def train(
                 schedule=training.schedule,
             )
             set_learning_rate(optimizer, learning_rate)
-            result = train_step(
-                model,
-                losses,
-                [next(batches).to(device) for _ in range(division.micro_batches)],
-                optimizer,
-                max_grad_norm=training.max_grad_norm,
-                precision=training.precision,
-                dropout_key=(training.seed, step) if plan.has_dropout else None,
-            )
+            try:
+                micro_batches, waited = next_step(batches, division, device)
+                result = train_step(
+                    model,
+                    losses,
+                    micro_batches,
+                    optimizer,
+                    max_grad_norm=training.max_grad_norm,
+                    precision=training.precision,
+                    dropout_key=(training.seed, step) if plan.has_dropout else None,
+                )
+            except torch.OutOfMemoryError:
+                model.zero_grad(set_to_none=True)
+                division = with_smaller_micro_batches(plan, reporter)
+                batches = load_batches(plan.rows, division, plan.run, first_step=step)
+                continue
+            step += 1
             now = time.monotonic()
             seconds = now - last_step
-            state["step"] = step + 1
+            state["step"] = step
             state["tokens"] += result.tokens
             state["seconds"] += seconds
             state["skipped"] += not result.applied
-            record = result.record(step + 1, learning_rate, seconds, plan.places_per_step)
-            record |= measure_if_due(plan, model, step + 1)
+            record = result.record(step, learning_rate, seconds, plan.places_per_step)
+            record |= {"input_wait": round(waited / seconds, 5), "matrix_share": round(work / seconds / peak, 4)}
+            record |= measure_if_due(plan, model, step)
             last_step = time.monotonic()  # measuring is no training time
             if log is not None:
                 log.write(record)
                 reporter.step(record | levels)
-            watch.look(step + 1, result)
+            watch.look(step, result)
             stopping = distributed.any_rank(stop.signal_number is not None, device)
             due = distributed.any_rank(now - last_save > 60 * training.checkpoint_every, device)
-            if stopping or due or step + 1 == steps:
+            if stopping or due or step == steps:
                 save(plan.run, model, optimizer, state)
                 last_save = last_step = time.monotonic()
             if stopping:
                 raise Interrupted(stop.signal_number)
+
+
+def next_step(batches: Iterator[Batch], division: Division, device: torch.device) -> tuple[list[Batch], float]:
+    """The micro-batches of a step, on the device, and the seconds that were spent waiting for them."""
+    before = time.monotonic()
+    micro_batches = [next(batches).to(device) for _ in range(division.micro_batches)]
+    return micro_batches, time.monotonic() - before
+
+
+def work_of_step(plan: Plan) -> float:
+    """Operations that a step cannot do without, all ranks together."""
+    training = plan.run.config.training
+    predictions = round(training.mlm_probability * plan.places_per_step)
+    return step_operations(
+        plan.config, tokens=plan.places_per_step, row_length=training.sequence_length, predictions=predictions
+    )
+
+
+def with_smaller_micro_batches(plan: Plan, reporter: Reporter) -> Division:
+    """Halve the micro-batch after the GPU's memory ran out; the run keeps the new size.
+
+    Raises:
+        UserError: It cannot be smaller, or other ranks wait for this one in the middle of the step.
+    """
+    size = divide(plan.run).micro_batch_size
+    torch.cuda.empty_cache()
+    if size == 1 or distributed.world_size() > 1:
+        raise UserError(
+            f"the memory of the GPU is too small for a micro-batch of {size} rows; start a new run with "
+            f"--micro-batch-size {max(1, size // 2)}, a shorter --sequence-length or a smaller --preset"
+        )
+    plan.run.decide("measured", micro_batch_size=size // 2)
+    plan.run.save()
+    reporter.warn(f"the memory of the GPU is too small for {size} rows at once; going on with {size // 2}")
+    return divide(plan.run)
 
 
 def load_batches(rows: TrainingRows, division: Division, run: Run, *, first_step: int) -> Iterator[Batch]:

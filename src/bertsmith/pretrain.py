@@ -24,7 +24,8 @@ from bertsmith.loop import measure_held_out, train
 from bertsmith.measure import compiled_losses, find_device, set_threads
 from bertsmith.objective import sum_losses
 from bertsmith.optim import make_optimizer
-from bertsmith.plan import describe, make_plan, seconds_left
+from bertsmith.overview import describe, seconds_left
+from bertsmith.plan import make_plan
 from bertsmith.prepare import prepare
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import CONFIG, Run, locked, new_folder, note_environment, open_run, read_run

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bertsmith import distributed
 from bertsmith.batch import Batch
+from bertsmith.errors import UserError
 from bertsmith.keyed import Stream, keyed_seed
 from bertsmith.objective import Sums, count_targets
 from bertsmith.optim import AnyOptimizer
@@ -121,7 +122,13 @@ def train_step(
     grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
     applied = isfinite(measured.loss) and isfinite(grad_norm)
     if applied:
-        optimizer.step()
+        try:
+            optimizer.step()
+        except torch.OutOfMemoryError as error:  # some weights may be updated: the step cannot be repeated
+            raise UserError(
+                "the memory of the GPU is too small for the optimizer's state; start a new run with a smaller "
+                "--micro-batch-size, --preset or --vocab-size"
+            ) from error
     optimizer.zero_grad(set_to_none=True)
     return StepResult(measured, grad_norm, applied, int(tokens))
 
