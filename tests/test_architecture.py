@@ -14,7 +14,7 @@ MAX_RUN_STATEMENTS = 90
 ROWS = [
     {"cli"},
     {"pretrain"},
-    {"finish", "info", "console"},
+    {"finish", "info", "console", "bench", "flags"},
     {"predict", "loop", "overview"},
     {"plan", "card"},
     {"measure", "watch"},

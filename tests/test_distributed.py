@@ -1,13 +1,18 @@
 """A whole run with two processes, started as a user starts it."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from bertsmith.checkpoint import list_checkpoints
 
 from prose import write_prose
 from runs import TINY, train
@@ -30,3 +35,52 @@ def test_a_run_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-3)
     assert len((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()) == 6
+
+
+def launch(text: Path, folder: Path, port: int, processes: int = 2, **changes: object) -> subprocess.Popen[str]:
+    settings = {**TINY, "micro_batch_size": 2, "checkpoint_every": 1e-6, **changes}
+    flags = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    command = [*launcher, "--master-port", str(port), "-m", "bertsmith", "pretrain", str(text), "-o", str(folder)]
+    return subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_steps(folder: Path, count: int) -> None:
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        log = folder / "metrics.jsonl"
+        if log.exists() and len(log.read_text().splitlines()) >= count:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no {count} steps in two minutes")
+
+
+@pytest.mark.slow
+def test_a_signal_stops_all_ranks_and_one_process_goes_on(tmp_path: Path) -> None:
+    """What two processes began, one finishes; the update is that of one process throughout."""
+    text = write_prose(tmp_path / "prose.txt")
+    train(tmp_path / "one", text, micro_batch_size=2, steps=60)
+    job = launch(text, tmp_path / "two", 29534, steps=60)
+    wait_for_steps(tmp_path / "two", 3)
+    job.send_signal(signal.SIGTERM)
+    job.communicate(timeout=60)
+    assert list_checkpoints(tmp_path / "two" / "checkpoints")
+    assert not (tmp_path / "two" / "model").exists()
+    train(tmp_path / "two", text, micro_batch_size=2, steps=60, checkpoint_every=1e-6)
+    one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_stops_the_others(tmp_path: Path) -> None:
+    text = write_prose(tmp_path / "prose.txt")
+    job = launch(text, tmp_path / "run", 29535, steps=100_000)
+    wait_for_steps(tmp_path / "run", 3)
+    ranks = [p for p in psutil.Process(job.pid).children(recursive=True) if "pretrain" in p.cmdline()]
+    ranks[-1].kill()
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode != 0
+    assert "SIGKILL" in output or "Signal 9" in output
+    assert not [p for p in ranks if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")

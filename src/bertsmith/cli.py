@@ -1,30 +1,28 @@
 """The command line. Commands only: each imports its program when it is called, so `--help` is instant."""
 
-import dataclasses
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import click
 
-from bertsmith.config import (
-    EXCLUSIVE_SETTINGS,
-    TABLES,
-    DataConfig,
-    ModelConfig,
-    TrainingConfig,
-    check_value,
-    read_toml,
-    table_of,
-)
+from bertsmith.config import DataConfig, ModelConfig, TrainingConfig, by_table
 from bertsmith.errors import UserError, suggestion
+from bertsmith.flags import gather, settings
 
-Command = Callable[..., None]
-KINDS = ("wordpiece", "bpe")
-"""Values of --tokenizer that are no path."""
+BENCH_SETTINGS = (
+    "preset",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "sequence_length",
+    "global_batch_size",
+    "optimizer",
+    "device",
+    "precision",
+    "compile",
+    "threads",
+)
 
 
 class Commands(click.Group):
@@ -37,83 +35,6 @@ class Commands(click.Group):
         if args and not args[0].startswith("-") and args[0] not in self.commands:
             raise UserError(f"no command '{args[0]}'{suggestion(args[0], self.commands)}")
         return super().resolve_command(ctx, args)
-
-
-def settings(*tables: type) -> Callable[[Command], Command]:
-    """Give a command a flag for each setting of the tables; only those typed are passed on."""
-
-    def decorate(command: Command) -> Command:
-        for table in reversed(tables):
-            types = get_type_hints(table)
-            for field in reversed(dataclasses.fields(table)):
-                if field.name != "text":
-                    command = _flag(field, types[field.name])(command)
-        return command
-
-    return decorate
-
-
-def _flag(field: "dataclasses.Field[Any]", annotation: Any) -> Callable[[Command], Command]:
-    """The command-line option of one setting. Its default is shown, and applied later."""
-    flag = "--" + field.name.replace("_", "-")
-    help_text = field.metadata["help"]
-    if field.default is not None:
-        help_text += f" [{str(field.default).lower() if isinstance(field.default, bool) else field.default}]"
-    if get_origin(annotation) in (Union, UnionType):
-        annotation = get_args(annotation)[0]
-    if annotation is bool:
-        return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=help_text)
-    choices = click.Choice(get_args(annotation)) if get_origin(annotation) is Literal else annotation
-    return click.option(flag, type=choices, default=None, help=help_text)
-
-
-def settings_of(config: Path) -> dict[str, Any]:
-    """The settings that a configuration file gives, by name."""
-    given = {}
-    tables = read_toml(config)
-    wrote = tables.pop("origin", None)  # in a file that a run wrote
-    for table, values in tables.items():
-        types = get_type_hints(TABLES[table])
-        for name, value in values.items():
-            if name not in types:
-                raise UserError(f"unknown setting '{table}.{name}' in {config}{suggestion(name, types)}")
-            if wrote is None or wrote.get(name) in {"flag", "file"}:  # what a run found out is found out anew
-                given[name] = check_value(f"{table}.{name}", value, types[name])
-    return given
-
-
-def gather(text: tuple[str, ...], flags: dict[str, Any], config: Path | None) -> tuple[dict[str, Any], dict[str, str]]:
-    """Merge configuration file and flags, flags first.
-
-    Returns:
-        The settings given, by name, and the origin of each.
-    """
-    given = settings_of(config) if config is not None else {}
-    typed = {name: value for name, value in flags.items() if value is not None}
-    if text:
-        typed["text"] = text
-    for pair in EXCLUSIVE_SETTINGS:  # a flag wins over the file, also where it says it another way
-        if any(name in typed for name in pair):
-            given = {name: value for name, value in given.items() if name not in pair}
-    origin = {**dict.fromkeys(given, "file"), **dict.fromkeys(typed, "flag")}
-    given.update(typed)
-    for name in ("text", "validation", "tokenizer"):
-        if name in given:
-            given[name] = _absolute(given[name])
-    return given, origin
-
-
-def _absolute(value: Any) -> Any:
-    """Make paths that exist independent of the current folder; other names stay as they are."""
-    if isinstance(value, tuple):
-        return tuple(_absolute(item) for item in value)
-    if not value.strip():  # an unset variable of the shell; Path("") would be the current folder
-        raise UserError("a path is empty; give a file or folder")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:  # a run's settings are kept as UTF-8
-        raise UserError(f"the path {value!a} is no valid UTF-8; rename it, or name the folder it is in") from error
-    return value if value in KINDS or not Path(value).exists() else str(Path(value).resolve())
 
 
 def default_folder(text: tuple[str, ...]) -> Path:
@@ -168,8 +89,7 @@ def prepare(text: tuple[str, ...], output: Path, config: Path | None, **flags: A
     from bertsmith.run_folder import locked, new_folder, refuse_run
 
     given, _ = gather(text, flags, config)
-    tables = {table: {k: v for k, v in given.items() if table_of(k) == table} for table in TABLES}
-    settings = run_config(tables)
+    settings = run_config(by_table(given))
     refuse_run(output)
     reporter = make_reporter()
     try:
@@ -249,6 +169,22 @@ def info(run: Path, verify: bool, as_json: bool) -> None:
         click.echo(json.dumps(run_facts(run, verify=verify), indent=2))
         return
     for line in describe_run(run, verify=verify):
+        click.echo(line)
+
+
+@app.command()
+@click.argument("prepared", required=False, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@settings(ModelConfig, TrainingConfig, only=BENCH_SETTINGS)
+def bench(prepared: Path | None, as_json: bool, **flags: Any) -> None:
+    """Measure this machine and a training step on it; with PREPARED, a run or prepared text, the time of its text."""
+    from bertsmith.bench import describe_bench, run_bench
+    from bertsmith.config import run_config
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    run_config(by_table(given))  # refuses what makes no sense
+    facts = run_bench(given, prepared)
+    for line in [json.dumps(facts, indent=2)] if as_json else describe_bench(facts):
         click.echo(line)
 
 

@@ -182,6 +182,11 @@ def table_of(name: str) -> str | None:
     return next((table for table, cls in TABLES.items() if name in {f.name for f in fields(cls)}), None)
 
 
+def by_table(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings by name, sorted into their tables for `run_config`."""
+    return {table: {name: value for name, value in values.items() if table_of(name) == table} for table in TABLES}
+
+
 def check_value(name: str, value: Any, expected: Any) -> Any:
     """Check one value from outside against a field's type.
 

@@ -21,6 +21,7 @@ from bertsmith.config import (
     FREE_SETTINGS,
     TABLES,
     RunConfig,
+    by_table,
     changed,
     check_exclusive,
     flat,
@@ -102,10 +103,7 @@ def open_run(folder: Path, given: Mapping[str, Any], origin: Mapping[str, str]) 
     check_exclusive(given)
     config_path = folder / CONFIG
     if not config_path.exists():
-        tables: dict[str, dict[str, Any]] = {table: {} for table in TABLES}
-        for name, value in given.items():
-            tables[table_of(name) or ""][name] = value
-        return Run(folder, run_config(tables), dict(origin), is_new=True)
+        return Run(folder, run_config(by_table(given)), dict(origin), is_new=True)
     run = read_run(folder)
     if any(run.checkpoints.glob("*step-*")):
         _refuse_changes(run, given)

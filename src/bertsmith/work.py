@@ -8,6 +8,7 @@ anything computed twice count as nothing, so 100 % is out of reach.
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -76,3 +77,23 @@ def copy_rate(device: torch.device) -> float:
     target = torch.empty_like(source)
     seconds = seconds_of(lambda: target.copy_(source), device)
     return 2.0 * source.numel() * source.element_size() / seconds
+
+
+def joules_of(work: Callable[[], object], device: torch.device) -> float | None:
+    """Energy of the processor (RAPL) or GPU (NVML) during some work, None where the machine does not report it."""
+    if device.type == "cuda":
+        try:
+            before = time.perf_counter()
+            work()
+            synchronize(device)
+            return torch.cuda.power_draw(device) / 1e3 * (time.perf_counter() - before)
+        except Exception:  # NVML's Python package is missing, or the driver does not tell
+            return None
+    counters = sorted(Path("/sys/class/powercap").glob("intel-rapl:?/energy_uj"))
+    try:
+        first = [int(counter.read_text(encoding="ascii")) for counter in counters]
+        work()
+        used = sum(int(c.read_text(encoding="ascii")) - one for c, one in zip(counters, first, strict=True)) / 1e6
+    except (OSError, ValueError):  # only root may read them
+        return None
+    return used if used > 0 else None  # no counter, or one that began anew

@@ -1,0 +1,222 @@
+"""What this machine can do, and what a training step makes of it: `bertsmith bench`.
+
+Measures the matrix and copy rates, then a preset's step on made-up rows, eager and
+compiled, and where its time goes. Nothing is written.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bertsmith.batch import Batch
+from bertsmith.measure import (
+    activation_bytes,
+    compiled_losses,
+    faster_precision,
+    find_device,
+    has_compiler,
+    set_threads,
+)
+from bertsmith.model import BertConfig, BertPretrainingModel
+from bertsmith.objective import sum_losses
+from bertsmith.optim import make_optimizer, set_learning_rate
+from bertsmith.plan import TOKEN_GOAL
+from bertsmith.presets import PRESETS
+from bertsmith.shards import read_manifest
+from bertsmith.step import SumLosses, train_step
+from bertsmith.work import copy_rate, joules_of, matrix_rate, seconds_of, step_operations, synchronize
+
+VOCAB_SIZE = 30522
+"""That of the 2018 models, when no prepared text says another."""
+
+STEPS = 5
+
+KINDS = (
+    ("attention", ("bmm", "softmax", "attention", "flash")),
+    ("matrix products", ("aten::mm", "addmm", "gemm", "cutlass", "nvjet")),
+    ("LayerNorm", ("layer_norm",)),
+    ("GELU", ("gelu",)),
+    ("optimizer", ("adam", "muon", "optimizer", "foreach", "lerp")),
+    ("fused by the compiler", ("compiledfxgraph", "cpp_fused", "triton")),
+    ("loss", ("crossentropy", "exp_", "aten::max", "gather", "scatter", "aten::log")),
+    ("copies and casts", ("copy", "fill", "cat", "zero", "memset", "memcpy")),
+    ("embeddings", ("embedding", "index")),
+)
+"""Kinds of work by what the names of the profiler's events contain, the first that fits."""
+
+
+def run_bench(given: Mapping[str, Any], prepared: Path | None = None) -> dict[str, Any]:
+    """Measure the machine and a training step on it.
+
+    Args:
+        given: Settings by name, as for `pretrain`; what is not there is that of the preset, or measured.
+        prepared: A run, or what `bertsmith prepare` wrote: its vocabulary is used and the time of its text estimated.
+
+    Returns:
+        What `describe_bench` shows, as plain JSON values; rates are per second, memory in bytes.
+
+    Raises:
+        UserError: A setting is not usable, or the folder is not prepared.
+    """
+    device = find_device(given.get("device", "auto"))
+    threads = set_threads(given.get("threads"))
+    manifest = read_manifest(prepared / "data") if prepared is not None else None
+    preset = PRESETS[given.get("preset", "bert-mini")]
+    config = BertConfig(
+        vocab_size=manifest["vocab_size"] if manifest else VOCAB_SIZE,
+        hidden_size=preset.hidden_size,
+        num_hidden_layers=preset.num_hidden_layers,
+        num_attention_heads=max(1, preset.hidden_size // 64),
+        intermediate_size=4 * preset.hidden_size,
+        max_position_embeddings=given.get("sequence_length", 128),
+        hidden_dropout_prob=given.get("hidden_dropout_prob", 0.0),
+        attention_probs_dropout_prob=given.get("attention_probs_dropout_prob", 0.0),
+    )
+    batch = made_up_batch(config, given.get("global_batch_size", preset.global_batch_size)).to(device)
+    model = BertPretrainingModel(config).to(device)
+    parameters = sum(p.numel() for p in model.parameters())
+    precision = given.get("precision", "auto")
+    precision = faster_precision(model, batch) if precision == "auto" else precision
+    optimizer = given.get("optimizer", "muon")
+    rates = {kind: matrix_rate(device, kind) for kind in ("bfloat16", "float32")}
+    work = step_operations(
+        config, tokens=len(batch.input_ids), row_length=batch.row_length, predictions=len(batch.masked_index)
+    )
+    facts: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+        "threads": threads,
+        "torch": torch.__version__,
+        "matrix_rate": rates,
+        "copy_rate": copy_rate(device),
+        "preset": given.get("preset", "bert-mini"),
+        "parameters": parameters,
+        "rows": len(batch),
+        "row_length": batch.row_length,
+        "precision": precision,
+        "optimizer": optimizer,
+        "operations": work,
+        "state_memory": 16 * parameters,
+        "activation_memory": activation_bytes(model, batch),
+    }
+    update = Update(model, batch, optimizer=optimizer, precision=precision)
+    facts["ways"] = {
+        way: _measure(update.run_compiled if way == "compiled" else update.run, device, batch, work / rates[precision])
+        for way in _ways(given.get("compile", "auto"), device)
+    }
+    tokens = manifest["splits"]["train"]["tokens"] if manifest else int(TOKEN_GOAL)
+    fastest = max(way["tokens_per_second"] for way in facts["ways"].values())
+    facts |= {"text": str(prepared) if prepared else None, "text_tokens": tokens, "text_seconds": tokens / fastest}
+    return facts | {"joules": joules_of(update.run, device)}
+
+
+class Update:
+    """A training step on one batch, again and again."""
+
+    def __init__(self, model: BertPretrainingModel, batch: Batch, *, optimizer: Any, precision: str) -> None:
+        self.model = model
+        self.batch = batch
+        self.precision = precision
+        self.optimizer = make_optimizer(model, weight_decay=0.01, beta2=0.98, kind=optimizer)
+        self.compiled: SumLosses | None = None
+        config = model.config
+        self.has_dropout = config.hidden_dropout_prob > 0 or config.attention_probs_dropout_prob > 0
+        set_learning_rate(self.optimizer, 1e-4)
+
+    def run(self, losses: SumLosses = sum_losses) -> None:
+        """Do one step."""
+        train_step(
+            self.model,
+            losses,
+            [self.batch],
+            self.optimizer,
+            max_grad_norm=1.0,
+            precision=self.precision,
+            dropout_key=(0, 0) if self.has_dropout else None,
+        )
+
+    def run_compiled(self) -> None:
+        """Do one step, compiled the first time."""
+        self.compiled = self.compiled or compiled_losses()
+        self.run(self.compiled)
+
+
+def made_up_batch(config: BertConfig, rows: int) -> Batch:
+    """Full rows of random ids, one sequence each, 15 % of the places predicted."""
+    generator = torch.Generator().manual_seed(0)
+    length = config.max_position_embeddings
+    predictions = round(0.15 * length)
+    ids = torch.randint(5, config.vocab_size, (rows * length,), generator=generator)
+    places = torch.rand(rows, length, generator=generator).argsort(1)[:, :predictions].sort(1).values
+    index = (places + torch.arange(rows)[:, None] * length).flatten()
+    types = (torch.arange(length) >= length // 2).long().repeat(rows)
+    starts = torch.arange(rows + 1, dtype=torch.int32) * length
+    next_sentence = torch.arange(rows) % 2
+    positions = torch.arange(length).repeat(rows)
+    return Batch(ids, types, positions, starts, index, ids[index], next_sentence, length, rows * length)
+
+
+def _ways(compile_setting: str, device: torch.device) -> list[str]:
+    """How a step is computed: as it is, compiled, or both to compare."""
+    if compile_setting == "auto":
+        return ["eager", "compiled"] if device.type != "cpu" or has_compiler() else ["eager"]
+    return ["compiled" if compile_setting == "yes" else "eager"]
+
+
+def _measure(step: Callable[[], None], device: torch.device, batch: Batch, least: float) -> dict[str, Any]:
+    """Time a step and look where its time goes. `least` is the time of its matrix products at the full rate."""
+    seconds = seconds_of(step, device, repeats=STEPS)
+    return {
+        "tokens_per_second": len(batch.input_ids) / seconds,
+        "seconds": seconds,
+        "peak_share": least / seconds,
+        "kinds": kinds_of_work(step, device),
+    }
+
+
+def kinds_of_work(step: Callable[[], None], device: torch.device) -> dict[str, float]:
+    """Share of a step's time by kind of work, the largest first, as PyTorch's profiler sees it."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profile:
+        step()
+        synchronize(device)
+    times: dict[str, float] = defaultdict(float)
+    for event in profile.key_averages():
+        spent = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+        name = event.key.lower()
+        kind = next((kind for kind, parts in KINDS if any(part in name for part in parts)), "everything else")
+        times[kind] += spent
+    total = sum(times.values())
+    return {kind: time / total for kind, time in sorted(times.items(), key=lambda pair: -pair[1])}
+
+
+def describe_bench(facts: Mapping[str, Any]) -> list[str]:
+    """The measurements for a person."""
+    rates = facts["matrix_rate"]
+    lines = [
+        f"machine: {facts['device']}, {facts['threads']} threads, torch {facts['torch']}; matrix products "
+        f"{rates['bfloat16'] / 1e12:.2f} TFLOP/s in bfloat16 and {rates['float32'] / 1e12:.2f} in float32; "
+        f"{facts['copy_rate'] / 1e9:.0f} GB/s copied",
+        f"step: {facts['preset']}, {facts['parameters'] / 1e6:.1f} M parameters, {facts['rows']} rows x "
+        f"{facts['row_length']} places, {facts['precision']}, {facts['optimizer']}: "
+        f"{facts['operations'] / 1e12:.2f} TFLOP in matrix products",
+        f"memory: {facts['state_memory'] / 1e9:.2f} GB weights, gradients and moments, "
+        f"{facts['activation_memory'] / 1e9:.2f} GB activations in float32, less in bfloat16",
+    ]
+    for way, measured in facts["ways"].items():
+        kinds = ", ".join(f"{kind} {part:.0%}" for kind, part in measured["kinds"].items() if part >= 0.005)
+        lines += [
+            f"{way}: {measured['tokens_per_second']:,.0f} tokens/s, {measured['seconds'] * 1e3:,.0f} ms a step, "
+            f"{measured['peak_share']:.0%} of the matrix rate",
+            f"  {kinds}",
+        ]
+    what = f"an epoch of {facts['text']}" if facts["text"] else "the length of a default run"
+    hours = facts["text_seconds"] / 3600
+    lines.append(f"{facts['text_tokens'] / 1e6:,.1f} M tokens, {what}: about {hours:,.1f} h at the faster of these")
+    if facts["joules"] is not None:
+        lines.append(f"energy: {facts['joules']:,.1f} J a step, as the machine reports it")
+    return lines

@@ -1,0 +1,94 @@
+"""The settings as the command line takes them: a flag for each, merged with a configuration file."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import click
+
+from bertsmith.config import EXCLUSIVE_SETTINGS, TABLES, check_value, read_toml
+from bertsmith.errors import UserError, suggestion
+
+Command = Callable[..., None]
+
+KINDS = ("wordpiece", "bpe")
+"""Values of --tokenizer that are no path."""
+
+
+def settings(*tables: type, only: tuple[str, ...] | None = None) -> Callable[[Command], Command]:
+    """Give a command a flag for each setting of the tables, or for `only` these; those typed are passed on."""
+
+    def decorate(command: Command) -> Command:
+        for table in reversed(tables):
+            types = get_type_hints(table)
+            for field in reversed(dataclasses.fields(table)):
+                if field.name != "text" and (only is None or field.name in only):
+                    command = _flag(field, types[field.name])(command)
+        return command
+
+    return decorate
+
+
+def _flag(field: "dataclasses.Field[Any]", annotation: Any) -> Callable[[Command], Command]:
+    """The command-line option of one setting. Its default is shown, and applied later."""
+    flag = "--" + field.name.replace("_", "-")
+    help_text = field.metadata["help"]
+    if field.default is not None:
+        help_text += f" [{str(field.default).lower() if isinstance(field.default, bool) else field.default}]"
+    if get_origin(annotation) in (Union, UnionType):
+        annotation = get_args(annotation)[0]
+    if annotation is bool:
+        return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=help_text)
+    choices = click.Choice(get_args(annotation)) if get_origin(annotation) is Literal else annotation
+    return click.option(flag, type=choices, default=None, help=help_text)
+
+
+def settings_of(config: Path) -> dict[str, Any]:
+    """The settings that a configuration file gives, by name."""
+    given = {}
+    tables = read_toml(config)
+    wrote = tables.pop("origin", None)  # in a file that a run wrote
+    for table, values in tables.items():
+        types = get_type_hints(TABLES[table])
+        for name, value in values.items():
+            if name not in types:
+                raise UserError(f"unknown setting '{table}.{name}' in {config}{suggestion(name, types)}")
+            if wrote is None or wrote.get(name) in {"flag", "file"}:  # what a run found out is found out anew
+                given[name] = check_value(f"{table}.{name}", value, types[name])
+    return given
+
+
+def gather(text: tuple[str, ...], flags: dict[str, Any], config: Path | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """Merge configuration file and flags, flags first.
+
+    Returns:
+        The settings given, by name, and the origin of each.
+    """
+    given = settings_of(config) if config is not None else {}
+    typed = {name: value for name, value in flags.items() if value is not None}
+    if text:
+        typed["text"] = text
+    for pair in EXCLUSIVE_SETTINGS:  # a flag wins over the file, also where it says it another way
+        if any(name in typed for name in pair):
+            given = {name: value for name, value in given.items() if name not in pair}
+    origin = {**dict.fromkeys(given, "file"), **dict.fromkeys(typed, "flag")}
+    given.update(typed)
+    for name in ("text", "validation", "tokenizer"):
+        if name in given:
+            given[name] = _absolute(given[name])
+    return given, origin
+
+
+def _absolute(value: Any) -> Any:
+    """Make paths that exist independent of the current folder; other names stay as they are."""
+    if isinstance(value, tuple):
+        return tuple(_absolute(item) for item in value)
+    if not value.strip():  # an unset variable of the shell; Path("") would be the current folder
+        raise UserError("a path is empty; give a file or folder")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # a run's settings are kept as UTF-8
+        raise UserError(f"the path {value!a} is no valid UTF-8; rename it, or name the folder it is in") from error
+    return value if value in KINDS or not Path(value).exists() else str(Path(value).resolve())

@@ -1,0 +1,60 @@
+"""The work of a step is counted as PyTorch counts it, and `bertsmith bench` reports what it measured."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bertsmith import work
+from bertsmith.bench import describe_bench, kinds_of_work, made_up_batch, run_bench
+from bertsmith.model import BertConfig, BertPretrainingModel
+from bertsmith.objective import sum_losses
+
+
+def test_operations_are_those_that_pytorch_counts() -> None:
+    config = BertConfig(
+        vocab_size=1000, hidden_size=64, num_hidden_layers=3, num_attention_heads=2, intermediate_size=192
+    )
+    batch = made_up_batch(config, rows=2)
+    model = BertPretrainingModel(config, next_sentence=False)
+    with FlopCounterMode(display=False) as counter:
+        sum_losses(model, batch).losses.sum().backward()
+    expected = work.step_operations(config, tokens=1024, row_length=512, predictions=len(batch.masked_index))
+    assert counter.get_total_flops() == pytest.approx(expected, rel=0.01)
+
+
+def test_a_made_up_batch_is_a_batch() -> None:
+    batch = made_up_batch(BertConfig(vocab_size=50, max_position_embeddings=20), rows=3)
+    assert len(batch) == 3
+    assert torch.equal(batch.labels, batch.input_ids[batch.masked_index])
+    assert len(batch.masked_index.unique()) == 9
+    assert batch.cu_seqlens.tolist() == [0, 20, 40, 60]
+
+
+def test_the_numbers_agree_with_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "CPU_SHAPES", ((64, 64, 64),))
+    given = {"preset": "bert-tiny", "global_batch_size": 2, "sequence_length": 16, "precision": "float32"}
+    facts = run_bench({**given, "compile": "no", "threads": 1, "device": "cpu", "hidden_dropout_prob": 0.1})
+    eager = facts["ways"]["eager"]
+    assert set(facts["ways"]) == {"eager"}
+    assert eager["tokens_per_second"] * eager["seconds"] == pytest.approx(32)
+    share = facts["operations"] / eager["seconds"] / facts["matrix_rate"]["float32"]
+    assert eager["peak_share"] == pytest.approx(share)
+    assert sum(eager["kinds"].values()) == pytest.approx(1)
+    assert facts["text_seconds"] == pytest.approx(50e6 / eager["tokens_per_second"])
+    assert any("tokens/s" in line for line in describe_bench(facts))
+
+
+def test_time_is_put_down_to_the_right_kind() -> None:
+    big, small = torch.ones(400, 400), torch.ones(4)
+    assert next(iter(kinds_of_work(lambda: [big @ big for _ in range(5)], torch.device("cpu")))) == "matrix products"
+    assert next(iter(kinds_of_work(lambda: [small.clone() for _ in range(50)], torch.device("cpu")))) != "attention"
+
+
+@pytest.mark.slow
+def test_the_command_prints_it() -> None:
+    command = [sys.executable, "-m", "bertsmith", "bench", "--preset", "bert-tiny", "--compile", "no"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "of the matrix rate" in result.stdout
