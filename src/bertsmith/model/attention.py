@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
+from bertsmith.model.dropout import dropout
+
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -193,7 +195,5 @@ def _attend_rows(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p
     if q.device.type != "cpu" or (q.shape[2] > longest_plain and dropout_p == 0):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    if mask is not None:
-        scores = scores + mask
-    weights = F.dropout(scores.softmax(-1), dropout_p)
-    return weights @ v
+    scores = scores if mask is None else scores + mask
+    return dropout(scores.softmax(-1), dropout_p) @ v

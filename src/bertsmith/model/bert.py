@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bertsmith.model.attention import Packed, attend, first_tokens, pad, place_in_sequence, prepare, unpad
 from bertsmith.model.check import check_padded, check_shape, require
+from bertsmith.model.dropout import Dropout
 from bertsmith.model.folder import read_encoder, read_pretraining_model, write_folder
 from bertsmith.model.heads import MaskedLanguageHead, activation, initialize
 
@@ -63,7 +64,7 @@ class BertEmbeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Each int64 [T] -> float [T, D]."""
@@ -101,7 +102,7 @@ class BertBlock(nn.Module):
         self.activation = activation(config.hidden_act)
         self.output = nn.Linear(config.intermediate_size, config.hidden_size)
         self.output_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden: Tensor, packed: Packed) -> Tensor:
         """float [T, D] -> float [T, D]."""

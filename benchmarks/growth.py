@@ -1,0 +1,88 @@
+"""Memory and speed of building rows against the size of the corpus.
+
+    python benchmarks/growth.py [--millions 2.5 25 250]
+
+Writes shards of made-up ids with sentences and sections of natural lengths (four
+bytes of English a token), opens them as a run does, and builds rows.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertsmith.atomic import write_bytes
+from bertsmith.shards import ShardContent, Shards, pack_shard, shard_name
+
+
+def write_corpus(data: Path, tokens: int) -> None:
+    """Shards of two million tokens each."""
+    draw, left, number, document = np.random.default_rng(0), tokens, 0, 0
+    data.mkdir()
+    while left > 0:
+        size = min(left, 2_000_000)
+        sentences = np.minimum(draw.lognormal(3.0, 0.6, size // 10).astype(np.int64) + 2, 200)
+        sentences = sentences[: np.searchsorted(sentences.cumsum(), size)]
+        per_section = np.minimum(draw.lognormal(2.5, 0.8, len(sentences)).astype(np.int64) + 1, len(sentences))
+        ends = np.unique(np.minimum(per_section.cumsum(), len(sentences)))
+        total = int(sentences.sum())
+        starts = np.concatenate([[0], sentences.cumsum()[:-1]])
+        content = ShardContent(
+            ids=draw.integers(5, 30_000, total).astype(np.uint16),
+            sentence_starts=starts,
+            section_starts=np.concatenate([[0], sentences.cumsum()[ends - 1]]),
+            section_document=document + np.arange(len(ends)),
+        )
+        document += len(ends)
+        write_bytes(data / shard_name("train", number), pack_shard(content))
+        number, left = number + 1, left - size
+
+
+def measure(data: Path) -> dict[str, Any]:
+    """Open the rows, build some, and say what it took."""
+    from bertsmith.batch import collate
+    from bertsmith.examples import SpecialIds, TrainingRows
+    from bertsmith.masking import Masking
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    masking = Masking(mlm_probability=0.15, mask_token_id=4, replacement_ids=np.arange(5, 30_000))
+    source = Shards(data, "train", sorted(path.name for path in data.iterdir()))
+    rows = TrainingRows(source, sequence_length=128, objective="mlm+nsp", special=SpecialIds(0, 2, 3), masking=masking)
+    collate(rows.__getitems__(list(range(16))))
+    first = time.perf_counter() - started
+    started, count = time.perf_counter(), 200
+    for step in range(1, count + 1):
+        collate(rows.__getitems__(list(range(16 * step, 16 * step + 16))))
+    seconds = (time.perf_counter() - started) / count
+    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return {"tokens": source.num_tokens, "first": first, "ms": 1e3 * seconds, "memory": memory}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--millions", type=float, nargs="+", default=[2.5, 25.0, 250.0])
+    parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.data:
+        facts = measure(options.data)
+        print(
+            f"{facts['tokens'] / 1e6:8,.1f} M tokens: first batch after {facts['first']:.1f} s, then "
+            f"{facts['ms']:.2f} ms for 16 rows of 128, {facts['memory'] / 1e6:,.0f} MB",
+            flush=True,
+        )
+        return
+    for millions in options.millions:
+        with tempfile.TemporaryDirectory() as name:
+            write_corpus(Path(name) / "data", int(millions * 1e6))
+            subprocess.run([sys.executable, __file__, "--data", str(Path(name) / "data")], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Dropout drops the right share, keeps the mean, and is a function of the seed."""
+
+import shutil
+
+import pytest
+import torch
+
+from bertsmith.bench import made_up_batch
+from bertsmith.model import BertConfig, BertPretrainingModel
+from bertsmith.model.dropout import LEVELS, Dropout, dropout
+from bertsmith.objective import sum_losses
+
+
+@pytest.mark.parametrize("chance", [0.001, 0.1, 0.5, 0.9])
+def test_the_share_and_the_mean_are_right(chance: float) -> None:
+    torch.manual_seed(0)
+    values = dropout(torch.ones(1000, 1001), chance)
+    dropped = (values == 0).double().mean().item()
+    sigma = (chance * (1 - chance) / 1_001_000) ** 0.5
+    assert dropped == pytest.approx(chance, abs=5 * sigma + 1 / LEVELS)
+    assert values.double().mean().item() == pytest.approx(1, abs=5 * sigma / (1 - chance))
+    assert values.unique().numel() == 2
+
+
+def test_elements_are_independent_of_their_neighbours() -> None:
+    torch.manual_seed(0)
+    kept = (dropout(torch.ones(1 << 20), 0.5) > 0).double() - 0.5
+    for distance in (1, 2, 3, 4, 8, 1024):
+        assert abs((kept[:-distance] * kept[distance:]).mean().item()) < 5 * 0.25 / 1024
+
+
+def test_the_gradient_passes_where_the_value_does() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(37, 11, dtype=torch.float64, requires_grad=True)
+    out = dropout(values, 0.3)
+    out.sum().backward()
+    kept = out != 0
+    scale = LEVELS / (LEVELS - round(0.3 * LEVELS))
+    assert torch.equal(values.grad, kept * torch.full_like(values, scale))
+    torch.testing.assert_close(out, values.detach() * kept * scale)
+
+
+def test_the_seed_decides_and_evaluation_drops_nothing() -> None:
+    layer, values = Dropout(0.2), torch.randn(3, 5, 7)
+    torch.manual_seed(3)
+    one = layer(values)
+    torch.manual_seed(3)
+    assert torch.equal(one, layer(values))
+    assert not torch.equal(one, layer(values))
+    assert layer.eval()(values) is values
+    assert layer.train()(torch.zeros(0)).shape == (0,)
+
+
+def test_what_is_dropped_is_zero_even_where_the_value_is_not_finite() -> None:
+    torch.manual_seed(0)
+    out = dropout(torch.full((1000,), float("inf")), 0.5)
+    assert not out.isnan().any()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method.* is deprecated:DeprecationWarning")  # PyTorch's, when it loads
+def test_compiled_code_drops_the_same_elements() -> None:
+    """Forward and backward take one mask, and it is that of eager code, so compiling changes rounding only."""
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("needs a C++ compiler")
+    config = BertConfig(
+        vocab_size=100, hidden_size=64, num_hidden_layers=3, num_attention_heads=2, intermediate_size=128
+    )
+    model, batch = BertPretrainingModel(config), made_up_batch(config, rows=2)
+    results = []
+    for losses in (sum_losses, torch.compile(sum_losses, dynamic=False, fullgraph=True)):
+        torch.manual_seed(5)
+        model.zero_grad()
+        losses(model, batch).losses.sum().backward()
+        results.append([parameter.grad.clone() for parameter in model.parameters()])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
