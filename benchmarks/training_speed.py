@@ -57,15 +57,14 @@ def measure(side: str, case: dict[str, Any]) -> dict[str, Any] | None:
     return dict(result)
 
 
-def micro_batches(rows: int, *, quick: bool) -> list[int]:
-    return [min(rows, 16)] if quick else sorted({rows, max(1, rows // 4)})
-
-
-def best_of(side: str, candidates: list[dict[str, Any]], base: dict[str, Any], *, quick: bool) -> dict[str, Any]:
+def best_of(
+    side: str, candidates: list[dict[str, Any]], base: dict[str, Any], options: argparse.Namespace
+) -> dict[str, Any]:
     """The fastest candidate of one side, each printed."""
+    sizes = options.micro_batches or sorted({base["rows"], max(1, base["rows"] // 4)})
     found: list[tuple[float, dict[str, Any]]] = []
-    for flags, size in product(candidates, micro_batches(base["rows"], quick=quick)):
-        case = base | flags | {"micro_batch": size, "steps": 2 if quick else 3}
+    for flags, size in product(candidates, sizes):
+        case = base | flags | {"micro_batch": min(size, base["rows"]), "steps": 2}
         result = measure(side, case)
         if result:
             found.append((result["speed"], case))
@@ -78,8 +77,8 @@ def best_of(side: str, candidates: list[dict[str, Any]], base: dict[str, Any], *
 
 def compare(base: dict[str, Any], peak: float, options: argparse.Namespace) -> str:
     """Search the best flags of both sides, run them alternately, print the table."""
-    ours = best_of("bertsmith", BERTSMITH[:2] if options.quick else BERTSMITH, base, quick=options.quick)
-    theirs = best_of("trainer", TRAINER[1:4:2] if options.quick else TRAINER, base, quick=options.quick)
+    ours = best_of("bertsmith", BERTSMITH[:2] if options.quick else BERTSMITH, base, options)
+    theirs = best_of("trainer", TRAINER[1:4:2] if options.quick else TRAINER, base, options)
     cases = {"bertsmith": ours | {"steps": options.steps}, "trainer": theirs | {"steps": options.steps}}
     speeds: dict[str, list[float]] = {side: [] for side in cases}
     memory: dict[str, float] = {}
@@ -115,11 +114,13 @@ def main() -> None:
     parser.add_argument("--dropout", nargs="+", type=float, default=[0.0, 0.1])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--micro-batches", nargs="+", type=int, help="rows at once to try [all, and a quarter]")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--data", type=Path, default=Path("runs/benchmark-data"))
     options = parser.parse_args()
     if options.quick:
+        options.micro_batches = [16]
         options.presets, options.lengths, options.dropout, options.rounds = ["bert-mini"], [128], [0.0], 2
     torch.set_num_threads(options.threads)
     options.data.mkdir(parents=True, exist_ok=True)
