@@ -188,6 +188,7 @@ def test_a_full_gpu_halves_the_micro_batch_and_repeats_the_step(
     assert "warning: the memory of the GPU is too small for 4 rows at once; going on with 2" in listener.lines
     assert read_run(tmp_path / "full").config.training.micro_batch_size == 2
     monkeypatch.undo()
+    run(tmp_path / "full", text, steps=2, micro_batch_size=4, global_batch_size=8, hidden_dropout_prob=0.0)
     run(tmp_path / "small", text, steps=2, micro_batch_size=2, global_batch_size=8, hidden_dropout_prob=0.0)
     same(tmp_path / "full", tmp_path / "small")
 

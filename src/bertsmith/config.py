@@ -18,7 +18,7 @@ from bertsmith.errors import UserError, suggestion
 from bertsmith.presets import PRESETS
 
 Config = TypeVar("Config")
-Origin = Literal["default", "preset", "file", "flag", "measured"]
+Origin = Literal["default", "preset", "file", "flag", "measured", "memory"]
 
 
 def _setting(default: Any, help_text: str) -> Any:

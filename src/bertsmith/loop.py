@@ -140,7 +140,7 @@ def with_smaller_micro_batches(plan: Plan, reporter: Reporter) -> Division:
             f"the memory of the GPU is too small for a micro-batch of {size} rows; start a new run with "
             f"--micro-batch-size {max(1, size // 2)}, a shorter --sequence-length or a smaller --preset"
         )
-    plan.run.decide("measured", micro_batch_size=size // 2)
+    plan.run.decide("memory", micro_batch_size=size // 2)
     plan.run.save()
     reporter.warn(f"the memory of the GPU is too small for {size} rows at once; going on with {size // 2}")
     return divide(plan.run)

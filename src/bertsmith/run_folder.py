@@ -193,7 +193,9 @@ def _refuse_changes(run: Run, given: Mapping[str, Any]) -> None:
     differences = [
         f"{name} is {_shown(saved[name])} in the run and {_shown(value)} now"
         for name, value in given.items()
-        if name not in FREE_SETTINGS and saved[name] not in (value, _absolute(value))
+        if name not in FREE_SETTINGS
+        and saved[name] not in (value, _absolute(value))
+        and run.origin.get(name) != "memory"  # the run itself had to change what was given
     ]
     if differences:
         raise UserError(
