@@ -105,9 +105,9 @@ def tokenise(documents: list[int], texts: list[str], tokenizer: Tokenizer) -> by
     section = np.repeat(np.arange(len(texts)), [len(part) for part in sentences])  # of each sentence
     lengths, ids = [np.empty(0, np.int64)], [np.empty(0, id_dtype(tokenizer.vocab_size))]
     for first in range(0, len(flat), _SENTENCES_AT_ONCE):
-        encoded = tokenizer.encode_sentences(flat[first : first + _SENTENCES_AT_ONCE])
-        lengths.append(np.fromiter(map(len, encoded), np.int64, len(encoded)))
-        ids.append(np.fromiter(chain.from_iterable(encoded), ids[0].dtype, int(lengths[-1].sum())))
+        encoded = tokenizer.encode_corpus(flat[first : first + _SENTENCES_AT_ONCE])
+        lengths.append(encoded.lengths)
+        ids.append(encoded.ids.astype(ids[0].dtype))
     length = np.concatenate(lengths)
     tokens = np.bincount(section, weights=length, minlength=len(texts)).astype(np.int64)  # of each section
     starts = np.cumsum(length) - length

@@ -14,7 +14,7 @@ import tokenizers
 from tokenizers import Encoding
 
 from bertsmith.atomic import write_json, write_text
-from bertsmith.tokenizer.remember import Remembering, cuts_at_spaces
+from bertsmith.tokenizer.remember import Encoded, Remembering, flat_ids, way_to_cut
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """Ids 0 to 4 of a trained vocabulary."""
@@ -57,7 +57,7 @@ class Tokenizer:
         literal.encode_special_tokens = True
         return literal
 
-    def encode_sentences(self, sentences: Sequence[str]) -> list[list[int]]:
+    def encode_corpus(self, sentences: Sequence[str]) -> Encoded:
         """Turn text of a corpus into ids.
 
         Text that spells a special token, such as "[SEP]", is ordinary text here:
@@ -67,14 +67,22 @@ class Tokenizer:
             sentences: Tokenised each by itself.
 
         Returns:
-            The ids of each sentence, without [CLS] and [SEP]; none for a sentence without characters.
+            The ids of all sentences, without [CLS] and [SEP], and how many each has; none for a sentence without
+            characters.
         """
         return self._corpus_encoder(sentences)
 
+    def encode_sentences(self, sentences: Sequence[str]) -> list[list[int]]:
+        """The ids of each sentence by itself, as in `encode_corpus`."""
+        encoded = self.encode_corpus(sentences)
+        return [part.tolist() for part in np.split(encoded.ids, np.cumsum(encoded.lengths)[:-1])][: len(sentences)]
+
     @cached_property
-    def _corpus_encoder(self) -> Callable[[Sequence[str]], list[list[int]]]:
-        """What `encode_sentences` calls: one that remembers, where that is right."""
-        return Remembering(self._encode_literally) if cuts_at_spaces(self._content) else self._encode_literally
+    def _corpus_encoder(self) -> Callable[[Sequence[str]], Encoded]:
+        """What `encode_corpus` calls: one that remembers, where that is right."""
+        if cut := way_to_cut(self._content):
+            return Remembering(self._encode_literally, cut)
+        return lambda sentences: flat_ids(self._encode_literally(sentences))
 
     def _encode_literally(self, sentences: Sequence[str]) -> list[list[int]]:
         encode = self._literal.encode_batch_fast
