@@ -17,7 +17,7 @@ ROWS = [
     {"finish", "info", "console", "bench", "flags"},
     {"predict", "loop", "overview"},
     {"plan", "card"},
-    {"measure", "watch"},
+    {"measure", "watch", "stages"},
     {"step", "prepare", "run_folder"},
     {"objective", "examples", "checkpoint", "metrics", "work"},
     {"batch", "masking", "pairing", "cutting", "optim", "model", "corpus"},

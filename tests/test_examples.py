@@ -31,7 +31,7 @@ def epoch_rows(rows: TrainingRows, epoch: int) -> list[Row]:
     return rows.__getitems__(list(range(first, first + rows.rows_per_epoch)))
 
 
-@pytest.mark.parametrize("objective", ["mlm", "mlm+nsp"])
+@pytest.mark.parametrize("objective", ["mlm", "mlm+nsp", "mlm+sop"])
 @pytest.mark.parametrize("epoch", [0, 3])
 @pytest.mark.parametrize("lengths", [lognormal(0, 60), [1] * 40 + [2] * 40 + [61, 62, 500], [40] * 300])
 def test_every_token_is_seen_exactly_once_an_epoch(objective: str, epoch: int, lengths: list[int]) -> None:
@@ -41,7 +41,7 @@ def test_every_token_is_seen_exactly_once_an_epoch(objective: str, epoch: int, l
     assert np.array_equal(words, np.arange(corpus.num_tokens) + FIRST_WORD)
 
 
-@pytest.mark.parametrize("objective", ["mlm", "mlm+nsp"])
+@pytest.mark.parametrize("objective", ["mlm", "mlm+nsp", "mlm+sop"])
 def test_sequences_are_framed_and_never_cross_a_section(objective: str) -> None:
     corpus = make_corpus(lognormal(2, 60))
     for row in epoch_rows(make_rows(corpus, objective=objective), 1):
@@ -195,12 +195,65 @@ def test_only_chosen_tokens_change_and_special_tokens_are_never_drawn() -> None:
 def test_whole_words_are_masked_whole_with_the_right_share() -> None:
     continues = np.zeros(4005, dtype=bool)
     continues[2000:] = True
-    ids, maskable, masked = mask_many(rows=3000, continues_word=continues)
+    ids, maskable, masked = mask_many(rows=3000, units="word", continues_word=continues)
     chosen = np.zeros(ids.shape, dtype=bool)
     np.put_along_axis(chosen, masked.places, masked.labels != IGNORE_INDEX, axis=1)
     joined = continues[ids[:, 1:]] & maskable[:, 1:] & maskable[:, :-1]
     assert np.array_equal(chosen[:, 1:][joined], chosen[:, :-1][joined])
     assert abs(chosen.sum() / maskable.sum() - 0.15) < 0.002
+
+
+def test_spans_are_masked_whole_with_the_right_share_and_length() -> None:
+    ids, maskable, masked = mask_many(rows=3000, units="span")
+    chosen = np.zeros(ids.shape, dtype=bool)
+    np.put_along_axis(chosen, masked.places, masked.labels != IGNORE_INDEX, axis=1)
+    assert abs(chosen.sum() / maskable.sum() - 0.15) < 0.002
+    runs = (chosen[:, 1:] & ~chosen[:, :-1]).sum() + chosen[:, 0].sum()
+    assert 3.0 < chosen.sum() / runs < 5.0  # neighbouring spans join, long ones may not fit
+
+
+def test_the_share_of_masked_tokens_moves_with_the_run() -> None:
+    corpus = make_corpus([4000])
+    ids = np.random.default_rng(0).integers(FIRST_WORD, 4000, (600, 128))
+    masking = make_masking(corpus, mlm_probability=0.3, end_probability=0.15)
+    progress = np.repeat([0.0, 0.5, 1.0], 200)
+    zeros = np.zeros(600, dtype=int)
+    masked = masking.apply(ids, np.ones(ids.shape, bool), epoch=zeros, row=np.arange(600), progress=progress)
+    shares = (masked.labels != IGNORE_INDEX).reshape(3, -1).sum(1) / (200 * 128)
+    assert np.allclose(shares, [0.3, 0.225, 0.15], atol=0.002)
+
+
+def test_covering_masks_reach_more_tokens_in_seven_epochs() -> None:
+    corpus = make_corpus(lognormal(4, 80))
+    reached = {}
+    for covering in (False, True):
+        rows = make_rows(corpus, objective="mlm", masking=make_masking(corpus, covering=covering))
+        seen = np.zeros(corpus.num_tokens, dtype=bool)
+        for epoch in range(7):
+            for row in epoch_rows(rows, epoch):
+                seen[row.labels[row.labels != IGNORE_INDEX] - FIRST_WORD] = True  # ids say where they stand
+        reached[covering] = seen.mean()
+    assert reached[False] < 0.72  # 1 - 0.85 ** 7 = 0.68
+    assert reached[True] > 0.85
+
+
+def test_sentence_order_swaps_half_of_the_pairs_and_loses_nothing() -> None:
+    corpus = make_corpus(lognormal(3, 240))
+    rows = make_rows(corpus, objective="mlm+sop")
+    labels, tokens = [], []
+    for row in epoch_rows(rows, 0):
+        for ids, _, label in sequences(row):
+            tokens += [int(each) for each in ids if each >= FIRST_WORD]
+            if label == IGNORE_INDEX:
+                continue
+            labels.append(label)
+            first, second = (part - FIRST_WORD for part in np.split(ids[1:-1], [np.flatnonzero(ids == SEP)[0] - 1]))
+            second = second[1:]
+            assert (second[0] == first[-1] + 1) if label == 0 else (first[0] == second[-1] + 1)
+            assert max(first[0], second[0]) in corpus.sentence_starts
+    assert sorted(tokens) == list(range(FIRST_WORD, FIRST_WORD + corpus.num_tokens))
+    assert len(labels) > 500
+    assert abs(np.mean(labels) - 0.5) < 0.005
 
 
 def test_a_row_with_one_token_still_predicts_it() -> None:

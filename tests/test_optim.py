@@ -19,6 +19,13 @@ def test_the_first_step_learns_and_the_peak_is_reached(schedule: str) -> None:
     assert rates[100] == (1.0 if schedule == "constant" else 0.0)
 
 
+def test_a_trapezoid_stays_and_falls_over_its_last_part() -> None:
+    rates = [learning_rate_at(step, **SETTINGS, schedule="trapezoid", decay_share=0.2) for step in range(101)]
+    assert rates[9:81] == [1.0] * 72
+    assert rates[90] == pytest.approx(0.5)
+    assert rates[100] == 0.0
+
+
 def test_the_schedule_works_without_warm_up_and_with_nothing_else() -> None:
     assert learning_rate_at(0, peak=1.0, warmup_steps=0, max_steps=1, schedule="linear") == 1.0
     assert learning_rate_at(4, peak=1.0, warmup_steps=5, max_steps=5, schedule="linear") == 1.0

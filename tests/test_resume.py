@@ -70,6 +70,28 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     assert [line["step"] for line in log(folder)] == list(range(1, 13))
 
 
+def test_a_run_with_every_schedule_goes_on_exactly(text: Path, tmp_path: Path) -> None:
+    """Stops in each stage: 4 of 8 rows, all rows, long rows."""
+    settings: dict[str, Any] = {
+        "global_batch_size": 8,
+        "batch_ramp": 0.4,
+        "short_length": 16,
+        "short_share": 0.7,
+        "schedule": "trapezoid",
+        "mlm_probability": 0.3,
+        "end_probability": 0.15,
+        "mask_units": "span",
+        "mask_covering": True,
+        "objective": "mlm+sop",
+    }
+    run(tmp_path / "straight", text, **settings)
+    for stop in (1, 3, 6, 10):
+        with pytest.raises(Interrupted):
+            run(tmp_path / "stopped", text, Listener(stop), **settings)
+    run(tmp_path / "stopped", text, **settings)
+    same(tmp_path / "straight", tmp_path / "stopped")
+
+
 def test_adamw_goes_on_exactly_too(text: Path, tmp_path: Path) -> None:
     run(tmp_path / "straight", text, optimizer="adamw")
     with pytest.raises(Interrupted):

@@ -25,6 +25,11 @@ tags:
 """Language and licence are those of the text: unknown here, so they are left to whoever shares the model."""
 
 
+TASKS = {
+    "mlm": "masked words",
+    "mlm+nsp": "masked words and next sentences",
+    "mlm+sop": "masked words and the order of sentences",
+}
 OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon for the matrices of the blocks, AdamW for the rest"}
 
 
@@ -65,7 +70,7 @@ def model_card(
 
 
 def _what_it_is(config: BertConfig, training: TrainingConfig, parameters: int) -> str:
-    tasks = "masked words and next sentences" if training.objective == "mlm+nsp" else "masked words"
+    tasks = TASKS[training.objective]
     return f"""\
 # BERT, {config.num_hidden_layers} layers x {config.hidden_size}, pretrained from scratch
 
@@ -75,8 +80,8 @@ Bertsmith from random weights on the text of its maker: {tasks}.
 
 
 def _how_to_load(training: TrainingConfig) -> str:
-    model_class = "AutoModelForPreTraining" if training.objective == "mlm+nsp" else "AutoModelForMaskedLM"
-    if training.objective == "mlm+nsp":
+    model_class = "AutoModelForPreTraining" if training.objective != "mlm" else "AutoModelForMaskedLM"
+    if training.objective != "mlm":
         advice = """\
 `AutoModelForMaskedLM`, `AutoModel` and the fill-mask pipeline load it too. For sentence vectors mean pooling is the
 usual choice; the pooler was trained by next sentences."""
@@ -150,13 +155,20 @@ def _recipe(config: BertConfig, training: TrainingConfig, manifest: Mapping[str,
             "peak learning rate",
             f"{training.learning_rate:g}, {training.schedule}, {training.warmup_steps:,} warm-up steps",
         ),
-        ("masked tokens", f"{training.mlm_probability:.0%}" + (", whole words" if training.whole_word_masking else "")),
+        ("masked tokens", _masking(training)),
         ("precision", training.precision),
         ("seed", f"{training.seed}"),
         ("training time", f"{state['seconds'] / 60:.1f} min"),
         ("dropout set for fine-tuning", f"{config.hidden_dropout_prob:g}"),
     ]
     return f"## Recipe\n\n{_table(rows, ('setting', 'value'))}"
+
+
+def _masking(training: TrainingConfig) -> str:
+    share = f"{training.mlm_probability:.0%}"
+    end = f" to {training.end_probability:.0%}" if training.end_probability is not None else ""
+    units = "" if training.mask_units == "token" else f", {training.mask_units}s"
+    return share + end + units + (", others in each epoch" if training.mask_covering else "")
 
 
 def _limits(config: BertConfig, training: TrainingConfig) -> str:

@@ -101,8 +101,8 @@ class ModelConfig:
 class TrainingConfig:
     """How the model is trained. Sizes of batches are counted in rows of `sequence_length` places."""
 
-    objective: Literal["auto", "mlm", "mlm+nsp"] = _setting(
-        "auto", "Masked words alone or with next sentences; auto looks at the text."
+    objective: Literal["auto", "mlm", "mlm+nsp", "mlm+sop"] = _setting(
+        "auto", "Masked words alone, with next sentences, or with the order of sentences; auto looks at the text."
     )
     sequence_length: int = _setting(128, "Places in a row, in tokens; also the longest input of the model.")
     global_batch_size: int | None = _setting(None, "Rows in one step, over all devices [preset].")
@@ -116,15 +116,22 @@ class TrainingConfig:
         "muon", "Muon for the matrices of the blocks and AdamW for the rest, or AdamW for all."
     )
     learning_rate: float | None = _setting(None, "Peak learning rate [preset].")
-    schedule: Literal["linear", "cosine", "constant"] = _setting(
-        "linear", "Learning rate after the warm-up: falls to 0 in a line or a cosine, or stays."
+    schedule: Literal["linear", "cosine", "constant", "trapezoid"] = _setting(
+        "linear",
+        "Learning rate after the warm-up: falls to 0 in a line or a cosine, stays, or stays and falls at the end.",
     )
+    decay_share: float = _setting(0.3, "Last share of the steps in which a trapezoid falls to 0.")
     warmup_steps: int | None = _setting(None, "Steps in which the learning rate rises to its peak [6 %].")
     weight_decay: float = _setting(0.01, "AdamW weight decay; biases and LayerNorm have none.")
     adam_beta2: float = _setting(0.98, "AdamW decay of the second moment.")
     max_grad_norm: float = _setting(1.0, "Gradients are scaled down to this L2 norm.")
     mlm_probability: float = _setting(0.15, "Share of the tokens to predict, in (0, 1).")
-    whole_word_masking: bool = _setting(False, "Choose whole words instead of single pieces.")
+    end_probability: float | None = _setting(None, "That share at the end of the run, reached in a line [unchanged].")
+    mask_units: Literal["token", "word", "span"] = _setting("token", "Mask single pieces, whole words, or spans.")
+    mask_covering: bool = _setting(False, "Mask other tokens in each epoch, until all have been.")
+    batch_ramp: float = _setting(0.0, "First share of the steps in which their rows grow from a quarter to all.")
+    short_length: int | None = _setting(None, "Begin with rows of this many places, as many places a step [no].")
+    short_share: float = _setting(0.9, "First share of the steps that have the short rows.")
     short_sequence_probability: float = _setting(0.1, "Share of the sequences that are shorter than a row.")
     seed: int = _setting(0, "Decides the initial weights, the order, the masks and the dropout.")
     device: Literal["auto", "cuda", "mps", "cpu"] = _setting("auto", "Where to compute.")
@@ -155,10 +162,16 @@ class TrainingConfig:
             16 <= self.sequence_length <= 65_536,
             f"sequence_length is {self.sequence_length}; give 16 to 65536 places",
         )
-        _require(0 < self.mlm_probability < 1, f"mlm_probability is {self.mlm_probability}; give a share in (0, 1)")
+        for name in ("mlm_probability", "end_probability"):
+            value = getattr(self, name)
+            _require(value is None or 0 < value < 1, f"{name} is {value}; give a share in (0, 1)")
+        for name in ("short_sequence_probability", "decay_share", "batch_ramp", "short_share"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"{name} is {value}; give a share in [0, 1)")
+        short = self.short_length
         _require(
-            0 <= self.short_sequence_probability < 1,
-            f"short_sequence_probability is {self.short_sequence_probability}; give a share in [0, 1)",
+            short is None or (16 <= short < self.sequence_length and self.sequence_length % short == 0),
+            f"short_length is {short}; give 16 or more that divides the sequence_length, {self.sequence_length}",
         )
 
 

@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from bertsmith.cutting import cut_sections
 from bertsmith.keyed import Stream, keyed_bits
-from bertsmith.masking import Masking
+from bertsmith.masking import Masking, Units
 from bertsmith.packing import Int64Array, lay_out
-from bertsmith.pairing import Origin, Pairs, make_pairs
+from bertsmith.pairing import Origin, Pairs, make_pairs, order_pairs
 from bertsmith.rows import IGNORE_INDEX, Row
 from bertsmith.shards import open_shards
 from bertsmith.tokenizer import load_tokenizer
@@ -47,10 +47,26 @@ class SpecialIds(NamedTuple):
     sep: int
 
 
+Objective = Literal["mlm", "mlm+nsp", "mlm+sop"]
+"""Masked tokens alone, with next sentences, or with the order of sentences."""
+
+
+class Course(NamedTuple):
+    """How far a run is at each row; without one, rows are those of a run's beginning."""
+
+    first_row: int
+    first_step: int
+    rows_per_step: int
+    max_steps: int
+
+    def at(self, numbers: Int64Array) -> npt.NDArray[np.float64]:
+        """Share of the steps that come before the step of each row."""
+        return (self.first_step + (numbers - self.first_row) // self.rows_per_step) / self.max_steps
+
+
 class _Epoch(NamedTuple):
     """One epoch: the sequences in slot order, and where each row's slots begin."""
 
-    first_start: Int64Array
     pairs: Pairs
     row_starts: Int64Array
     order: Int64Array
@@ -64,7 +80,7 @@ class TrainingRows:
         source: TokenSource,
         *,
         sequence_length: int,
-        objective: Literal["mlm", "mlm+nsp"],
+        objective: Objective,
         special: SpecialIds,
         masking: Masking,
         short_sequence_probability: float = 0.1,
@@ -76,7 +92,7 @@ class TrainingRows:
         Args:
             source: Token ids with the bounds of sections and sentences.
             sequence_length: L.
-            objective: With or without next-sentence pairs.
+            objective: With or without pairs of sentences.
             special: Ids of [PAD], [CLS], [SEP].
             masking: How tokens are hidden; its seed is its own.
             short_sequence_probability: Share of the sequences shorter than a row.
@@ -92,7 +108,7 @@ class TrainingRows:
         cut = cut_sections(
             np.diff(source.section_starts),
             row_length=sequence_length,
-            special_tokens=3 if objective == "mlm+nsp" else 2,
+            special_tokens=2 if objective == "mlm" else 3,
             short_probability=short_sequence_probability,
             seed=seed,
         )
@@ -103,6 +119,9 @@ class TrainingRows:
         self._slots_by_length = np.argsort(slots.length, kind="stable")
         self.rows_per_epoch = len(slots.row_starts) - 1
         self.total_rows = total_rows or self.rows_per_epoch
+        self.course: Course | None = None
+        """Where in the run the rows are read; a changing share of masked tokens needs it."""
+
         documents = np.bincount(source.section_document, weights=np.diff(source.section_starts).astype(np.float64))
         self._one_document = bool(documents.max() > source.num_tokens / 2)
         self._epoch = lru_cache(maxsize=2)(self._plan_epoch)  # a step may straddle two
@@ -139,17 +158,19 @@ class TrainingRows:
         order = np.lexsort((keyed_bits(self.seed, epoch, Stream.WINDOW, index), section))
         starts = np.empty_like(length)
         starts[order] = np.cumsum(length[order]) - length[order]  # the sections tile the corpus
-        if self.objective == "mlm+nsp":
+        if self.objective == "mlm+sop":
+            pairs = order_pairs(starts, length, self.source.sentence_starts, seed=self.seed, epoch=epoch)
+        elif self.objective == "mlm+nsp":
             origin = Origin(self.source.section_document[section], section, self._one_document)
             pairs = make_pairs(starts, length, self.source.sentence_starts, origin, seed=self.seed, epoch=epoch)
         else:
             nothing = np.zeros_like(length)
-            pairs = Pairs(length, nothing, nothing, np.full_like(length, IGNORE_INDEX))
+            pairs = Pairs(starts, length, nothing, nothing, np.full_like(length, IGNORE_INDEX))
         by_length = np.lexsort((keyed_bits(self.seed, epoch, Stream.SLOT, index), length))
         piece = np.empty_like(index)
         piece[self._slots_by_length] = by_length
         rows = np.argsort(keyed_bits(self.seed, epoch, Stream.ROW, np.arange(self.rows_per_epoch)), kind="stable")
-        return _Epoch(starts[piece], Pairs(*(part[piece] for part in pairs)), self._row_starts, rows)
+        return _Epoch(Pairs(*(part[piece] for part in pairs)), self._row_starts, rows)
 
     def _build(self, epoch: int, numbers: Int64Array) -> list[Row]:
         """Make rows of one epoch."""
@@ -175,11 +196,13 @@ class TrainingRows:
         token_type_ids = np.zeros_like(input_ids)
         maskable = np.zeros(input_ids.shape, dtype=np.bool_)
         second = begin + pairs.first_length + 2
-        source = np.concatenate([plan.first_start[slot], pairs.second_start[has_second]])
+        source = np.concatenate([pairs.first_start, pairs.second_start[has_second]])
         target = np.concatenate([begin + 1, second[has_second]])
         length = np.concatenate([pairs.first_length, pairs.second_length[has_second]])
         places = _ranges(target, length)
-        input_ids[places] = self.source.take(_ranges(source, length))
+        corpus_place = np.zeros_like(input_ids)
+        corpus_place[places] = _ranges(source, length)
+        input_ids[places] = self.source.take(corpus_place[places])
         maskable[places] = True
         input_ids[begin] = self.special.cls
         input_ids[begin + pairs.first_length + 1] = self.special.sep
@@ -189,7 +212,12 @@ class TrainingRows:
         position_ids[_ranges(begin, size)] -= np.repeat(begin - owner * self.sequence_length, size)
 
         masked = self.masking.apply(
-            input_ids.reshape(shape), maskable.reshape(shape), epoch=np.full(len(row), epoch), row=numbers
+            input_ids.reshape(shape),
+            maskable.reshape(shape),
+            epoch=np.full(len(row), epoch),
+            row=numbers,
+            corpus_place=corpus_place.reshape(shape),
+            progress=self.course.at(epoch * self.rows_per_epoch + numbers) if self.course else 0.0,
         )
         parts = (masked.input_ids, token_type_ids.reshape(shape), position_ids.reshape(shape), lengths)
         return [Row(*row) for row in zip(*parts, next_sentence_label, masked.places, masked.labels, strict=True)]
@@ -200,9 +228,11 @@ def open_rows(
     split: Literal["train", "validation"] = "train",
     *,
     sequence_length: int = 128,
-    objective: Literal["mlm", "mlm+nsp"] = "mlm+nsp",
+    objective: Objective = "mlm+nsp",
     mlm_probability: float = 0.15,
-    whole_word_masking: bool = False,
+    end_probability: float | None = None,
+    mask_units: Units = "token",
+    mask_covering: bool = False,
     short_sequence_probability: float = 0.1,
     seed: int = 0,
     total_rows: int | None = None,
@@ -213,9 +243,11 @@ def open_rows(
         folder: Holds data/ and tokenizer/.
         split: Which part of the text.
         sequence_length: Places in a row.
-        objective: With or without next-sentence pairs.
+        objective: With or without pairs of sentences.
         mlm_probability: Share of the tokens to predict.
-        whole_word_masking: Choose whole words instead of single pieces.
+        end_probability: That share at the end of the run.
+        mask_units: Choose single pieces, whole words or spans.
+        mask_covering: Choose other tokens in each epoch, until all have been.
         short_sequence_probability: Share of the sequences shorter than a row.
         seed: Decides order, cuts, pairs and masks.
         total_rows: What `len()` says; one epoch when not given.
@@ -228,7 +260,10 @@ def open_rows(
         mlm_probability=mlm_probability,
         mask_token_id=tokenizer.mask_token_id,
         replacement_ids=tokenizer.ordinary_ids(),
-        continues_word=tokenizer.continues_word() if whole_word_masking else None,
+        end_probability=end_probability,
+        units=mask_units,
+        continues_word=tokenizer.continues_word() if mask_units == "word" else None,
+        covering=mask_covering,
         seed=seed,
     )
     return TrainingRows(

@@ -31,6 +31,8 @@ class Stream(IntEnum):
     REPLACEMENT = 10
     DROPOUT = 11
     INITIAL = 12
+    SPAN = 13
+    ORDER = 14
 
 
 def mix(value: UInt64Array) -> UInt64Array:

@@ -13,15 +13,15 @@ from bertsmith import distributed
 from bertsmith.batch import Batch, collate
 from bertsmith.checkpoint import save_checkpoint
 from bertsmith.errors import UserError
-from bertsmith.examples import TrainingRows
 from bertsmith.interrupt import Interrupted, leave_signals_to_the_run, listening
 from bertsmith.metrics import MetricsLog
 from bertsmith.model import BertPretrainingModel
 from bertsmith.objective import sum_losses
 from bertsmith.optim import AnyOptimizer, learning_rate_at, set_learning_rate
-from bertsmith.plan import Division, Plan, divide
+from bertsmith.plan import Plan
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
+from bertsmith.stages import Division, Stage
 from bertsmith.step import Measured, SumLosses, evaluate_loss, train_step
 from bertsmith.work import matrix_rate, step_operations
 
@@ -52,27 +52,28 @@ def train(
         Interrupted: Asked to stop; a checkpoint is written.
         UserError: A checkpoint could not be written, or the losses stay not finite.
     """
-    training, device, division = plan.run.config.training, plan.device, divide(plan.run)
+    training, device = plan.run.config.training, plan.device
     steps, levels = training.steps or 0, {"max_steps": training.steps, "unigram_loss": plan.manifest["unigram_loss"]}
-    batches = load_batches(plan.rows, division, plan.run, first_step=state["step"])
+    batches = load_batches(plan, first_step=state["step"])
     watch = plan.watch(reporter)
-    work = work_of_step(plan)
     peak = matrix_rate(device, training.precision, quick=True) * distributed.world_size()
     writing = closing(MetricsLog(plan.run.folder, first_step=state["step"])) if distributed.is_main() else nullcontext()
     with writing as log, listening() as stop:
         last_save = last_step = time.monotonic()
         step = state["step"]
         while step < steps:
+            stage = plan.stage_of(step)
             learning_rate = learning_rate_at(
                 step,
                 peak=training.learning_rate or 0.0,
                 warmup_steps=training.warmup_steps or 0,
                 max_steps=steps,
                 schedule=training.schedule,
+                decay_share=training.decay_share,
             )
             set_learning_rate(optimizer, learning_rate)
             try:
-                micro_batches, waited = next_step(batches, division, device)
+                micro_batches, waited = next_step(batches, stage.divide(plan.run.config.training), device)
                 result = train_step(
                     model,
                     losses,
@@ -84,8 +85,8 @@ def train(
                 )
             except torch.OutOfMemoryError:
                 model.zero_grad(set_to_none=True)
-                division = with_smaller_micro_batches(plan, reporter)
-                batches = load_batches(plan.rows, division, plan.run, first_step=step)
+                take_smaller_micro_batches(plan, reporter)
+                batches = load_batches(plan, first_step=step)
                 continue
             step += 1
             now = time.monotonic()
@@ -94,8 +95,9 @@ def train(
             state["tokens"] += result.tokens
             state["seconds"] += seconds
             state["skipped"] += not result.applied
-            record = result.record(step, learning_rate, seconds, plan.places_per_step)
-            record |= {"input_wait": round(waited / seconds, 5), "matrix_share": round(work / seconds / peak, 4)}
+            record = result.record(step, learning_rate, seconds, stage.places)
+            share = work_of_step(plan, stage) / seconds / peak
+            record |= {"input_wait": round(waited / seconds, 5), "matrix_share": round(share, 4)}
             record |= measure_if_due(plan, model, step)
             last_step = time.monotonic()  # measuring is no training time
             if log is not None:
@@ -118,22 +120,19 @@ def next_step(batches: Iterator[Batch], division: Division, device: torch.device
     return micro_batches, time.monotonic() - before
 
 
-def work_of_step(plan: Plan) -> float:
+def work_of_step(plan: Plan, stage: Stage) -> float:
     """Operations that a step cannot do without, all ranks together."""
-    training = plan.run.config.training
-    predictions = round(training.mlm_probability * plan.places_per_step)
-    return step_operations(
-        plan.config, tokens=plan.places_per_step, row_length=training.sequence_length, predictions=predictions
-    )
+    predictions = round(plan.run.config.training.mlm_probability * stage.places)
+    return step_operations(plan.config, tokens=stage.places, row_length=stage.sequence_length, predictions=predictions)
 
 
-def with_smaller_micro_batches(plan: Plan, reporter: Reporter) -> Division:
+def take_smaller_micro_batches(plan: Plan, reporter: Reporter) -> None:
     """Halve the micro-batch after the GPU's memory ran out; the run keeps the new size.
 
     Raises:
         UserError: It cannot be smaller, or other ranks wait for this one in the middle of the step.
     """
-    size = divide(plan.run).micro_batch_size
+    size = plan.stages[-1].divide(plan.run.config.training).micro_batch_size
     torch.cuda.empty_cache()
     if size == 1 or distributed.world_size() > 1:
         raise UserError(
@@ -143,30 +142,36 @@ def with_smaller_micro_batches(plan: Plan, reporter: Reporter) -> Division:
     plan.run.decide("memory", micro_batch_size=size // 2)
     plan.run.save()
     reporter.warn(f"the memory of the GPU is too small for {size} rows at once; going on with {size // 2}")
-    return divide(plan.run)
 
 
-def load_batches(rows: TrainingRows, division: Division, run: Run, *, first_step: int) -> Iterator[Batch]:
+def load_batches(plan: Plan, *, first_step: int) -> Iterator[Batch]:
     """This rank's micro-batches from `first_step` on, in order.
 
     The step number alone says which rows a step has, so starting late costs nothing.
     """
-    training = run.config.training
-    loader: DataLoader[Batch] = DataLoader(
-        rows,  # type: ignore[arg-type]  # any object with len() and [] will do
-        batch_sampler=_RowNumbers(division, range(first_step, training.steps or 0)),
-        collate_fn=collate,
-        num_workers=training.loader_workers,
-        worker_init_fn=leave_signals_to_the_run,
-        pin_memory=torch.cuda.is_available() and training.device != "cpu",
-    )
-    return iter(loader)
+    training = plan.run.config.training
+    for stage in plan.stages:
+        steps = range(max(first_step, stage.steps.start), stage.steps.stop)
+        if not steps:
+            continue
+        rows = plan.rows[stage.sequence_length]
+        rows.course = stage.course()
+        loader: DataLoader[Batch] = DataLoader(
+            rows,  # type: ignore[arg-type]  # any object with len() and [] will do
+            batch_sampler=_RowNumbers(stage, stage.divide(training), steps),
+            collate_fn=collate,
+            num_workers=training.loader_workers,
+            worker_init_fn=leave_signals_to_the_run,
+            pin_memory=torch.cuda.is_available() and training.device != "cpu",
+        )
+        yield from loader
 
 
 class _RowNumbers:
     """Row numbers of each micro-batch of one rank."""
 
-    def __init__(self, division: Division, steps: range) -> None:
+    def __init__(self, stage: Stage, division: Division, steps: range) -> None:
+        self.stage = stage
         self.division = division
         self.steps = steps
 
@@ -175,7 +180,7 @@ class _RowNumbers:
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in self.steps:
-            first = (step * distributed.world_size() + distributed.rank()) * self.division.rows
+            first = self.stage.row_of(step) + distributed.rank() * self.division.rows
             for start in range(first, first + self.division.rows, self.division.micro_batch_size):
                 yield list(range(start, min(start + self.division.micro_batch_size, first + self.division.rows)))
 
@@ -192,7 +197,7 @@ def measure_if_due(plan: Plan, model: torch.nn.Module, step: int) -> dict[str, f
 def measure_held_out(plan: Plan, model: torch.nn.Module, most_rows: int) -> Measured:
     """Loss on held-out rows with fixed masks, each rank measuring its share."""
     numbers = list(range(min(most_rows, plan.held_out.rows_per_epoch)))[distributed.rank() :: distributed.world_size()]
-    size = divide(plan.run).micro_batch_size
+    size = plan.stages[-1].divide(plan.run.config.training).micro_batch_size
 
     def batches() -> Iterable[Batch]:
         for start in range(0, len(numbers), size):

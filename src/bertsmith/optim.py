@@ -1,6 +1,6 @@
 """AdamW, or Muon for the matrices of the blocks, and the learning rate of each step."""
 
-from math import cos, pi
+from math import ceil, cos, pi
 from typing import Any, Literal
 
 import torch
@@ -18,6 +18,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
+
+
+Schedule = Literal["linear", "cosine", "constant", "trapezoid"]
 
 
 class MuonWithAdamW:
@@ -79,17 +82,20 @@ def set_learning_rate(optimizer: AnyOptimizer, learning_rate: float) -> None:
 
 
 def learning_rate_at(
-    step: int, *, peak: float, warmup_steps: int, max_steps: int, schedule: Literal["linear", "cosine", "constant"]
+    step: int, *, peak: float, warmup_steps: int, max_steps: int, schedule: Schedule, decay_share: float = 0.3
 ) -> float:
     """Learning rate of optimizer step `step`, counted from 0.
 
     Rises in a line to `peak` (arXiv:1810.04805, appendix A.2), then falls to 0 in
-    a line or a cosine, or stays. The first step already learns: it gets
+    a line or a cosine, stays, or stays and falls to 0 in a line over the last
+    `decay_share` of the steps (arXiv:2106.04560, section 3.5). The first step already learns: it gets
     peak / warmup_steps, not 0; after the last, at `max_steps`, it is 0.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     if schedule == "constant":
         return peak
-    left = max(0, max_steps - step) / max(1, max_steps - warmup_steps)
-    return peak * (left if schedule == "linear" else (1 - cos(pi * left)) / 2)
+    if schedule == "trapezoid":
+        warmup_steps = max(warmup_steps, max_steps - ceil(decay_share * max_steps))
+    left = min(1.0, max(0, max_steps - step) / max(1, max_steps - warmup_steps))
+    return peak * ((1 - cos(pi * left)) / 2 if schedule == "cosine" else left)

@@ -2,20 +2,21 @@
 
 from math import log
 
-from bertsmith.batch import collate
+from bertsmith import distributed
 from bertsmith.measure import seconds_per_micro_batch
 from bertsmith.model import BertPretrainingModel
-from bertsmith.plan import Plan, divide, rows_per_step
+from bertsmith.plan import Plan
 from bertsmith.reporter import Reporter
 from bertsmith.step import SumLosses
 
 
 def seconds_left(plan: Plan, model: BertPretrainingModel, losses: SumLosses, *, first_step: int) -> float:
     """Estimate the time of the remaining steps from one micro-batch, measured for half a second."""
-    training, division = plan.run.config.training, divide(plan.run)
-    batch = collate(plan.rows.__getitems__(list(range(division.micro_batch_size)))).to(plan.device)
-    seconds = seconds_per_micro_batch(model, losses, batch, training.precision)
-    return seconds * division.micro_batches * ((training.steps or 0) - first_step)
+    training = plan.run.config.training
+    size = plan.stages[-1].divide(training).micro_batch_size
+    seconds = seconds_per_micro_batch(model, losses, plan.first_rows(size), training.precision)
+    left = sum(stage.places * len(range(max(first_step, stage.steps.start), stage.steps.stop)) for stage in plan.stages)
+    return seconds * left / (size * training.sequence_length * distributed.world_size())
 
 
 def describe(plan: Plan, reporter: Reporter, *, first_step: int, seconds: float) -> None:
@@ -23,16 +24,17 @@ def describe(plan: Plan, reporter: Reporter, *, first_step: int, seconds: float)
     training, manifest = plan.run.config.training, plan.manifest
     parameters = plan.parameters()
     steps = training.steps or 0
-    places = steps * plan.places_per_step
+    places = sum(len(stage.steps) * stage.places for stage in plan.stages)
+    last = plan.stages[-1]
     config = plan.config
     reporter.say(
         f"model: {plan.run.config.model.preset}, {config.num_hidden_layers} layers x {config.hidden_size}, "
         f"{parameters / 1e6:.1f} M parameters, vocabulary {config.vocab_size:,}"
     )
     reporter.say(
-        f"run: {training.objective}, {steps:,} steps x {rows_per_step(plan.run)} rows x "
-        f"{training.sequence_length} places = {places / 1e6:.1f} M, "
-        f"{steps * rows_per_step(plan.run) / plan.rows.rows_per_epoch:.1f} epochs; "
+        f"run: {training.objective}, {steps:,} steps x {last.rows} rows x "
+        f"{last.sequence_length} places{_before(plan)} = {places / 1e6:.1f} M, "
+        f"{places / last.sequence_length / plan.rows[last.sequence_length].rows_per_epoch:.1f} epochs; "
         f"{training.precision} on {plan.device.type}, {training.micro_batch_size} rows at once"
         + (", compiled" if training.compile == "yes" else "")
         + f"; about {seconds / 60:,.0f} min on this machine"
@@ -43,3 +45,9 @@ def describe(plan: Plan, reporter: Reporter, *, first_step: int, seconds: float)
     )
     if first_step:
         reporter.say(f"continuing after step {first_step:,} of {steps:,}")
+
+
+def _before(plan: Plan) -> str:
+    """The shapes of the stages before the last."""
+    shapes = [f"{stage.rows} x {stage.sequence_length} up to step {stage.steps.stop:,}" for stage in plan.stages[:-1]]
+    return f" ({', '.join(shapes)})" if shapes else ""

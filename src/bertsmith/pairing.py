@@ -1,9 +1,10 @@
-"""Next-sentence pairs: which second halves change places.
+"""Sentence pairs: which second halves change places, with those of other pieces or with their own first halves.
 
-Each piece is cut at a sentence end into A and B. For half of the pieces the B
-parts are exchanged, two and two, between pieces of different documents whose B
+Each piece is cut at a sentence end into A and B. For next sentences, the B parts
+of half of the pieces are exchanged, two and two, between pieces of different documents whose B
 are equally long. So no token is repeated or lost, every sequence keeps its
-length, the labels are balanced, and the lengths say nothing about the label.
+length, the labels are balanced, and the lengths say nothing about the label. For
+sentence order, A and B of half of the pieces change places.
 """
 
 from typing import NamedTuple
@@ -18,14 +19,20 @@ from bertsmith.rows import IGNORE_INDEX
 FOLLOWS, RANDOM = 0, 1
 """next_sentence_label, as in google-research/bert."""
 
+SWAPPED = 1
+"""The same label for sentence order."""
+
 ATTEMPTS = 8
 
 
 class Pairs(NamedTuple):
     """Where the two parts of each sequence come from; all int64 [P]."""
 
+    first_start: Int64Array
+    """Place of A's first token in the corpus."""
+
     first_length: Int64Array
-    """Tokens of A, which starts where the piece starts."""
+    """Tokens of A."""
 
     second_start: Int64Array
     """Place of B's first token in the corpus."""
@@ -34,7 +41,7 @@ class Pairs(NamedTuple):
     """Tokens of B; 0 where the piece holds no sentence end to cut at."""
 
     label: Int64Array
-    """FOLLOWS, RANDOM, or IGNORE_INDEX where there is no B."""
+    """FOLLOWS, RANDOM or SWAPPED, or IGNORE_INDEX where there is no B."""
 
 
 class Origin(NamedTuple):
@@ -101,7 +108,32 @@ def make_pairs(
     label = np.full(len(starts), IGNORE_INDEX, dtype=np.int64)
     label[can] = FOLLOWS
     label[exchanged] = RANDOM
-    return Pairs(boundary - starts, second_start, ends - boundary, label)
+    return Pairs(starts, boundary - starts, second_start, ends - boundary, label)
+
+
+def order_pairs(
+    starts: Int64Array, lengths: Int64Array, sentence_starts: Int64Array, *, seed: int, epoch: int
+) -> Pairs:
+    """Cut the pieces into two parts and let half of them change places (arXiv:1909.11942, section 3.1).
+
+    Arguments are those of `make_pairs`.
+    """
+    ends = starts + lengths
+    low = np.searchsorted(sentence_starts, starts, side="right")
+    high = np.searchsorted(sentence_starts, ends, side="left")
+    can = np.flatnonzero(high > low)
+    draw = keyed_uniform(seed, epoch, Stream.SENTENCE, 0, can)
+    boundary = ends.copy()
+    boundary[can] = sentence_starts[low[can] + (draw * (high - low)[can]).astype(np.int64)]
+    pairs = Pairs(
+        starts.copy(), boundary - starts, boundary.copy(), ends - boundary, np.full_like(starts, IGNORE_INDEX)
+    )
+    pairs.label[can] = FOLLOWS
+    swap = can[np.argsort(keyed_bits(seed, epoch, Stream.ORDER, can), kind="stable")[: len(can) // 2]]
+    pairs.first_start[swap], pairs.first_length[swap] = boundary[swap], (ends - boundary)[swap]
+    pairs.second_start[swap], pairs.second_length[swap] = starts[swap], (boundary - starts)[swap]
+    pairs.label[swap] = SWAPPED
+    return pairs
 
 
 def _couples(pieces: Int64Array, size: Int64Array, key: npt.NDArray[np.uint64]) -> tuple[Int64Array, Int64Array]:

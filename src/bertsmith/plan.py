@@ -27,6 +27,7 @@ from bertsmith.presets import PRESETS
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
 from bertsmith.shards import read_manifest
+from bertsmith.stages import Stage, make_stages
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
 from bertsmith.watch import Watch
 
@@ -48,7 +49,10 @@ class Plan:
     run: Run
     manifest: dict[str, Any]
     tokenizer: Tokenizer
-    rows: TrainingRows
+    stages: tuple[Stage, ...]
+    rows: dict[int, TrainingRows]
+    """What is learnt from, by length."""
+
     held_out: TrainingRows
     device: torch.device
 
@@ -62,23 +66,28 @@ class Plan:
         """Whether a forward pass draws random numbers."""
         return self.config.hidden_dropout_prob > 0 or self.config.attention_probs_dropout_prob > 0
 
-    @property
-    def places_per_step(self) -> int:
-        """Token places of a step, padding included."""
-        return rows_per_step(self.run) * self.run.config.training.sequence_length
+    def stage_of(self, step: int) -> Stage:
+        """The stage that a step belongs to."""
+        return next(stage for stage in self.stages if step in stage.steps)
 
     def parameters(self) -> int:
         """Numbers in the model, counted without making them."""
         with torch.device("meta"):
-            model = BertPretrainingModel(self.config, next_sentence=self.run.config.training.objective == "mlm+nsp")
+            model = BertPretrainingModel(self.config, next_sentence=self.run.config.training.objective != "mlm")
         return sum(parameter.numel() for parameter in model.parameters())
 
     def new_model(self) -> BertPretrainingModel:
         """The model with its first weights, the same at each call."""
         training = self.run.config.training
         torch.manual_seed(keyed_seed(training.seed, Stream.INITIAL))
-        model = BertPretrainingModel(self.config, next_sentence=training.objective == "mlm+nsp")
+        model = BertPretrainingModel(self.config, next_sentence=training.objective != "mlm")
         return model.to(self.device)
+
+    def first_rows(self, number: int) -> Batch:
+        """The first full-length rows, on the device: what speed is measured with."""
+        return collate(self.rows[self.run.config.training.sequence_length].__getitems__(list(range(number)))).to(
+            self.device
+        )
 
     def watch(self, reporter: Reporter) -> Watch:
         """Who looks at the losses of this run."""
@@ -96,11 +105,15 @@ def make_plan(run: Run, device: torch.device, reporter: Reporter) -> Plan:
     manifest = read_manifest(run.folder / "data")
     decide_objective(run, manifest)
     decide_shape(run)
-    rows = rows_of(run, "train")
-    decide_length(run, rows)
-    rows.total_rows = (run.config.training.steps or 1) * rows_per_step(run)
+    training = run.config.training
+    rows = {
+        length: rows_of(run, "train", length) for length in (training.sequence_length, training.short_length) if length
+    }
+    decide_length(run, rows[training.sequence_length])
+    stages = make_stages(run.config.training, lambda length: rows[length].rows_per_epoch)
     tokenizer = load_tokenizer(run.folder / "tokenizer")
-    plan = Plan(run, manifest, tokenizer, rows, rows_of(run, "validation"), device)
+    held_out = rows_of(run, "validation", training.sequence_length)
+    plan = Plan(run, manifest, tokenizer, stages, rows, held_out, device)
     require_memory(plan.parameters(), device)
     decide_by_measuring(plan, reporter)
     if run.config.training.device == "auto":
@@ -140,7 +153,7 @@ def decide_length(run: Run, rows: TrainingRows) -> None:
     training = run.config.training
     if training.steps is None:
         epochs = training.epochs or min(MAX_EPOCHS, max(1.0, round(TOKEN_GOAL / rows.source.num_tokens)))
-        steps = max(1, ceil(epochs * rows.rows_per_epoch / rows_per_step(run)))
+        steps = max(1, ceil(epochs * rows.rows_per_epoch / (training.global_batch_size or 1)))
         run.decide("default", steps=steps)
     steps = run.config.training.steps or 1
     if training.warmup_steps is not None and training.warmup_steps > steps:
@@ -168,7 +181,7 @@ def model_config(run: Run, tokenizer: Tokenizer) -> BertConfig:
     )
 
 
-def rows_of(run: Run, split: Literal["train", "validation"]) -> TrainingRows:
+def rows_of(run: Run, split: Literal["train", "validation"], sequence_length: int) -> TrainingRows:
     """The rows this run learns from, or those it is measured on, whose masks are the same for every run."""
     training = run.config.training
     assert training.objective != "auto"
@@ -176,60 +189,22 @@ def rows_of(run: Run, split: Literal["train", "validation"]) -> TrainingRows:
     return open_rows(
         run.folder,
         split,
-        sequence_length=training.sequence_length,
+        sequence_length=sequence_length,
         objective=training.objective,
         mlm_probability=VALIDATION_MLM_PROBABILITY if held_out else training.mlm_probability,
-        whole_word_masking=training.whole_word_masking and not held_out,
+        end_probability=None if held_out else training.end_probability,
+        mask_units="token" if held_out else training.mask_units,
+        mask_covering=training.mask_covering and not held_out,
         short_sequence_probability=training.short_sequence_probability,
         seed=VALIDATION_SEED if held_out else training.seed,
     )
-
-
-def rows_per_step(run: Run) -> int:
-    """Rows of a step over all ranks; decided by `decide_shape`."""
-    return run.config.training.global_batch_size or 1
-
-
-@dataclass(frozen=True, slots=True)
-class Division:
-    """How the rows of a step are divided."""
-
-    rows: int
-    """Rows of one rank."""
-
-    micro_batch_size: int
-
-    @property
-    def micro_batches(self) -> int:
-        """Micro-batches of one rank and step."""
-        return ceil(self.rows / self.micro_batch_size)
-
-
-def rows_per_rank(run: Run) -> int:
-    """Rows of a step that one rank computes.
-
-    Raises:
-        UserError: The rows cannot be divided evenly.
-    """
-    rows, ranks = rows_per_step(run), distributed.world_size()
-    if rows % ranks:
-        raise UserError(
-            f"global_batch_size is {rows}, which {ranks} processes cannot share; give a multiple of {ranks}"
-        )
-    return rows // ranks
-
-
-def divide(run: Run) -> Division:
-    """The division of a step that was decided."""
-    share = rows_per_rank(run)
-    return Division(share, min(share, run.config.training.micro_batch_size or share))
 
 
 def decide_by_measuring(plan: Plan, reporter: Reporter) -> None:
     """Measure precision, micro-batch size and compiling where they are not given, in about a second each."""
     run, device = plan.run, plan.device
     training = run.config.training
-    share = rows_per_rank(run)
+    share = [stage.divide(training) for stage in plan.stages][-1].rows  # all must be divisible
     if training.compile == "yes" and device.type == "cpu" and not has_compiler():
         raise UserError("compile is 'yes', but no C++ compiler was found; install g++ or give --compile no")
     if training.micro_batch_size is None and training.gradient_accumulation_steps is not None:
@@ -247,7 +222,7 @@ def decide_by_measuring(plan: Plan, reporter: Reporter) -> None:
     model = plan.new_model()
 
     def make_batch(size: int) -> Batch:
-        return collate(plan.rows.__getitems__(list(range(size)))).to(device)
+        return plan.first_rows(size)
 
     if training.precision == "auto":
         probe = make_batch(min(share, training.micro_batch_size or 16))
@@ -256,7 +231,7 @@ def decide_by_measuring(plan: Plan, reporter: Reporter) -> None:
     if training.micro_batch_size is None:
         run.decide("measured", micro_batch_size=best_micro_batch(model, share, make_batch, precision))
     if training.compile == "auto":
-        division = divide(run)
+        division = plan.stages[-1].divide(run.config.training)
         number = division.micro_batches * (training.steps or 1)
         good = worth_compiling(model, make_batch(division.micro_batch_size), precision, micro_batches=number)
         run.decide("measured", compile="yes" if good else "no")

@@ -92,7 +92,7 @@ def _read_checkpoint(folder: Path, reporter: Reporter) -> tuple[BertPretrainingM
         )
     tokenizer = load_tokenizer(folder / "tokenizer")
     config = model_config(run, tokenizer)
-    model = BertPretrainingModel(config, next_sentence=run.config.training.objective == "mlm+nsp")
+    model = BertPretrainingModel(config, next_sentence=run.config.training.objective != "mlm")
     load_checkpoint(found.folder, model)
     return model.eval(), tokenizer
 

@@ -1,0 +1,67 @@
+"""The stages of a run: rows of a step in closed form."""
+
+import pytest
+
+from bertsmith.config import TrainingConfig
+from bertsmith.errors import UserError
+from bertsmith.stages import Stage, make_stages
+
+ROWS = {128: 1000, 32: 3900}
+
+
+def stages(**settings: object) -> tuple[Stage, ...]:
+    training = TrainingConfig(**{"steps": 100, "global_batch_size": 16, **settings})  # type: ignore[arg-type]
+    return make_stages(training, ROWS.__getitem__)
+
+
+def test_a_plain_run_has_one_stage() -> None:
+    (stage,) = stages()
+    assert (stage.steps, stage.sequence_length, stage.rows, stage.first_row) == (range(100), 128, 16, 0)
+    assert stage.row_of(7) == 112
+
+
+def test_a_ramp_grows_to_all_rows_and_reads_each_row_once() -> None:
+    parts = stages(batch_ramp=0.1)
+    assert [(stage.steps, stage.rows) for stage in parts] == [
+        (range(5), 4),
+        (range(5, 10), 8),
+        (range(10, 100), 16),
+    ]
+    numbers = [stage.row_of(step) + i for stage in parts for step in stage.steps for i in range(stage.rows)]
+    assert numbers == list(range(len(numbers)))
+
+
+def test_short_rows_come_first_with_as_many_places_and_the_text_goes_on() -> None:
+    first, second = stages(short_length=32, short_share=0.8)
+    assert (first.steps, first.sequence_length, first.rows, first.first_row) == (range(80), 32, 64, 0)
+    assert (second.steps, second.sequence_length, second.rows) == (range(80, 100), 128, 16)
+    assert first.places == second.places
+    assert 80 * 64 / 3900 <= second.first_row / 1000 < 80 * 64 / 3900 + 0.001  # as far into the epochs
+
+
+def test_each_step_knows_how_far_the_run_is() -> None:
+    for stage in stages(batch_ramp=0.3, short_length=32, short_share=0.5):
+        for step in (stage.steps.start, stage.steps.stop - 1):
+            numbers = [stage.row_of(step), stage.row_of(step) + stage.rows - 1]
+            assert [stage.course().at(number) for number in numbers] == [step / 100] * 2  # type: ignore[arg-type]
+
+
+def test_micro_batches_have_as_many_places_in_every_stage() -> None:
+    training = TrainingConfig(steps=10, global_batch_size=16, micro_batch_size=4, short_length=32)
+    short, long = make_stages(training, ROWS.__getitem__)
+    assert (short.divide(training).micro_batch_size, long.divide(training).micro_batch_size) == (16, 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_ramp": 0.5, "global_batch_size": 6}, "global_batch_size is 6; give a multiple of 4"),
+        ({"short_length": 48}, "short_length is 48"),
+        ({"short_length": 128}, "short_length is 128"),
+        ({"batch_ramp": 1.0}, "batch_ramp is 1.0"),
+        ({"end_probability": 0.0}, "end_probability is 0.0"),
+    ],
+)
+def test_stages_that_cannot_be(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        stages(**settings)
