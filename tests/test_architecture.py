@@ -16,13 +16,16 @@ ROWS = [
     {"pretrain"},
     {"finish", "info", "console", "bench", "flags"},
     {"predict", "loop", "overview"},
+    {"pace"},
     {"plan", "card"},
-    {"measure", "watch", "stages"},
+    {"decisions"},
+    {"measure", "watch", "stages", "sizing"},
     {"step", "prepare", "run_folder"},
     {"objective", "examples", "checkpoint", "metrics", "work"},
     {"batch", "masking", "pairing", "cutting", "optim", "model", "corpus"},
     {"rows", "tokenizer", "shards", "distributed", "config"},
-    {"packing", "interrupt", "atomic", "keyed", "presets"},
+    {"packing", "interrupt", "budget", "keyed", "presets", "strict"},
+    {"atomic"},
     {"errors", "reporter"},
 ]
 """From the top; a module imports only from rows below its own, and a package is one module."""

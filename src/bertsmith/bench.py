@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from bertsmith.batch import Batch
+from bertsmith.decisions import TOKEN_GOAL
 from bertsmith.measure import (
     activation_bytes,
     compiled_losses,
@@ -23,7 +24,6 @@ from bertsmith.measure import (
 from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.objective import sum_losses
 from bertsmith.optim import make_optimizer, set_learning_rate
-from bertsmith.plan import TOKEN_GOAL
 from bertsmith.presets import PRESETS
 from bertsmith.shards import read_manifest
 from bertsmith.step import SumLosses, train_step

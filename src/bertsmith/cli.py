@@ -1,6 +1,7 @@
 """The command line. Commands only: each imports its program when it is called, so `--help` is instant."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,12 @@ def app() -> None:
 @click.argument("text", nargs=-1)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run [runs/NAME OF THE INPUT].")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings; flags win over it.")
+@click.option("--plan", type=click.Path(path_type=Path), help="RUN/config.toml: take what that run decided, too.")
 @click.option("--fresh", is_flag=True, help="Start a new run beside an existing one: OUTPUT-2, OUTPUT-3, ...")
 @settings(DataConfig, ModelConfig, TrainingConfig)
-def pretrain(text: tuple[str, ...], output: Path | None, config: Path | None, fresh: bool, **flags: Any) -> None:
+def pretrain(
+    text: tuple[str, ...], output: Path | None, config: Path | None, plan: Path | None, fresh: bool, **flags: Any
+) -> None:
     """Pretrain a BERT from TEXT: files, folders, or nothing for the built-in corpus.
 
     The same command again goes on with a run that was stopped.
@@ -64,7 +68,9 @@ def pretrain(text: tuple[str, ...], output: Path | None, config: Path | None, fr
     from bertsmith.console import make_reporter
     from bertsmith.pretrain import pretrain as run_pretraining
 
-    given, origin = gather(text, flags, config)
+    if config is not None and plan is not None:
+        raise UserError(f"--config is {config} and --plan is {plan}; give one of them")
+    given, origin = gather(text, flags, config or plan, decided=plan is not None)
     folder = output or default_folder(given.get("text", ()))
     folder = next_free(folder.resolve()) if fresh else folder
     reporter = make_reporter()
@@ -73,6 +79,29 @@ def pretrain(text: tuple[str, ...], output: Path | None, config: Path | None, fr
         run_pretraining(folder, given, origin, reporter)
     finally:
         reporter.close()
+
+
+@app.command("plan")
+@click.argument("text", nargs=-1)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run [runs/NAME OF THE INPUT].")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings; flags win over it.")
+@settings(DataConfig, ModelConfig, TrainingConfig)
+def plan_run(text: tuple[str, ...], output: Path | None, config: Path | None, **flags: Any) -> None:
+    """Do what `pretrain` does before its first step, and say what it would do.
+
+    The plan is OUTPUT/config.toml: `pretrain` with the same arguments begins it, --plan gives it to another run.
+    """
+    from bertsmith.console import make_reporter
+    from bertsmith.pretrain import pretrain as run_pretraining
+
+    given, origin = gather(text, flags, config)
+    folder = output or default_folder(given.get("text", ()))
+    reporter = make_reporter()
+    try:
+        run_pretraining(folder, given, origin, reporter, plan_only=True)
+    finally:
+        reporter.close()
+    click.echo(f"the plan is {folder / 'config.toml'}; nothing was trained")
 
 
 @app.command()
@@ -117,10 +146,10 @@ def tokenizer() -> None:
 @settings(DataConfig)
 def train_tokenizer(text: tuple[str, ...], output: Path, **flags: Any) -> None:
     """Train a tokenizer on TEXT, and save it as transformers loads it."""
-    from bertsmith.config import from_mapping
     from bertsmith.console import make_reporter
     from bertsmith.prepare import make_tokenizer
     from bertsmith.run_folder import new_folder, refuse_run
+    from bertsmith.strict import from_mapping
 
     given, _ = gather(text, flags, None)
     data = from_mapping(DataConfig, given)
@@ -195,6 +224,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line. Mistakes become one line on the error stream."""
+    # Threads that wait by spinning make a step ten times as slow when another program needs a core (docs/log.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app.main(arguments, prog_name="bertsmith", standalone_mode=False)
     except click.ClickException as error:

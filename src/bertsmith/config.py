@@ -11,13 +11,13 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
+from bertsmith.budget import parse_budget
 from bertsmith.errors import UserError, suggestion
 from bertsmith.presets import PRESETS
+from bertsmith.strict import from_mapping
 
-Config = TypeVar("Config")
 Origin = Literal["default", "preset", "file", "flag", "measured", "memory"]
 
 
@@ -112,6 +112,9 @@ class TrainingConfig:
     )
     epochs: float | None = _setting(None, "Passes over the text [enough for about 50 M tokens, 1 to 20].")
     steps: int | None = _setting(None, "Optimizer steps; instead of --epochs.")
+    budget: str | None = _setting(
+        None, "Time of the whole command, such as 20m or 2h, or work, such as 1e17flop; decides size and length."
+    )
     optimizer: Literal["adamw", "muon"] = _setting(
         "muon", "Muon for the matrices of the blocks and AdamW for the rest, or AdamW for all."
     )
@@ -162,6 +165,8 @@ class TrainingConfig:
             16 <= self.sequence_length <= 65_536,
             f"sequence_length is {self.sequence_length}; give 16 to 65536 places",
         )
+        if self.budget is not None:
+            parse_budget(self.budget)
         for name in ("mlm_probability", "end_probability"):
             value = getattr(self, name)
             _require(value is None or 0 < value < 1, f"{name} is {value}; give a share in (0, 1)")
@@ -200,48 +205,6 @@ def by_table(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {table: {name: value for name, value in values.items() if table_of(name) == table} for table in TABLES}
 
 
-def check_value(name: str, value: Any, expected: Any) -> Any:
-    """Check one value from outside against a field's type.
-
-    Returns:
-        The value; a whole number becomes a float and a list a tuple where the field asks for it.
-
-    Raises:
-        UserError: The value has another type, or is not among the choices.
-    """
-    if get_origin(expected) in (Union, UnionType):
-        if value is None:
-            return None
-        expected = next(option for option in get_args(expected) if option is not NoneType)
-    if get_origin(expected) is Literal:
-        if value not in get_args(expected):
-            raise UserError(f"{name} is {value!r}{suggestion(str(value), get_args(expected))}")
-        return value
-    if get_origin(expected) is tuple:
-        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-            raise UserError(f'{name} is {value!r}; give a list of strings, such as ["my_texts/"]')
-        return tuple(value)
-    if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
-        raise UserError(f"{name} is {value!r}; give a value of type {expected.__name__}")
-    return value
-
-
-def from_mapping(cls: type[Config], values: Mapping[str, Any], prefix: str = "") -> Config:
-    """Build a config from a parsed table, strictly.
-
-    Raises:
-        UserError: A key is unknown, or a value has the wrong type. A misspelt
-            key that silently kept its default would only be noticed after the run.
-    """
-    types = get_type_hints(cls)
-    for key in values:
-        if key not in types:
-            raise UserError(f"unknown setting '{prefix}{key}'{suggestion(key, types)}")
-    return cls(**{key: check_value(f"{prefix}{key}", value, types[key]) for key, value in values.items()})
-
-
 def read_toml(path: Path) -> dict[str, dict[str, Any]]:
     """Read a configuration file into its tables.
 
@@ -274,7 +237,12 @@ def flat(config: RunConfig) -> dict[str, Any]:
     return {f.name: getattr(getattr(config, table), f.name) for table, cls in TABLES.items() for f in fields(cls)}
 
 
-EXCLUSIVE_SETTINGS = (("epochs", "steps"), ("micro_batch_size", "gradient_accumulation_steps"))
+EXCLUSIVE_SETTINGS = (
+    ("epochs", "steps"),
+    ("epochs", "budget"),
+    ("steps", "budget"),
+    ("micro_batch_size", "gradient_accumulation_steps"),
+)
 """Two ways to say one thing; a resolved configuration holds both, a user gives one."""
 
 

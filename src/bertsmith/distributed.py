@@ -72,6 +72,14 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
+def from_main(value: float) -> float:
+    """A number as the main rank has it."""
+    if not dist.is_initialized():
+        return value
+    device = torch.device("cuda", local_rank()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    return float(sum_over_ranks(torch.tensor(value if is_main() else 0.0, dtype=torch.float64, device=device)).item())
+
+
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether the flag is set on any rank; all ranks get the same answer."""
     if not dist.is_initialized():

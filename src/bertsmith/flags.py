@@ -8,8 +8,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import click
 
-from bertsmith.config import EXCLUSIVE_SETTINGS, TABLES, check_value, read_toml
+from bertsmith.config import EXCLUSIVE_SETTINGS, TABLES, read_toml
 from bertsmith.errors import UserError, suggestion
+from bertsmith.strict import check_value
 
 Command = Callable[..., None]
 
@@ -45,8 +46,13 @@ def _flag(field: "dataclasses.Field[Any]", annotation: Any) -> Callable[[Command
     return click.option(flag, type=choices, default=None, help=help_text)
 
 
-def settings_of(config: Path) -> dict[str, Any]:
-    """The settings that a configuration file gives, by name."""
+def settings_of(config: Path, *, decided: bool = False) -> dict[str, Any]:
+    """The settings that a configuration file gives, by name.
+
+    Args:
+        config: Written by a user or a run.
+        decided: Take what a run found out, too. Its budget has become a number of steps.
+    """
     given = {}
     tables = read_toml(config)
     wrote = tables.pop("origin", None)  # in a file that a run wrote
@@ -55,18 +61,31 @@ def settings_of(config: Path) -> dict[str, Any]:
         for name, value in values.items():
             if name not in types:
                 raise UserError(f"unknown setting '{table}.{name}' in {config}{suggestion(name, types)}")
-            if wrote is None or wrote.get(name) in {"flag", "file"}:  # what a run found out is found out anew
+            if decided or wrote is None or wrote.get(name) in {"flag", "file"}:  # else it is found out anew
                 given[name] = check_value(f"{table}.{name}", value, types[name])
+    if decided:
+        for name in ("budget", "epochs", "gradient_accumulation_steps"):
+            given.pop(name, None)
+        if given.get("steps") is None:
+            raise UserError(f"{config} is no plan: it has no steps; give the config.toml that `bertsmith plan` wrote")
     return given
 
 
-def gather(text: tuple[str, ...], flags: dict[str, Any], config: Path | None) -> tuple[dict[str, Any], dict[str, str]]:
+def gather(
+    text: tuple[str, ...], flags: dict[str, Any], config: Path | None, *, decided: bool = False
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Merge configuration file and flags, flags first.
+
+    Args:
+        text: Arguments of the command.
+        flags: Flags by name, None where not typed.
+        config: The file.
+        decided: As in `settings_of`.
 
     Returns:
         The settings given, by name, and the origin of each.
     """
-    given = settings_of(config) if config is not None else {}
+    given = settings_of(config, decided=decided) if config is not None else {}
     typed = {name: value for name, value in flags.items() if value is not None}
     if text:
         typed["text"] = text

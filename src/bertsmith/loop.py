@@ -18,6 +18,7 @@ from bertsmith.metrics import MetricsLog
 from bertsmith.model import BertPretrainingModel
 from bertsmith.objective import sum_losses
 from bertsmith.optim import AnyOptimizer, learning_rate_at, set_learning_rate
+from bertsmith.pace import Pace
 from bertsmith.plan import Plan
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
@@ -53,7 +54,8 @@ def train(
         UserError: A checkpoint could not be written, or the losses stay not finite.
     """
     training, device = plan.run.config.training, plan.device
-    steps, levels = training.steps or 0, {"max_steps": training.steps, "unigram_loss": plan.manifest["unigram_loss"]}
+    pace = Pace(plan, state["step"])
+    levels = {"unigram_loss": plan.manifest["unigram_loss"]}
     batches = load_batches(plan, first_step=state["step"])
     watch = plan.watch(reporter)
     peak = matrix_rate(device, training.precision, quick=True) * distributed.world_size()
@@ -61,13 +63,15 @@ def train(
     with writing as log, listening() as stop:
         last_save = last_step = time.monotonic()
         step = state["step"]
-        while step < steps:
+        while step < plan.steps:
+            if pace.look(step):
+                batches = load_batches(plan, first_step=step)
             stage = plan.stage_of(step)
             learning_rate = learning_rate_at(
                 step,
                 peak=training.learning_rate or 0.0,
                 warmup_steps=training.warmup_steps or 0,
-                max_steps=steps,
+                max_steps=plan.steps,
                 schedule=training.schedule,
                 decay_share=training.decay_share,
             )
@@ -102,11 +106,12 @@ def train(
             last_step = time.monotonic()  # measuring is no training time
             if log is not None:
                 log.write(record)
-                reporter.step(record | levels)
+                reporter.step(record | levels | {"max_steps": plan.steps})
             watch.look(step, result)
             stopping = distributed.any_rank(stop.signal_number is not None, device)
             due = distributed.any_rank(now - last_save > 60 * training.checkpoint_every, device)
-            if stopping or due or step == steps:
+            if stopping or due or step == plan.steps:
+                state["wall_seconds"] = plan.clock.used()
                 save(plan.run, model, optimizer, state)
                 last_save = last_step = time.monotonic()
             if stopping:
@@ -188,7 +193,7 @@ class _RowNumbers:
 def measure_if_due(plan: Plan, model: torch.nn.Module, step: int) -> dict[str, float | None]:
     """The held-out loss, by name, at the end and every `validation_every` steps; else nothing."""
     training = plan.run.config.training
-    if step != training.steps and step % (training.validation_every or 1):
+    if step != plan.steps and step % (training.validation_every or 1):
         return {}
     measured = measure_held_out(plan, model, QUICK_VALIDATION_ROWS)
     return {f"validation_{name}": value if isfinite(value) else None for name, value in measured.losses().items()}

@@ -5,15 +5,16 @@ on resume nothing is missing, so nothing is found out twice.
 """
 
 from dataclasses import dataclass
-from math import ceil
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from bertsmith import distributed
 from bertsmith.batch import Batch, collate
+from bertsmith.budget import Clock, parse_budget
+from bertsmith.decisions import decide_by_budget, decide_length, decide_objective, decide_shape, model_config, rows_of
 from bertsmith.errors import UserError
-from bertsmith.examples import TrainingRows, open_rows
+from bertsmith.examples import TrainingRows
 from bertsmith.keyed import Stream, keyed_seed
 from bertsmith.measure import (
     best_micro_batch,
@@ -23,28 +24,17 @@ from bertsmith.measure import (
     worth_compiling,
 )
 from bertsmith.model import BertConfig, BertPretrainingModel
-from bertsmith.presets import PRESETS
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
 from bertsmith.shards import read_manifest
-from bertsmith.stages import Stage, make_stages
+from bertsmith.stages import Stage, make_stages, with_steps
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
 from bertsmith.watch import Watch
 
-TOKEN_GOAL = 50e6
-MAX_EPOCHS = 20.0
-"""Default length of a run: enough epochs for TOKEN_GOAL tokens, at least 1, at most MAX_EPOCHS."""
 
-WARMUP_SHARE = 0.06
-
-VALIDATION_SEED = 0
-VALIDATION_MLM_PROBABILITY = 0.15
-"""Held-out masks are the same for every run, so that losses can be compared."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plan:
-    """Everything a run works with, decided."""
+    """Everything a run works with, decided; with a budget of time the number of steps may still be revised."""
 
     run: Run
     manifest: dict[str, Any]
@@ -55,6 +45,7 @@ class Plan:
 
     held_out: TrainingRows
     device: torch.device
+    clock: Clock
 
     @property
     def config(self) -> BertConfig:
@@ -83,6 +74,24 @@ class Plan:
         model = BertPretrainingModel(self.config, next_sentence=training.objective != "mlm")
         return model.to(self.device)
 
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run, as it is planned now."""
+        return self.run.config.training.steps or 0
+
+    def take_steps(self, steps: int) -> None:
+        """Make the run so many steps long from here on."""
+        if steps != self.steps:
+            self.run.decide("measured", steps=steps)
+            self.stages = with_steps(self.stages, steps)
+
+    def fit_into(self, seconds: float) -> None:
+        """Before the first step: make the run as long as its time allows, when all its steps would take `seconds`."""
+        self.take_steps(max(1, int(distributed.from_main(self.steps * self.clock.left() / seconds))))
+        again = [name for name in ("warmup_steps", "validation_every") if self.run.origin.get(name) == "default"]
+        self.run.decide("default", **dict.fromkeys(again))
+        decide_length(self.run, self.rows[self.run.config.training.sequence_length])
+
     def first_rows(self, number: int) -> Batch:
         """The first full-length rows, on the device: what speed is measured with."""
         return collate(self.rows[self.run.config.training.sequence_length].__getitems__(list(range(number)))).to(
@@ -100,20 +109,30 @@ class Plan:
         )
 
 
-def make_plan(run: Run, device: torch.device, reporter: Reporter) -> Plan:
-    """Open the prepared data and decide what is not decided yet; the decisions are saved with the run."""
+def make_plan(run: Run, device: torch.device, reporter: Reporter, *, seconds_before: float = 0.0) -> Plan:
+    """Open the prepared data and decide what is not decided yet; the decisions are saved with the run.
+
+    Args:
+        run: Its text is prepared.
+        device: Where to train.
+        reporter: Who to tell.
+        seconds_before: Time that earlier commands have spent on the run.
+    """
     manifest = read_manifest(run.folder / "data")
+    tokenizer = load_tokenizer(run.folder / "tokenizer")
     decide_objective(run, manifest)
-    decide_shape(run)
     training = run.config.training
+    clock = Clock(parse_budget(training.budget) if training.budget else None, used_before=seconds_before)
     rows = {
         length: rows_of(run, "train", length) for length in (training.sequence_length, training.short_length) if length
     }
+    if clock.budget is not None and training.steps is None:
+        decide_by_budget(run, clock, rows[training.sequence_length], tokenizer, device)
+    decide_shape(run)
     decide_length(run, rows[training.sequence_length])
     stages = make_stages(run.config.training, lambda length: rows[length].rows_per_epoch)
-    tokenizer = load_tokenizer(run.folder / "tokenizer")
     held_out = rows_of(run, "validation", training.sequence_length)
-    plan = Plan(run, manifest, tokenizer, stages, rows, held_out, device)
+    plan = Plan(run, manifest, tokenizer, stages, rows, held_out, device, clock)
     require_memory(plan.parameters(), device)
     decide_by_measuring(plan, reporter)
     if run.config.training.device == "auto":
@@ -121,83 +140,6 @@ def make_plan(run: Run, device: torch.device, reporter: Reporter) -> Plan:
     if distributed.is_main():
         run.save()
     return plan
-
-
-def decide_objective(run: Run, manifest: dict[str, Any]) -> None:
-    """Next sentences are worth predicting where most of the text has them."""
-    if run.config.training.objective == "auto":
-        enough = manifest["multi_sentence_fraction"] >= 0.5
-        run.decide("measured", objective="mlm+nsp" if enough else "mlm")
-
-
-def decide_shape(run: Run) -> None:
-    """Fill in the model's shape, the learning rate and the rows of a step from the preset."""
-    preset, model, training = PRESETS[run.config.model.preset], run.config.model, run.config.training
-    hidden_size = model.hidden_size or preset.hidden_size
-    shape = {
-        "num_hidden_layers": preset.num_hidden_layers,
-        "hidden_size": hidden_size,
-        "num_attention_heads": max(1, hidden_size // 64),
-        "intermediate_size": 4 * hidden_size,
-    }
-    run.decide("preset", **{name: value for name, value in shape.items() if getattr(model, name) is None})
-    if training.learning_rate is None:
-        rate = preset.muon_rate if training.optimizer == "muon" else preset.adamw_rate
-        run.decide("preset", learning_rate=rate)
-    if training.global_batch_size is None:
-        run.decide("preset", global_batch_size=preset.global_batch_size)
-
-
-def decide_length(run: Run, rows: TrainingRows) -> None:
-    """Fill in the number of steps, the warm-up and how often the held-out loss is measured."""
-    training = run.config.training
-    if training.steps is None:
-        epochs = training.epochs or min(MAX_EPOCHS, max(1.0, round(TOKEN_GOAL / rows.source.num_tokens)))
-        steps = max(1, ceil(epochs * rows.rows_per_epoch / (training.global_batch_size or 1)))
-        run.decide("default", steps=steps)
-    steps = run.config.training.steps or 1
-    if training.warmup_steps is not None and training.warmup_steps > steps:
-        raise UserError(
-            f"warmup_steps is {training.warmup_steps:,} and the run has {steps:,} steps: the learning rate would never "
-            "reach its peak; give fewer, or leave it out"
-        )
-    if training.warmup_steps is None:
-        run.decide("default", warmup_steps=round(WARMUP_SHARE * steps))
-    if training.validation_every is None:
-        run.decide("default", validation_every=max(1, ceil(steps / 10)))
-
-
-def model_config(run: Run, tokenizer: Tokenizer) -> BertConfig:
-    """The model as it is pretrained."""
-    model = run.config.model
-    shape = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
-    return BertConfig(
-        vocab_size=tokenizer.vocab_size,
-        pad_token_id=tokenizer.pad_token_id,
-        max_position_embeddings=run.config.training.sequence_length,
-        hidden_dropout_prob=model.hidden_dropout_prob,
-        attention_probs_dropout_prob=model.attention_probs_dropout_prob,
-        **{name: getattr(model, name) for name in shape},
-    )
-
-
-def rows_of(run: Run, split: Literal["train", "validation"], sequence_length: int) -> TrainingRows:
-    """The rows this run learns from, or those it is measured on, whose masks are the same for every run."""
-    training = run.config.training
-    assert training.objective != "auto"
-    held_out = split == "validation"
-    return open_rows(
-        run.folder,
-        split,
-        sequence_length=sequence_length,
-        objective=training.objective,
-        mlm_probability=VALIDATION_MLM_PROBABILITY if held_out else training.mlm_probability,
-        end_probability=None if held_out else training.end_probability,
-        mask_units="token" if held_out else training.mask_units,
-        mask_covering=training.mask_covering and not held_out,
-        short_sequence_probability=training.short_sequence_probability,
-        seed=VALIDATION_SEED if held_out else training.seed,
-    )
 
 
 def decide_by_measuring(plan: Plan, reporter: Reporter) -> None:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 
 from bertsmith.checkpoint import load_checkpoint, newest_checkpoint
+from bertsmith.decisions import model_config
 from bertsmith.errors import UserError
 from bertsmith.model import BertPretrainingModel, load_model
-from bertsmith.plan import model_config
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import CONFIG, read_run
 from bertsmith.tokenizer import Tokenizer, load_tokenizer

@@ -26,3 +26,6 @@ PRESETS = {
     "bert-large": Preset(24, 1024, 2e-4, 1e-4, 128),
 }
 """Sizes of google-research/bert; heads = hidden_size / 64, intermediate_size = 4 x hidden_size."""
+
+BERT_SIZES = tuple(PRESETS)
+"""Smallest first."""

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from bertsmith import distributed
+from bertsmith.budget import REVISIONS
 from bertsmith.checkpoint import Found, list_checkpoints, load_checkpoint, newest_checkpoint, read_state, set_aside
 from bertsmith.errors import UserError
 from bertsmith.finish import finish_run
@@ -35,7 +36,12 @@ FULL_VALIDATION_ROWS = 4096
 
 
 def pretrain(
-    folder: Path, given: Mapping[str, Any], origin: Mapping[str, str], reporter: Reporter | None = None
+    folder: Path,
+    given: Mapping[str, Any],
+    origin: Mapping[str, str],
+    reporter: Reporter | None = None,
+    *,
+    plan_only: bool = False,
 ) -> Path:
     """Pretrain a model from text, or go on with a run.
 
@@ -45,6 +51,7 @@ def pretrain(
             defaults, or what the run decided when it began.
         origin: "flag" or "file" for each setting given.
         reporter: Who to tell; the log when None.
+        plan_only: Stop before the first step.
 
     Returns:
         RUN/model, a Hugging Face folder.
@@ -63,7 +70,10 @@ def pretrain(
         run, found = set_up(folder, given, origin, reporter, stack)
         threads = set_threads(run.config.training.threads)
         torch.use_deterministic_algorithms(device.type == "cpu")  # compiled sums would differ from run to run
-        plan = make_plan(run, device, reporter)
+        state: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "skipped": 0, "wall_seconds": 0.0}
+        if found.folder is not None:
+            state |= read_state(found.folder)
+        plan = make_plan(run, device, reporter, seconds_before=state["wall_seconds"])
         training = run.config.training
         if main:
             note_environment(run, reporter, device=device.type, threads=threads, ranks=distributed.world_size())
@@ -73,15 +83,19 @@ def pretrain(
         optimizer = make_optimizer(
             model, weight_decay=training.weight_decay, beta2=training.adam_beta2, kind=training.optimizer
         )
-        state: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "skipped": 0}
         if found.folder is not None:
             load_checkpoint(found.folder, model, optimizer)
-            state = read_state(found.folder)
         if state["step"] < (training.steps or 0):
             check_free_disk(run, model)
             losses = compiled_losses() if training.compile == "yes" else sum_losses
             seconds = seconds_left(plan, model, losses, first_step=state["step"])
+            if plan.clock.limits_time and not (run.folder / REVISIONS).exists():
+                plan.fit_into(seconds)
+                seconds = plan.clock.left()
             describe(plan, reporter, first_step=state["step"], seconds=seconds)
+            if plan_only:
+                run.save()
+                return run.folder
             train(plan, model, losses, optimizer, state, reporter=reporter)
         measured = measure_held_out(plan, model, FULL_VALIDATION_ROWS)
         if main:

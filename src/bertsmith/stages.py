@@ -6,7 +6,7 @@ the rows of a step, so a run goes on anywhere at once.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from math import ceil
@@ -78,6 +78,13 @@ class Stage:
         share = self.rows // ranks
         size = training.micro_batch_size or share
         return Division(share, min(share, size * training.sequence_length // self.sequence_length))
+
+
+def with_steps(stages: tuple[Stage, ...], steps: int) -> tuple[Stage, ...]:
+    """The stages of a run whose number of steps was revised: what was done stays, the last one ends elsewhere."""
+    kept = [stage for stage in stages if stage.steps.start < steps]
+    kept[-1] = replace(kept[-1], steps=range(kept[-1].steps.start, steps))
+    return tuple(replace(stage, max_steps=steps) for stage in kept)
 
 
 def make_stages(training: TrainingConfig, rows_per_epoch: Callable[[int], int]) -> tuple[Stage, ...]:

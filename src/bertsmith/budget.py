@@ -1,0 +1,106 @@
+"""A run with a budget: time for the whole command, or work for its steps.
+
+Size, batch and rates are fixed before the first step. The number of steps is an
+estimate then: until the learning rate begins to fall it is looked at now and
+then, and revised to what the machine turns out to do. Each look is written to
+RUN/revisions.json, and a run that goes on from an earlier checkpoint repeats
+the revisions it finds there, so its result does not depend on the clock twice.
+"""
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from bertsmith import atomic
+from bertsmith.errors import UserError
+
+STARTED = time.monotonic()
+"""When this process began, or this module was first imported, which the command line does at once."""
+
+REVISIONS = "revisions.json"
+LOOKS = 20
+"""A run looks at its clock at each of so many equal parts of its first estimate."""
+
+GOAL = 0.96
+"""Share of the time that is planned for; a machine is never quite as fast as it was measured."""
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_FORM = re.compile(r"(\d+(?:\.\d+)?(?:e\+?\d+)?)\s*(s|m|h|d|flop)")
+
+
+class Budget(NamedTuple):
+    """One of the two."""
+
+    seconds: float | None
+    operations: float | None
+    """Floating-point operations, counted as `work.step_operations` counts them."""
+
+
+def parse_budget(text: str) -> Budget:
+    """Read "20m", "1.5h", "90s", "2d" or "1e17flop".
+
+    Raises:
+        UserError: It is none of these, or nothing.
+    """
+    found = _FORM.fullmatch(text.strip().lower())
+    if not found or float(found[1]) <= 0:
+        raise UserError(f"budget is '{text}'; give a time such as 20m or 2h, or work such as 1e17flop")
+    amount, unit = float(found[1]), found[2]
+    return Budget(None, amount) if unit == "flop" else Budget(amount * _UNITS[unit], None)
+
+
+class Clock:
+    """The time that a run's commands have taken, and what is left of its budget."""
+
+    def __init__(self, budget: Budget | None, *, used_before: float = 0.0) -> None:
+        """Count on from `used_before` seconds, which earlier commands took."""
+        self.budget = budget
+        self._used_before = used_before
+
+    @property
+    def limits_time(self) -> bool:
+        """Whether the clock decides when the run ends."""
+        return self.budget is not None and self.budget.seconds is not None
+
+    def used(self) -> float:
+        """Seconds of all commands."""
+        return self._used_before + time.monotonic() - STARTED
+
+    def left(self) -> float:
+        """Seconds that may still be planned for; infinite without a budget of time."""
+        seconds = self.budget.seconds if self.budget else None
+        return float("inf") if seconds is None else max(0.0, GOAL * seconds - self.used())
+
+
+class Revisions:
+    """How many steps a run had in mind, by step."""
+
+    def __init__(self, run: Path, steps: int) -> None:
+        """Read those of a run, or begin with `steps`."""
+        self._path = run / REVISIONS
+        self._known: dict[int, int] = {0: steps}
+        if self._path.exists():
+            try:
+                self._known = {int(step): int(value) for step, value in json.loads(self._path.read_text("ascii"))}
+            except (OSError, ValueError, TypeError) as error:
+                raise UserError(f"{self._path} is damaged ({error}); start a new run with --fresh") from error
+
+    def steps_at(self, step: int) -> int:
+        """Steps of the whole run, as planned at `step`."""
+        return self._known[max(known for known in self._known if known <= step)]
+
+    def is_due(self, step: int) -> bool:
+        """Whether the clock is looked at before `step`."""
+        return step > 0 and step % max(1, self._known[0] // LOOKS) == 0
+
+    def recorded(self, step: int) -> int | None:
+        """What was found at `step` before; None: nobody has looked yet."""
+        return self._known.get(step)
+
+    def record(self, step: int, steps: int, *, write: bool) -> None:
+        """Note what was found; the main rank writes it down."""
+        self._known[step] = steps
+        if write:
+            atomic.write_text(self._path, json.dumps(sorted(self._known.items())) + "\n")

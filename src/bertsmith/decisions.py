@@ -1,0 +1,152 @@
+"""Settings that nobody gave, where they follow from the text, the preset and the budget.
+
+Each is decided once, written to the run and read again on resume.
+"""
+
+from dataclasses import replace
+from math import ceil
+from typing import Any, Literal
+
+import torch
+
+from bertsmith import distributed
+from bertsmith.batch import collate
+from bertsmith.budget import Clock
+from bertsmith.config import changed
+from bertsmith.errors import UserError
+from bertsmith.examples import TrainingRows, open_rows
+from bertsmith.measure import faster_precision, seconds_per_micro_batch
+from bertsmith.model import BertConfig, BertPretrainingModel
+from bertsmith.objective import sum_losses
+from bertsmith.presets import BERT_SIZES, PRESETS
+from bertsmith.run_folder import Run
+from bertsmith.sizing import choose_size
+from bertsmith.tokenizer import Tokenizer
+from bertsmith.work import matrix_rate, step_operations
+
+TOKEN_GOAL = 50e6
+MAX_EPOCHS = 20.0
+"""Default length of a run: enough epochs for TOKEN_GOAL tokens, at least 1, at most MAX_EPOCHS."""
+
+WARMUP_SHARE = 0.06
+
+PROBE_ROWS = 16
+"""Rows that the speed of a size is measured with."""
+
+VALIDATION_SEED = 0
+VALIDATION_MLM_PROBABILITY = 0.15
+"""Held-out masks are the same for every run, so that losses can be compared."""
+
+
+def decide_objective(run: Run, manifest: dict[str, Any]) -> None:
+    """Next sentences are worth predicting where most of the text has them."""
+    if run.config.training.objective == "auto":
+        enough = manifest["multi_sentence_fraction"] >= 0.5
+        run.decide("measured", objective="mlm+nsp" if enough else "mlm")
+
+
+def decide_by_budget(run: Run, clock: Clock, rows: TrainingRows, tokenizer: Tokenizer, device: torch.device) -> None:
+    """Choose the size, if none was given, the schedule, and the number of steps, which the clock will correct."""
+    training, budget = run.config.training, clock.budget
+    assert budget is not None
+    if "schedule" not in run.origin:
+        run.decide("preset", schedule="trapezoid")
+    batch = collate(rows.__getitems__(list(range(PROBE_ROWS)))).to(device)
+
+    def sized(preset: str) -> BertConfig:
+        probe = replace(run, config=changed(run.config, preset=preset), origin={})
+        decide_shape(probe)
+        return model_config(probe, tokenizer)
+
+    def seconds_per_row(preset: str) -> float:
+        model = BertPretrainingModel(sized(preset), next_sentence=training.objective != "mlm").to(device)
+        precision = faster_precision(model, batch) if training.precision == "auto" else training.precision
+        return distributed.from_main(seconds_per_micro_batch(model, sum_losses, batch, precision) / PROBE_ROWS)
+
+    rate = distributed.from_main(matrix_rate(device, "bfloat16", quick=True))
+    seconds = distributed.from_main(clock.left()) if budget.operations is None else budget.operations / rate
+    sizes = (run.config.model.preset,) if "preset" in run.origin else BERT_SIZES
+    choice = choose_size(sizes, seconds, training.sequence_length, seconds_per_row)
+    run.decide("measured", preset=choice.preset)
+    decide_shape(run)
+    step_rows = run.config.training.global_batch_size or 1
+    if budget.operations is None:
+        steps = seconds * distributed.world_size() / (choice.seconds_per_row * step_rows)
+    else:
+        places = step_rows * training.sequence_length
+        predictions = round(training.mlm_probability * places)
+        work = step_operations(
+            sized(choice.preset), tokens=places, row_length=training.sequence_length, predictions=predictions
+        )
+        steps = budget.operations / work
+    run.decide("measured", steps=max(1, int(steps)))
+
+
+def decide_shape(run: Run) -> None:
+    """Fill in the model's shape, the learning rate and the rows of a step from the preset."""
+    preset, model, training = PRESETS[run.config.model.preset], run.config.model, run.config.training
+    hidden_size = model.hidden_size or preset.hidden_size
+    shape = {
+        "num_hidden_layers": preset.num_hidden_layers,
+        "hidden_size": hidden_size,
+        "num_attention_heads": max(1, hidden_size // 64),
+        "intermediate_size": 4 * hidden_size,
+    }
+    run.decide("preset", **{name: value for name, value in shape.items() if getattr(model, name) is None})
+    if training.learning_rate is None:
+        rate = preset.muon_rate if training.optimizer == "muon" else preset.adamw_rate
+        run.decide("preset", learning_rate=rate)
+    if training.global_batch_size is None:
+        run.decide("preset", global_batch_size=preset.global_batch_size)
+
+
+def decide_length(run: Run, rows: TrainingRows) -> None:
+    """Fill in the number of steps, the warm-up and how often the held-out loss is measured."""
+    training = run.config.training
+    if training.steps is None:
+        epochs = training.epochs or min(MAX_EPOCHS, max(1.0, round(TOKEN_GOAL / rows.source.num_tokens)))
+        steps = max(1, ceil(epochs * rows.rows_per_epoch / (training.global_batch_size or 1)))
+        run.decide("default", steps=steps)
+    steps = run.config.training.steps or 1
+    if training.warmup_steps is not None and training.warmup_steps > steps:
+        raise UserError(
+            f"warmup_steps is {training.warmup_steps:,} and the run has {steps:,} steps: the learning rate would never "
+            "reach its peak; give fewer, or leave it out"
+        )
+    if training.warmup_steps is None:
+        run.decide("default", warmup_steps=round(WARMUP_SHARE * steps))
+    if training.validation_every is None:
+        run.decide("default", validation_every=max(1, ceil(steps / 10)))
+
+
+def model_config(run: Run, tokenizer: Tokenizer) -> BertConfig:
+    """The model as it is pretrained."""
+    model = run.config.model
+    shape = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+    return BertConfig(
+        vocab_size=tokenizer.vocab_size,
+        pad_token_id=tokenizer.pad_token_id,
+        max_position_embeddings=run.config.training.sequence_length,
+        hidden_dropout_prob=model.hidden_dropout_prob,
+        attention_probs_dropout_prob=model.attention_probs_dropout_prob,
+        **{name: getattr(model, name) for name in shape},
+    )
+
+
+def rows_of(run: Run, split: Literal["train", "validation"], sequence_length: int) -> TrainingRows:
+    """The rows this run learns from, or those it is measured on, whose masks are the same for every run."""
+    training = run.config.training
+    assert training.objective != "auto"
+    held_out = split == "validation"
+    return open_rows(
+        run.folder,
+        split,
+        sequence_length=sequence_length,
+        objective=training.objective,
+        mlm_probability=VALIDATION_MLM_PROBABILITY if held_out else training.mlm_probability,
+        end_probability=None if held_out else training.end_probability,
+        mask_units="token" if held_out else training.mask_units,
+        mask_covering=training.mask_covering and not held_out,
+        short_sequence_probability=training.short_sequence_probability,
+        seed=VALIDATION_SEED if held_out else training.seed,
+    )

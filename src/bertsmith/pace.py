@@ -1,0 +1,68 @@
+"""Whether a run with a budget of time is on time, and what it does about it."""
+
+import time
+
+from bertsmith import distributed
+from bertsmith.budget import Revisions
+from bertsmith.plan import Plan
+
+SMALL = 0.02
+"""A change of the number of steps by less than this is not made."""
+
+LAST_ROWS = 4096
+FORWARD_SHARE = 0.5
+"""Held-out rows of the last measurement, and their time against that of rows that are trained on."""
+
+
+class Pace:
+    """Looks at the clock until the learning rate begins to fall. Without a budget of time it does nothing."""
+
+    def __init__(self, plan: Plan, first_step: int) -> None:
+        """Begin, or go on, at `first_step`, with as many steps as the run had in mind there."""
+        self._plan = plan
+        self._revisions: Revisions | None = None
+        if plan.clock.limits_time:
+            self._revisions = Revisions(plan.run.folder, plan.steps)
+            if first_step == 0 and self._revisions.recorded(0) == plan.steps:
+                self._revisions.record(0, plan.steps, write=distributed.is_main())
+            plan.take_steps(self._revisions.steps_at(first_step))
+            self._save()
+        self._first_step = first_step
+        self._began: float | None = None  # after the first step, which may compile
+
+    def look(self, step: int) -> bool:
+        """Revise the number of steps before `step` if it is time for that; True if it changed."""
+        if self._began is None and step > self._first_step:
+            self._began = time.monotonic()
+            self._first_step = step
+        revisions, before = self._revisions, self._plan.steps
+        if revisions is None or not revisions.is_due(step) or self._has_begun_to_fall(step):
+            return False
+        steps = revisions.recorded(step)
+        if steps is None:
+            steps = self._estimate(step)
+            revisions.record(step, steps, write=distributed.is_main())
+        self._plan.take_steps(steps)
+        self._save()
+        return steps != before
+
+    def _has_begun_to_fall(self, step: int) -> bool:
+        training = self._plan.run.config.training
+        share = training.decay_share if training.schedule == "trapezoid" else 1.0
+        return step > (1 - share) * self._plan.steps
+
+    def _estimate(self, step: int) -> int:
+        """Steps that fit into the time, at the speed of this process so far."""
+        steps, done = self._plan.steps, step - self._first_step
+        if self._began is None or done == 0:
+            return steps
+        each = (time.monotonic() - self._began) / done
+        rows = min(LAST_ROWS, self._plan.held_out.rows_per_epoch)
+        last = rows / self._plan.stage_of(step).rows * FORWARD_SHARE * each
+        fitting = step + max(1, int((self._plan.clock.left() - last) / each))
+        fitting = int(distributed.from_main(fitting))
+        return steps if abs(fitting - steps) < SMALL * steps else fitting
+
+    def _save(self) -> None:
+        if distributed.is_main():
+            self._plan.run.save()

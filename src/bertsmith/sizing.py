@@ -1,0 +1,50 @@
+"""Which size of model a budget buys.
+
+The rule comes from runs that were measured (docs/log.md, "Sizes and tokens"):
+with fewer tokens than the rule asks for, a larger model ends worse than the next
+smaller one that is given the same time.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from bertsmith.presets import PRESETS
+
+TOKENS_PER_PARAMETER = 1.0
+"""Tokens that a size must see for each weight of its blocks before it is chosen."""
+
+
+class Choice(NamedTuple):
+    """A size, and its speed."""
+
+    preset: str
+    seconds_per_row: float
+
+
+def block_weights(preset: str) -> int:
+    """Weights of the matrices of the blocks."""
+    shape = PRESETS[preset]
+    return 12 * shape.num_hidden_layers * shape.hidden_size**2
+
+
+def choose_size(
+    sizes: Sequence[str], seconds: float, row_length: int, seconds_per_row: Callable[[str], float]
+) -> Choice:
+    """The largest size that sees enough tokens; the smallest if none does.
+
+    Args:
+        sizes: Names of presets, smallest first.
+        seconds: For the steps.
+        row_length: Places in a row.
+        seconds_per_row: Measures a size. A size that is surely too large is not measured.
+    """
+    chosen = Choice(sizes[0], seconds_per_row(sizes[0]))
+    for preset in sizes[1:]:
+        needed = TOKENS_PER_PARAMETER * block_weights(preset)
+        if seconds / chosen.seconds_per_row * row_length < needed:  # it cannot be faster than the smaller one
+            break
+        each = seconds_per_row(preset)
+        if seconds / each * row_length < needed:
+            break
+        chosen = Choice(preset, each)
+    return chosen

@@ -1,0 +1,131 @@
+"""A run with a budget: sizes, steps, revisions, and going on."""
+
+import json
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bertsmith.budget import Budget, Clock, Revisions, parse_budget
+from bertsmith.errors import UserError
+from bertsmith.interrupt import Interrupted
+from bertsmith.run_folder import read_run
+from bertsmith.sizing import TOKENS_PER_PARAMETER, block_weights, choose_size
+
+from runs import TINY, Listener
+from runs import train as train_run
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("20m", Budget(1200.0, None)),
+        ("1.5h", Budget(5400.0, None)),
+        ("90 s", Budget(90.0, None)),
+        ("2D", Budget(172800.0, None)),
+        ("1e17flop", Budget(None, 1e17)),
+    ],
+)
+def test_budgets_are_read(text: str, budget: Budget) -> None:
+    assert parse_budget(text) == budget
+
+
+@pytest.mark.parametrize("text", ["", "20", "0m", "-5m", "20 minutes", "m", "1e17", "nan h", "1e999x"])
+def test_what_is_no_budget_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="give a time such as 20m"):
+        parse_budget(text)
+
+
+def test_the_size_is_the_largest_that_sees_enough_tokens() -> None:
+    speed = {"bert-tiny": 1e-3, "bert-mini": 5e-3, "bert-small": 2e-2, "bert-medium": 4e-2}  # seconds a row
+    asked = []
+
+    def measure(preset: str) -> float:
+        asked.append(preset)
+        return speed[preset]
+
+    enough = TOKENS_PER_PARAMETER * block_weights("bert-mini") / 128 * speed["bert-mini"]
+    assert choose_size(tuple(speed), enough * 1.01, 128, measure).preset == "bert-mini"
+    assert "bert-medium" not in asked
+    assert choose_size(tuple(speed), enough * 0.99, 128, measure).preset == "bert-tiny"
+    assert choose_size(tuple(speed), 1e9, 128, measure).preset == "bert-medium"
+    assert choose_size(tuple(speed), 0.0, 128, measure).preset == "bert-tiny"
+
+
+def test_revisions_are_kept_and_read_by_step(tmp_path: Path) -> None:
+    revisions = Revisions(tmp_path, 100)
+    assert [step for step in range(21) if revisions.is_due(step)] == [5, 10, 15, 20]
+    revisions.record(5, 120, write=True)
+    revisions.record(10, 90, write=True)
+    again = Revisions(tmp_path, 1)
+    assert [again.steps_at(step) for step in (0, 4, 5, 9, 10, 50)] == [100, 100, 120, 120, 90, 90]
+    assert again.recorded(7) is None
+
+
+def train(folder: Path, text: Path, listener: Listener | None = None, **changes: Any) -> Path:
+    given = {name: value for name, value in TINY.items() if name != "steps"}
+    return train_run(folder, text, listener, **{**given, "steps": None, "budget": "1h", **changes})
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that are left, which a test sets."""
+    left = [0.0]
+    monkeypatch.setattr(Clock, "left", lambda _self: left[0])
+    return left
+
+
+def test_a_budget_gives_size_schedule_and_steps(text: Path, tmp_path: Path, clock: list[float]) -> None:
+    clock[0] = 1.0
+    train(tmp_path / "run", text)
+    training = read_run(tmp_path / "run").config.training
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert training.schedule == "trapezoid"
+    assert training.steps == len(lines)
+    falling = ceil(training.decay_share * training.steps)
+    assert json.loads(lines[-1])["learning_rate"] == pytest.approx((training.learning_rate or 0) / falling)
+
+
+def test_a_run_that_goes_on_repeats_its_revisions(
+    text: Path, tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first command has decided stays, and is not asked for again."""
+    asked: list[int] = []
+
+    def estimate(_pace: object, step: int) -> int:
+        asked.append(step)
+        return 60 + 7 * step % 20
+
+    monkeypatch.setattr("bertsmith.plan.Plan.fit_into", lambda plan, _seconds: plan.take_steps(60))
+    monkeypatch.setattr("bertsmith.pace.Pace._estimate", estimate)
+    clock[0] = 1.0
+    settings = {"warmup_steps": 2, "validation_every": 50, "mlm_probability": 0.3, "end_probability": 0.15}
+    train(tmp_path / "straight", text, **settings)
+    history = json.loads((tmp_path / "straight" / "revisions.json").read_text())
+    assert history[:3] == [[0, 60], [3, 61], [6, 62]]
+    assert asked[-1] > 30
+
+    asked.clear()
+    with pytest.raises(Interrupted):
+        train(tmp_path / "stopped", text, Listener(stop_after=8), **settings)
+    for checkpoint in (tmp_path / "stopped" / "checkpoints").iterdir():
+        checkpoint.rename(tmp_path / "lost")  # as if killed before it was written
+    train(tmp_path / "stopped", text, **settings)
+    assert asked == sorted(set(asked))
+    assert json.loads((tmp_path / "stopped" / "revisions.json").read_text()) == history
+    one, other = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("straight", "stopped"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_budget_of_work_is_counted(text: Path, tmp_path: Path) -> None:
+    train(tmp_path / "run", text, budget="3e9flop")
+    assert (read_run(tmp_path / "run").config.training.steps or 0) > 1
+    assert not (tmp_path / "run" / "revisions.json").exists()
+
+
+def test_budget_and_steps_exclude_each_other(text: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="steps is 3 and budget is 1h; give one of them"):
+        train(tmp_path / "run", text, steps=3)
