@@ -16,7 +16,7 @@ from bertsmith.errors import UserError
 from bertsmith.examples import TrainingRows
 from bertsmith.interrupt import Interrupted, leave_signals_to_the_run, listening
 from bertsmith.metrics import MetricsLog
-from bertsmith.model import BertPretrainingModel
+from bertsmith.model import AnyPretrainingModel
 from bertsmith.objective import sum_losses
 from bertsmith.optim import AnyOptimizer, learning_rate_at, set_learning_rate
 from bertsmith.plan import Division, Plan, divide
@@ -31,7 +31,7 @@ QUICK_VALIDATION_ROWS = 512
 
 def train(
     plan: Plan,
-    model: BertPretrainingModel,
+    model: AnyPretrainingModel,
     losses: SumLosses,
     optimizer: AnyOptimizer,
     state: dict[str, Any],

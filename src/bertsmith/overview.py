@@ -4,13 +4,13 @@ from math import log
 
 from bertsmith.batch import collate
 from bertsmith.measure import seconds_per_micro_batch
-from bertsmith.model import BertPretrainingModel
+from bertsmith.model import AnyPretrainingModel
 from bertsmith.plan import Plan, divide, rows_per_step
 from bertsmith.reporter import Reporter
 from bertsmith.step import SumLosses
 
 
-def seconds_left(plan: Plan, model: BertPretrainingModel, losses: SumLosses, *, first_step: int) -> float:
+def seconds_left(plan: Plan, model: AnyPretrainingModel, losses: SumLosses, *, first_step: int) -> float:
     """Estimate the time of the remaining steps from one micro-batch, measured for half a second."""
     training, division = plan.run.config.training, divide(plan.run)
     batch = collate(plan.rows.__getitems__(list(range(division.micro_batch_size)))).to(plan.device)

@@ -22,7 +22,7 @@ from bertsmith.measure import (
     require_memory,
     worth_compiling,
 )
-from bertsmith.model import BertConfig, BertPretrainingModel
+from bertsmith.model import AnyConfig, AnyPretrainingModel, has_dropout, new_config, new_model
 from bertsmith.presets import PRESETS
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
@@ -35,6 +35,8 @@ MAX_EPOCHS = 20.0
 """Default length of a run: enough epochs for TOKEN_GOAL tokens, at least 1, at most MAX_EPOCHS."""
 
 WARMUP_SHARE = 0.06
+
+SPECIAL_IDS = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
 
 VALIDATION_SEED = 0
 VALIDATION_MLM_PROBABILITY = 0.15
@@ -53,14 +55,14 @@ class Plan:
     device: torch.device
 
     @property
-    def config(self) -> BertConfig:
+    def config(self) -> AnyConfig:
         """The model as it is pretrained."""
         return model_config(self.run, self.tokenizer)
 
     @property
     def has_dropout(self) -> bool:
         """Whether a forward pass draws random numbers."""
-        return self.config.hidden_dropout_prob > 0 or self.config.attention_probs_dropout_prob > 0
+        return has_dropout(self.config)
 
     @property
     def places_per_step(self) -> int:
@@ -70,15 +72,13 @@ class Plan:
     def parameters(self) -> int:
         """Numbers in the model, counted without making them."""
         with torch.device("meta"):
-            model = BertPretrainingModel(self.config, next_sentence=self.run.config.training.objective == "mlm+nsp")
+            model = model_of(self.run, self.tokenizer)
         return sum(parameter.numel() for parameter in model.parameters())
 
-    def new_model(self) -> BertPretrainingModel:
+    def new_model(self) -> AnyPretrainingModel:
         """The model with its first weights, the same at each call."""
-        training = self.run.config.training
-        torch.manual_seed(keyed_seed(training.seed, Stream.INITIAL))
-        model = BertPretrainingModel(self.config, next_sentence=training.objective == "mlm+nsp")
-        return model.to(self.device)
+        torch.manual_seed(keyed_seed(self.run.config.training.seed, Stream.INITIAL))
+        return model_of(self.run, self.tokenizer).to(self.device)
 
     def watch(self, reporter: Reporter) -> Watch:
         """Who looks at the losses of this run."""
@@ -111,8 +111,12 @@ def make_plan(run: Run, device: torch.device, reporter: Reporter) -> Plan:
 
 
 def decide_objective(run: Run, manifest: dict[str, Any]) -> None:
-    """Next sentences are worth predicting where most of the text has them."""
-    if run.config.training.objective == "auto":
+    """Next sentences are worth predicting where most of the text has them, and the model has a head for them."""
+    if run.config.training.objective != "auto":
+        return
+    if not PRESETS[run.config.model.preset].has_next_sentence_head:
+        run.decide("preset", objective="mlm")
+    else:
         enough = manifest["multi_sentence_fraction"] >= 0.5
         run.decide("measured", objective="mlm+nsp" if enough else "mlm")
 
@@ -120,13 +124,7 @@ def decide_objective(run: Run, manifest: dict[str, Any]) -> None:
 def decide_shape(run: Run) -> None:
     """Fill in the model's shape, the learning rate and the rows of a step from the preset."""
     preset, model, training = PRESETS[run.config.model.preset], run.config.model, run.config.training
-    hidden_size = model.hidden_size or preset.hidden_size
-    shape = {
-        "num_hidden_layers": preset.num_hidden_layers,
-        "hidden_size": hidden_size,
-        "num_attention_heads": max(1, hidden_size // 64),
-        "intermediate_size": 4 * hidden_size,
-    }
+    shape = preset.shape(model.hidden_size)
     run.decide("preset", **{name: value for name, value in shape.items() if getattr(model, name) is None})
     if training.learning_rate is None:
         rate = preset.muon_rate if training.optimizer == "muon" else preset.adamw_rate
@@ -154,18 +152,23 @@ def decide_length(run: Run, rows: TrainingRows) -> None:
         run.decide("default", validation_every=max(1, ceil(steps / 10)))
 
 
-def model_config(run: Run, tokenizer: Tokenizer) -> BertConfig:
+def model_config(run: Run, tokenizer: Tokenizer) -> AnyConfig:
     """The model as it is pretrained."""
     model = run.config.model
-    shape = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
-    return BertConfig(
-        vocab_size=tokenizer.vocab_size,
-        pad_token_id=tokenizer.pad_token_id,
+    return new_config(
+        PRESETS[model.preset].model_type,
+        special_ids={name: getattr(tokenizer, name) for name in SPECIAL_IDS},
         max_position_embeddings=run.config.training.sequence_length,
         hidden_dropout_prob=model.hidden_dropout_prob,
         attention_probs_dropout_prob=model.attention_probs_dropout_prob,
-        **{name: getattr(model, name) for name in shape},
+        vocab_size=tokenizer.vocab_size,
+        **{name: getattr(model, name) for name in PRESETS[model.preset].shape()},
     )
+
+
+def model_of(run: Run, tokenizer: Tokenizer) -> AnyPretrainingModel:
+    """The model that a run pretrains, with new weights."""
+    return new_model(model_config(run, tokenizer), next_sentence=run.config.training.objective == "mlm+nsp")
 
 
 def rows_of(run: Run, split: Literal["train", "validation"]) -> TrainingRows:

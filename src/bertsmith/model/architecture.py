@@ -19,7 +19,7 @@ AnyPretrainingModel = BertPretrainingModel | ModernBertPretrainingModel
 
 SHORT = 1024
 """Tokens up to which the global layers of ModernBERT turn positions as the local ones do: so it was pretrained, before
-longer sequences came (arXiv:2412.13663, section 2.2.2)."""
+longer sequences came (arXiv:2412.13663, "Context Length Extension")."""
 
 
 class Architecture(NamedTuple):
