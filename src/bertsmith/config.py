@@ -173,8 +173,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         _require(
             self.training.objective in {"auto", "mlm"} or PRESETS[self.model.preset].has_next_sentence_head,
-            f"objective is '{self.training.objective}', but preset '{self.model.preset}' has no head for next "
-            "sentences; give --objective mlm, or a bert-* preset",
+            f"objective is '{self.training.objective}', but preset '{self.model.preset}' has no head for "
+            "pairs of sentences; give --objective mlm, or a bert-* preset",
         )
 
 

@@ -168,7 +168,7 @@ def model_config(run: Run, tokenizer: Tokenizer) -> AnyConfig:
 
 def model_of(run: Run, tokenizer: Tokenizer) -> AnyPretrainingModel:
     """The model that a run pretrains, with new weights."""
-    return new_model(model_config(run, tokenizer), next_sentence=run.config.training.objective == "mlm+nsp")
+    return new_model(model_config(run, tokenizer), next_sentence=run.config.training.objective != "mlm")
 
 
 def rows_of(run: Run, split: Literal["train", "validation"]) -> TrainingRows:
