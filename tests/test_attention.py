@@ -6,9 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from bertsmith.model.attention import Packed, attend, pad, place_in_sequence, prepare, unpad
+from bertsmith.model.attention import attend, prepare
+from bertsmith.model.packed import Packed, pad, place_in_sequence, unpad
 
 HEADS, HEAD_DIM = 3, 8
+
+WINDOWS = [None, 0, 2, 64, 1000]
+"""Shorter than most sequences below, longer than some, and longer than all."""
 
 LAYOUTS = {
     "rows of several sequences": ([5, 3, 8, 1, 1, 6, 4, 4], 8),
@@ -17,13 +21,14 @@ LAYOUTS = {
     "sequences anywhere": ([5, 1, 11, 7, 3], None),
     "empty sequences anywhere": ([0, 5, 0, 11, 0, 0], None),
     "one long row": ([300, 100], 400),
+    "long rows of one sequence": ([260, 260], 260),
     "long sequences anywhere": ([300, 1, 0, 70], None),
 }
 
 
-def packed_of(lengths: list[int], row_length: int | None) -> Packed:
+def packed_of(lengths: list[int], row_length: int | None, window: int | None = None) -> Packed:
     cu_seqlens = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-    return Packed(cu_seqlens, max(lengths), row_length)
+    return Packed(cu_seqlens, max(lengths), row_length, window)
 
 
 def qkv_of(tokens: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -31,20 +36,21 @@ def qkv_of(tokens: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(tokens, 3, HEADS, HEAD_DIM, generator=generator).to(dtype).requires_grad_()
 
 
-def loop(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
-    """The definition: softmax(q k^T / sqrt(K)) v for one sequence and head after the other."""
-    rows = []
-    for part in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True):
-        queries, keys, values = (x.transpose(0, 1) for x in part)  # [H, n, K]
-        scores = queries @ keys.transpose(1, 2) / HEAD_DIM**0.5
-        rows.append((scores.softmax(-1) @ values).transpose(0, 1))
-    return torch.cat(rows)
+def loop(qkv: Tensor, lengths: list[int], window: int | None) -> Tensor:
+    """The definition: softmax(q k^T / sqrt(K)) v, one sequence and token after the other, over the keys in reach."""
+    outputs = []
+    for q, k, v in (part.unbind(1) for part in qkv.split(lengths)):
+        for place in range(len(q)):
+            near = slice(None) if window is None else slice(max(0, place - window), place + window + 1)
+            scores = torch.einsum("hk,nhk->hn", q[place], k[near]) / HEAD_DIM**0.5
+            outputs.append(torch.einsum("hn,nhk->hk", scores.softmax(-1), v[near]))
+    return torch.stack(outputs)
 
 
-def assert_equals_loop(qkv: Tensor, out: Tensor, lengths: list[int], tolerance: float) -> None:
+def assert_equals_loop(qkv: Tensor, out: Tensor, lengths: list[int], window: int | None, tolerance: float) -> None:
     """Compare values, and the gradient of a random projection."""
     exact_input = qkv.detach().double().cpu().requires_grad_()
-    exact = loop(*exact_input.unbind(1), lengths)
+    exact = loop(exact_input, lengths, window)
     direction = torch.randn(exact.shape, generator=torch.Generator().manual_seed(1))
     out.backward(direction.to(out))
     exact.backward(direction.to(out.dtype).double())
@@ -54,39 +60,46 @@ def assert_equals_loop(qkv: Tensor, out: Tensor, lengths: list[int], tolerance: 
     torch.testing.assert_close(qkv.grad.double().cpu(), exact_input.grad, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
     [(torch.float64, 1e-12), (torch.float32, 5e-6), (torch.bfloat16, 0.1), (torch.float16, 0.02)],
 )
-def test_attend_equals_a_loop_over_sequences(name: str, dtype: torch.dtype, tolerance: float) -> None:
+def test_attend_equals_a_loop_over_tokens(name: str, window: int | None, dtype: torch.dtype, tolerance: float) -> None:
     lengths, row_length = LAYOUTS[name]
     qkv = qkv_of(sum(lengths), dtype)
-    out = attend(*qkv.unbind(1), packed_of(lengths, row_length))
+    out = attend(*qkv.unbind(1), packed_of(lengths, row_length, window))
     assert out.dtype == dtype
-    assert_equals_loop(qkv, out, lengths, tolerance)
+    assert_equals_loop(qkv, out, lengths, window, tolerance)
 
 
+@pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_preparing_once_for_all_layers_changes_nothing(name: str) -> None:
+def test_preparing_once_for_all_layers_changes_nothing(name: str, window: int | None) -> None:
     lengths, row_length = LAYOUTS[name]
-    qkv, packed = qkv_of(sum(lengths)), packed_of(lengths, row_length)
-    prepared = prepare(packed, qkv.flatten(1), num_heads=3 * HEADS, dropout_p=0.0)
+    qkv, packed = qkv_of(sum(lengths)), packed_of(lengths, row_length, window)
+    prepared = prepare(
+        packed_of(lengths, row_length), qkv.flatten(1), num_heads=3 * HEADS, dropout_p=0.0, window=window
+    )
     assert prepared.layout is not None
     assert torch.equal(attend(*qkv.unbind(1), prepared), attend(*qkv.unbind(1), packed))
 
 
-def test_one_sequence_a_row_needs_no_mask() -> None:
-    packed = prepare(packed_of([8, 8, 8, 8], 8), torch.zeros(32, 8), num_heads=1, dropout_p=0.0)
+@pytest.mark.parametrize("window", [None, 7, 64])
+def test_one_sequence_a_row_that_sees_all_of_it_needs_no_mask(window: int | None) -> None:
+    packed = prepare(packed_of([8, 8, 8, 8], 8), torch.zeros(32, 8), num_heads=1, dropout_p=0.0, window=window)
     assert packed.layout is not None
     assert packed.layout.mask is None
 
 
+@pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_every_query_sees_some_key(name: str) -> None:
+def test_every_query_sees_some_key(name: str, window: int | None) -> None:
     """Those of padding and of empty sequences too: a softmax over nothing would be NaN."""
     lengths, row_length = LAYOUTS[name]
-    packed = prepare(packed_of(lengths, row_length), torch.zeros(sum(lengths), 8), num_heads=1, dropout_p=0.0)
+    hidden = torch.zeros(sum(lengths), 8)
+    packed = prepare(packed_of(lengths, row_length), hidden, num_heads=1, dropout_p=0.0, window=window)
     assert packed.layout is not None
     assert packed.layout.mask is None or (packed.layout.mask.amax(-1) == 0).all()
 
@@ -155,13 +168,14 @@ def test_places_are_counted_from_zero_in_each_sequence() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1), (torch.float16, 0.02)])
-def test_attend_on_cuda_equals_the_loop(name: str, dtype: torch.dtype, tolerance: float) -> None:
+def test_attend_on_cuda_equals_the_loop(name: str, window: int | None, dtype: torch.dtype, tolerance: float) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     lengths, row_length = LAYOUTS[name]
     qkv = qkv_of(sum(lengths), dtype).detach().cuda().requires_grad_()
     packed = packed_of(lengths, row_length)
-    packed = Packed(packed.cu_seqlens.cuda(), packed.max_seqlen, row_length)
-    assert_equals_loop(qkv, attend(*qkv.unbind(1), packed), lengths, tolerance)
+    packed = Packed(packed.cu_seqlens.cuda(), packed.max_seqlen, row_length, window)
+    assert_equals_loop(qkv, attend(*qkv.unbind(1), packed), lengths, window, tolerance)

@@ -33,9 +33,10 @@ def test_a_made_up_batch_is_a_batch() -> None:
     assert batch.cu_seqlens.tolist() == [0, 20, 40, 60]
 
 
-def test_the_numbers_agree_with_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("preset", ["bert-tiny", "modern-tiny"])
+def test_the_numbers_agree_with_each_other(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "CPU_SHAPES", ((64, 64, 64),))
-    given = {"preset": "bert-tiny", "global_batch_size": 2, "sequence_length": 16, "precision": "float32"}
+    given = {"preset": preset, "global_batch_size": 2, "sequence_length": 16, "precision": "float32"}
     facts = run_bench({**given, "compile": "no", "threads": 1, "device": "cpu", "hidden_dropout_prob": 0.1})
     eager = facts["ways"]["eager"]
     assert set(facts["ways"]) == {"eager"}

@@ -41,6 +41,7 @@ def complaint(*arguments: str, cwd: Path | None = None) -> str:
         (["pretrain", "--steps", "many"], "--steps"),
         (["pretrain", "--steps", "0"], "steps is 0"),
         (["pretrain", "--preset", "bert-bse"], "did you mean 'bert-base'"),
+        (["pretrain", "--preset", "modern-tiny", "--objective", "mlm+nsp"], "give --objective mlm, or a bert-* preset"),
         (["pretrain", "--document", "lines"], "--document"),
         (["pretrain", "--config", "no.toml"], "no.toml"),
         (["pretrain", "--device", "cuda", "nothing.txt"], "cuda"),

@@ -21,6 +21,10 @@ from bertsmith.run_folder import make_folder, new_folder, open_run, read_run, to
         ({"data": {"text": "a.txt"}}, "give a list of strings"),
         ({"model": {"preset": "bert-min"}}, "did you mean 'bert-mini'"),
         ({"model": {"hidden_dropout_prob": 1.0}}, "give a probability in"),
+        (
+            {"model": {"preset": "modern-tiny"}, "training": {"objective": "mlm+nsp"}},
+            "objective is 'mlm+nsp', but preset 'modern-tiny' has no head for pairs of sentences; give --objective mlm",
+        ),
         ({"training": {"mlm_probability": 0}}, "mlm_probability is 0.0"),
         ({"training": {"sequence_length": 8}}, "sequence_length is 8"),
     ],
@@ -88,6 +92,14 @@ def test_a_mistake_before_the_first_checkpoint_can_be_put_right(tmp_path: Path) 
     again = open_run(tmp_path, {"text": ("there.txt",)}, {"text": "flag"})
     assert again.config.data.text == ("there.txt",)
     assert again.config.training.precision == "auto"
+
+
+def test_settings_that_go_together_are_changed_together() -> None:
+    """From one allowed pair to another, of which neither half fits the other's."""
+    config = run_config({"model": {"preset": "bert-tiny"}, "training": {"objective": "mlm+nsp"}})
+    assert changed(config, preset="modern-tiny", objective="mlm").model.preset == "modern-tiny"
+    back = changed(changed(config, preset="modern-tiny", objective="mlm"), objective="mlm+nsp", preset="bert-tiny")
+    assert back == config
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -52,6 +52,11 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return finish(tmp_path_factory.mktemp("words"), objective="mlm", tokenizer="bpe", vocab_size=400)
 
 
+@pytest.fixture(scope="module")
+def modern(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return finish(tmp_path_factory.mktemp("modern"), preset="modern-tiny", hidden_dropout_prob=0.1)
+
+
 def card_of(run: Finished) -> str:
     return (run.folder / "model" / "README.md").read_text(encoding="utf-8")
 
@@ -80,8 +85,23 @@ def test_the_export_has_the_dropout_of_fine_tuning(pairs: Finished) -> None:
     assert "hidden_dropout_prob = 0.0" in (pairs.folder / "config.toml").read_text(encoding="utf-8")
 
 
-def test_the_architecture_says_what_was_trained(pairs: Finished, words: Finished) -> None:
-    for run, architecture in ((pairs, "BertForPreTraining"), (words, "BertForMaskedLM")):
+def test_modernbert_is_exported_without_dropout_and_without_segments(modern: Finished) -> None:
+    folder = modern.folder / "model"
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert {config[f"{name}_dropout"] for name in ("embedding", "attention", "mlp")} == {0.0}
+    tokenizer, vocabulary = load_tokenizer(folder), json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    ids = {token["content"]: token["id"] for token in vocabulary["added_tokens"]}
+    assert (config["cls_token_id"], config["bos_token_id"]) == (ids["[CLS]"],) * 2
+    assert (config["sep_token_id"], config["eos_token_id"]) == (ids["[SEP]"],) * 2
+    assert (config["pad_token_id"], config["mask_token_id"]) == (tokenizer.pad_token_id, tokenizer.mask_token_id)
+    names = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["model_input_names"]
+    assert names == ["input_ids", "attention_mask"]
+    assert 'objective = "mlm"' in (modern.folder / "config.toml").read_text(encoding="utf-8")
+
+
+def test_the_architecture_says_what_was_trained(pairs: Finished, words: Finished, modern: Finished) -> None:
+    named = ((pairs, "BertForPreTraining"), (words, "BertForMaskedLM"), (modern, "ModernBertForMaskedLM"))
+    for run, architecture in named:
         config = json.loads((run.folder / "model" / "config.json").read_text(encoding="utf-8"))
         assert config["architectures"] == [architecture]
         assert config["max_position_embeddings"] == TINY["sequence_length"]
@@ -89,7 +109,7 @@ def test_the_architecture_says_what_was_trained(pairs: Finished, words: Finished
         assert tokenizer["model_max_length"] == TINY["sequence_length"]
 
 
-@pytest.mark.parametrize("kind", ["pairs", "words"])
+@pytest.mark.parametrize("kind", ["pairs", "words", "modern"])
 def test_transformers_loads_the_folder_and_fills_alike(
     kind: str, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -122,7 +142,7 @@ def test_the_summary_tells_the_measured_numbers(pairs: Finished, words: Finished
     assert "next sentences" not in "\n".join(words.lines)
 
 
-@pytest.mark.parametrize("kind", ["pairs", "words"])
+@pytest.mark.parametrize("kind", ["pairs", "words", "modern"])
 def test_the_summary_fills_masks_in_held_out_sentences(kind: str, request: pytest.FixtureRequest) -> None:
     run: Finished = request.getfixturevalue(kind)
     shown = [line for line in run.lines if "[MASK]" in line]
@@ -156,6 +176,14 @@ def test_the_card_of_masked_words_alone_advises_mean_pooling(pairs: Finished, wo
     assert "next-sentence" not in card_of(words)
     assert "no trained pooler" not in card_of(pairs)
     assert "AutoModelForPreTraining.from_pretrained" in card_of(pairs)
+
+
+def test_the_card_names_the_architecture(words: Finished, modern: Finished) -> None:
+    for run, tag, title in ((words, "bert", "BERT"), (modern, "modernbert", "ModernBERT")):
+        assert f"tags:\n- {tag}\n" in card_of(run)
+        assert f"# {title}, 2 layers x 32, pretrained from scratch" in card_of(run)
+    assert "the one that `AutoModel` adds is random" in card_of(words)
+    assert "random." not in card_of(modern)
 
 
 def test_the_card_states_its_arguments() -> None:

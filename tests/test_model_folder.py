@@ -319,7 +319,7 @@ def test_a_broken_config_is_refused(text: str, message: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "roberta"}, "is 'roberta'; only 'bert' can be read"),
+        ({"model_type": "roberta"}, "is 'roberta'; only 'bert' and 'modernbert' can be read"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type in"),
         ({"is_decoder": True}, "is_decoder in"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings in"),

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bertsmith.model import BertModel, BertPretrainingModel
+from bertsmith.model.bert_folder import BERT
 from bertsmith.model.folder import hf_names
 from bertsmith.rows import IGNORE_INDEX
 
@@ -115,7 +116,7 @@ def test_pretraining_equals_transformers(
     expected.loss.backward()
     gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
     for name, parameter in ours.named_parameters():
-        names = hf_names(name)
+        names = hf_names(name, BERT)
         for hf_name, mine in zip(names, parameter.grad.chunk(len(names)), strict=True):
             torch.testing.assert_close(
                 mine, gradients.pop(hf_name), **close, msg=lambda text, n=hf_name: f"{n}: {text}"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from bertsmith.model import BertConfig, BertPretrainingModel
+from bertsmith.model import BertConfig, BertPretrainingModel, ModernBertConfig, ModernBertPretrainingModel
 from bertsmith.optim import learning_rate_at, make_optimizer, parameter_groups, set_learning_rate
 
 SETTINGS = {"peak": 1.0, "warmup_steps": 10, "max_steps": 100}
@@ -67,6 +67,18 @@ def test_muon_takes_the_matrices_of_the_blocks_alone() -> None:
     assert names[-1] == {f"bert.blocks.{layer}.{kind}.weight" for layer in (0, 1) for kind in kinds}
     assert set().union(*names) == {name for name, _ in model.named_parameters()}
     assert sum(map(len, names)) == len(set().union(*names))
+
+
+def test_muon_takes_the_same_matrices_of_modernbert() -> None:
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    model = ModernBertPretrainingModel(ModernBertConfig(vocab_size=50, pad_token_id=0, **shape))
+    optimizer = make_optimizer(model, weight_decay=0.1, beta2=0.98, kind="muon")
+    groups = [{id(p) for p in group["params"]} for group in optimizer.param_groups]
+    names = [{name for name, p in model.named_parameters() if id(p) in group} for group in groups]
+    kinds = {"attention.qkv", "attention.out", "intermediate", "output"}
+    assert names[-1] == {f"bert.blocks.{layer}.{kind}.weight" for layer in (0, 1) for kind in kinds}
+    assert names[0] == {"bert.embeddings.word_embeddings.weight", "mlm_head.dense.weight"}
+    assert all(name.endswith(("norm.weight", ".bias")) for name in names[1])
 
 
 def test_muons_update_is_nearly_orthogonal_and_as_large_as_adamws() -> None:

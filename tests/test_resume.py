@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from bertsmith.checkpoint import list_checkpoints
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
+from bertsmith.model import ModernBertPretrainingModel
+from bertsmith.predict import fill, load_for_prediction
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import read_run
 from bertsmith.step import StepResult, train_step
@@ -97,6 +99,18 @@ def test_adamw_goes_on_exactly_too(text: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         run(tmp_path / "stopped", text, Listener(stop_after=5), optimizer="adamw")
     run(tmp_path / "stopped", text, optimizer="adamw")
+    same(tmp_path / "straight", tmp_path / "stopped")
+
+
+def test_modernbert_goes_on_exactly_too_and_fills_masks_on_the_way(text: Path, tmp_path: Path) -> None:
+    settings = {"preset": "modern-tiny", "attention_probs_dropout_prob": 0.1}
+    run(tmp_path / "straight", text, **settings)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "stopped", text, Listener(stop_after=5), **settings)
+    model, tokenizer = load_for_prediction(tmp_path / "stopped")
+    assert isinstance(model, ModernBertPretrainingModel)
+    assert len(fill(model, tokenizer, "The [MASK] sees the dog.").masks[0]) == 5
+    run(tmp_path / "stopped", text, **settings)
     same(tmp_path / "straight", tmp_path / "stopped")
 
 

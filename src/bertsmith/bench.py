@@ -21,7 +21,7 @@ from bertsmith.measure import (
     has_compiler,
     set_threads,
 )
-from bertsmith.model import BertConfig, BertPretrainingModel
+from bertsmith.model import AnyConfig, AnyPretrainingModel, has_dropout, new_config, new_model
 from bertsmith.objective import sum_losses
 from bertsmith.optim import make_optimizer, set_learning_rate
 from bertsmith.presets import PRESETS
@@ -65,18 +65,17 @@ def run_bench(given: Mapping[str, Any], prepared: Path | None = None) -> dict[st
     threads = set_threads(given.get("threads"))
     manifest = read_manifest(prepared / "data") if prepared is not None else None
     preset = PRESETS[given.get("preset", "bert-mini")]
-    config = BertConfig(
-        vocab_size=manifest["vocab_size"] if manifest else VOCAB_SIZE,
-        hidden_size=preset.hidden_size,
-        num_hidden_layers=preset.num_hidden_layers,
-        num_attention_heads=max(1, preset.hidden_size // 64),
-        intermediate_size=4 * preset.hidden_size,
+    config = new_config(
+        preset.model_type,
+        special_ids={"pad_token_id": 0},
         max_position_embeddings=given.get("sequence_length", 128),
         hidden_dropout_prob=given.get("hidden_dropout_prob", 0.0),
         attention_probs_dropout_prob=given.get("attention_probs_dropout_prob", 0.0),
+        vocab_size=manifest["vocab_size"] if manifest else VOCAB_SIZE,
+        **preset.shape(),
     )
     batch = made_up_batch(config, given.get("global_batch_size", preset.global_batch_size)).to(device)
-    model = BertPretrainingModel(config).to(device)
+    model = new_model(config, next_sentence=preset.has_next_sentence_head).to(device)
     parameters = sum(p.numel() for p in model.parameters())
     precision = given.get("precision", "auto")
     precision = faster_precision(model, batch) if precision == "auto" else precision
@@ -115,14 +114,13 @@ def run_bench(given: Mapping[str, Any], prepared: Path | None = None) -> dict[st
 class Update:
     """A training step on one batch, again and again."""
 
-    def __init__(self, model: BertPretrainingModel, batch: Batch, *, optimizer: Any, precision: str) -> None:
+    def __init__(self, model: AnyPretrainingModel, batch: Batch, *, optimizer: Any, precision: str) -> None:
         self.model = model
         self.batch = batch
         self.precision = precision
         self.optimizer = make_optimizer(model, weight_decay=0.01, beta2=0.98, kind=optimizer)
         self.compiled: SumLosses | None = None
-        config = model.config
-        self.has_dropout = config.hidden_dropout_prob > 0 or config.attention_probs_dropout_prob > 0
+        self.has_dropout = has_dropout(model.config)
         set_learning_rate(self.optimizer, 1e-4)
 
     def run(self, losses: SumLosses = sum_losses) -> None:
@@ -143,7 +141,7 @@ class Update:
         self.run(self.compiled)
 
 
-def made_up_batch(config: BertConfig, rows: int) -> Batch:
+def made_up_batch(config: AnyConfig, rows: int) -> Batch:
     """Full rows of random ids, one sequence each, 15 % of the places predicted."""
     generator = torch.Generator().manual_seed(0)
     length = config.max_position_embeddings

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bertsmith.config import TrainingConfig
-from bertsmith.model import BertConfig
+from bertsmith.model import AnyConfig, architecture
 from bertsmith.step import Measured
 
 HEADER = """\
@@ -17,7 +17,7 @@ HEADER = """\
 library_name: transformers
 pipeline_tag: fill-mask
 tags:
-- bert
+- {tag}
 - pretrained-from-scratch
 - bertsmith
 ---
@@ -35,7 +35,7 @@ OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon for the matrices of the blocks, Ad
 
 def model_card(
     *,
-    config: BertConfig,
+    config: AnyConfig,
     training: TrainingConfig,
     manifest: Mapping[str, Any],
     measured: Measured,
@@ -58,9 +58,9 @@ def model_card(
         Markdown with a YAML header.
     """
     parts = (
-        HEADER,
+        HEADER.format(tag=config.model_type),
         _what_it_is(config, training, parameters),
-        _how_to_load(training),
+        _how_to_load(config, training),
         _results(measured, nsp_interval, manifest),
         _text(manifest),
         _recipe(config, training, manifest, state),
@@ -69,17 +69,18 @@ def model_card(
     return "\n".join(parts)
 
 
-def _what_it_is(config: BertConfig, training: TrainingConfig, parameters: int) -> str:
+def _what_it_is(config: AnyConfig, training: TrainingConfig, parameters: int) -> str:
     tasks = TASKS[training.objective]
+    kind = architecture(config.model_type)
     return f"""\
-# BERT, {config.num_hidden_layers} layers x {config.hidden_size}, pretrained from scratch
+# {kind.naming.title}, {config.num_hidden_layers} layers x {config.hidden_size}, pretrained from scratch
 
-An encoder with {parameters:,} parameters and the architecture of BERT (arXiv:1810.04805), pretrained with
+An encoder with {parameters:,} parameters and the architecture of {kind.naming.title} ({kind.paper}), pretrained with
 Bertsmith from random weights on the text of its maker: {tasks}.
 """
 
 
-def _how_to_load(training: TrainingConfig) -> str:
+def _how_to_load(config: AnyConfig, training: TrainingConfig) -> str:
     model_class = "AutoModelForPreTraining" if training.objective != "mlm" else "AutoModelForMaskedLM"
     if training.objective != "mlm":
         advice = """\
@@ -88,7 +89,10 @@ usual choice; the pooler was trained by next sentences."""
     else:
         advice = """\
 The fill-mask pipeline loads it too. For sentence vectors use mean pooling: nothing trained a pooler here, so there is
-none, and the one that `AutoModel` adds is random."""
+none"""
+        advice += (
+            ", and the one that `AutoModel` adds is random." if architecture(config.model_type).adds_pooler else "."
+        )
     return f"""\
 ## Use
 
@@ -139,7 +143,7 @@ def _text(manifest: Mapping[str, Any]) -> str:
     return f"## Text\n\n{_table(rows, ('count', 'value'))}"
 
 
-def _recipe(config: BertConfig, training: TrainingConfig, manifest: Mapping[str, Any], state: Mapping[str, Any]) -> str:
+def _recipe(config: AnyConfig, training: TrainingConfig, manifest: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     passes = state["tokens"] / manifest["splits"]["train"]["tokens"]
     rows = [
         ("objective", training.objective),
@@ -159,7 +163,7 @@ def _recipe(config: BertConfig, training: TrainingConfig, manifest: Mapping[str,
         ("precision", training.precision),
         ("seed", f"{training.seed}"),
         ("training time", f"{state['seconds'] / 60:.1f} min"),
-        ("dropout set for fine-tuning", f"{config.hidden_dropout_prob:g}"),
+        ("dropout set for fine-tuning", f"{architecture(config.model_type).fine_tuning_dropout:g}"),
     ]
     return f"## Recipe\n\n{_table(rows, ('setting', 'value'))}"
 
@@ -171,7 +175,7 @@ def _masking(training: TrainingConfig) -> str:
     return share + end + units + (", others in each epoch" if training.mask_covering else "")
 
 
-def _limits(config: BertConfig, training: TrainingConfig) -> str:
+def _limits(config: AnyConfig, training: TrainingConfig) -> str:
     lines = [
         f"- It was trained on sequences of at most {config.max_position_embeddings:,} tokens and reads no longer ones.",
         "- It knows the text it was trained on, and its topics, language and errors; elsewhere it is worse.",

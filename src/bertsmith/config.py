@@ -71,11 +71,11 @@ class DataConfig:
 class ModelConfig:
     """Shape of the model: a preset, and what differs from it."""
 
-    preset: str = _setting("bert-mini", f"Size of the model: {', '.join(PRESETS)}.")
+    preset: str = _setting("bert-mini", f"Architecture and size of the model: {', '.join(PRESETS)}.")
     num_hidden_layers: int | None = _setting(None, "Blocks [preset].")
     hidden_size: int | None = _setting(None, "Width of the model [preset].")
     num_attention_heads: int | None = _setting(None, "Heads per block [hidden size / 64].")
-    intermediate_size: int | None = _setting(None, "Width of the feed-forward layer [4 x hidden size].")
+    intermediate_size: int | None = _setting(None, "Width of the feed-forward layer [preset].")
     hidden_dropout_prob: float = _setting(0.0, "Dropout while pretraining, in [0, 1).")
     attention_probs_dropout_prob: float = _setting(
         0.0, "Attention dropout while pretraining, in [0, 1); above 0 the fused kernels are lost."
@@ -188,6 +188,13 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
+    def __post_init__(self) -> None:
+        _require(
+            self.training.objective in {"auto", "mlm"} or PRESETS[self.model.preset].has_next_sentence_head,
+            f"objective is '{self.training.objective}', but preset '{self.model.preset}' has no head for "
+            "pairs of sentences; give --objective mlm, or a bert-* preset",
+        )
+
 
 TABLES: dict[str, type] = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
 
@@ -259,8 +266,8 @@ def check_exclusive(given: Mapping[str, Any]) -> None:
 
 def changed(config: RunConfig, **values: Any) -> RunConfig:
     """The same settings with some replaced, each named without its table."""
-    for name, value in values.items():
-        table = table_of(name)
-        assert table is not None, name
-        config = dataclasses.replace(config, **{table: dataclasses.replace(getattr(config, table), **{name: value})})
-    return config
+    assert all(table_of(name) for name in values), values
+    tables = {table: changes for table, changes in by_table(values).items() if changes}
+    return dataclasses.replace(
+        config, **{table: dataclasses.replace(getattr(config, table), **changes) for table, changes in tables.items()}
+    )

@@ -16,9 +16,9 @@ from bertsmith.config import changed
 from bertsmith.errors import UserError
 from bertsmith.examples import TrainingRows, open_rows
 from bertsmith.measure import faster_precision, seconds_per_micro_batch
-from bertsmith.model import BertConfig, BertPretrainingModel
+from bertsmith.model import AnyConfig, AnyPretrainingModel, new_config, new_model
 from bertsmith.objective import sum_losses
-from bertsmith.presets import BERT_SIZES, PRESETS
+from bertsmith.presets import PRESETS, sizes_of
 from bertsmith.run_folder import Run
 from bertsmith.sizing import choose_size
 from bertsmith.tokenizer import Tokenizer
@@ -30,6 +30,8 @@ MAX_EPOCHS = 20.0
 
 WARMUP_SHARE = 0.06
 
+SPECIAL_IDS = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
+
 PROBE_ROWS = 16
 """Rows that the speed of a size is measured with."""
 
@@ -39,8 +41,12 @@ VALIDATION_MLM_PROBABILITY = 0.15
 
 
 def decide_objective(run: Run, manifest: dict[str, Any]) -> None:
-    """Next sentences are worth predicting where most of the text has them."""
-    if run.config.training.objective == "auto":
+    """Next sentences are worth predicting where most of the text has them, and the model has a head for them."""
+    if run.config.training.objective != "auto":
+        return
+    if not PRESETS[run.config.model.preset].has_next_sentence_head:
+        run.decide("preset", objective="mlm")
+    else:
         enough = manifest["multi_sentence_fraction"] >= 0.5
         run.decide("measured", objective="mlm+nsp" if enough else "mlm")
 
@@ -53,19 +59,19 @@ def decide_by_budget(run: Run, clock: Clock, rows: TrainingRows, tokenizer: Toke
         run.decide("preset", schedule="trapezoid")
     batch = collate(rows.__getitems__(list(range(PROBE_ROWS)))).to(device)
 
-    def sized(preset: str) -> BertConfig:
+    def sized(preset: str) -> Run:
         probe = replace(run, config=changed(run.config, preset=preset), origin={})
         decide_shape(probe)
-        return model_config(probe, tokenizer)
+        return probe
 
     def seconds_per_row(preset: str) -> float:
-        model = BertPretrainingModel(sized(preset), next_sentence=training.objective != "mlm").to(device)
+        model = model_of(sized(preset), tokenizer).to(device)
         precision = faster_precision(model, batch) if training.precision == "auto" else training.precision
         return distributed.from_main(seconds_per_micro_batch(model, sum_losses, batch, precision) / PROBE_ROWS)
 
     rate = distributed.from_main(matrix_rate(device, "bfloat16", quick=True))
     seconds = distributed.from_main(clock.left()) if budget.operations is None else budget.operations / rate
-    sizes = (run.config.model.preset,) if "preset" in run.origin else BERT_SIZES
+    sizes = (run.config.model.preset,) if "preset" in run.origin else sizes_of("bert")
     choice = choose_size(sizes, seconds, training.sequence_length, seconds_per_row)
     run.decide("measured", preset=choice.preset)
     decide_shape(run)
@@ -76,7 +82,7 @@ def decide_by_budget(run: Run, clock: Clock, rows: TrainingRows, tokenizer: Toke
         places = step_rows * training.sequence_length
         predictions = round(training.mlm_probability * places)
         work = step_operations(
-            sized(choice.preset), tokens=places, row_length=training.sequence_length, predictions=predictions
+            model_config(run, tokenizer), tokens=places, row_length=training.sequence_length, predictions=predictions
         )
         steps = budget.operations / work
     run.decide("measured", steps=max(1, int(steps)))
@@ -85,13 +91,7 @@ def decide_by_budget(run: Run, clock: Clock, rows: TrainingRows, tokenizer: Toke
 def decide_shape(run: Run) -> None:
     """Fill in the model's shape, the learning rate and the rows of a step from the preset."""
     preset, model, training = PRESETS[run.config.model.preset], run.config.model, run.config.training
-    hidden_size = model.hidden_size or preset.hidden_size
-    shape = {
-        "num_hidden_layers": preset.num_hidden_layers,
-        "hidden_size": hidden_size,
-        "num_attention_heads": max(1, hidden_size // 64),
-        "intermediate_size": 4 * hidden_size,
-    }
+    shape = preset.shape(model.hidden_size)
     run.decide("preset", **{name: value for name, value in shape.items() if getattr(model, name) is None})
     if training.learning_rate is None:
         rate = preset.muon_rate if training.optimizer == "muon" else preset.adamw_rate
@@ -119,18 +119,23 @@ def decide_length(run: Run, rows: TrainingRows) -> None:
         run.decide("default", validation_every=max(1, ceil(steps / 10)))
 
 
-def model_config(run: Run, tokenizer: Tokenizer) -> BertConfig:
+def model_config(run: Run, tokenizer: Tokenizer) -> AnyConfig:
     """The model as it is pretrained."""
     model = run.config.model
-    shape = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
-    return BertConfig(
-        vocab_size=tokenizer.vocab_size,
-        pad_token_id=tokenizer.pad_token_id,
+    return new_config(
+        PRESETS[model.preset].model_type,
+        special_ids={name: getattr(tokenizer, name) for name in SPECIAL_IDS},
         max_position_embeddings=run.config.training.sequence_length,
         hidden_dropout_prob=model.hidden_dropout_prob,
         attention_probs_dropout_prob=model.attention_probs_dropout_prob,
-        **{name: getattr(model, name) for name in shape},
+        vocab_size=tokenizer.vocab_size,
+        **{name: getattr(model, name) for name in PRESETS[model.preset].shape()},
     )
+
+
+def model_of(run: Run, tokenizer: Tokenizer) -> AnyPretrainingModel:
+    """The model that a run pretrains, with new weights."""
+    return new_model(model_config(run, tokenizer), next_sentence=run.config.training.objective != "mlm")
 
 
 def rows_of(run: Run, split: Literal["train", "validation"], sequence_length: int) -> TrainingRows:

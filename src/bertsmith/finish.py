@@ -4,7 +4,6 @@ What the model learnt from is the user's: a few held-out sentences with their
 guesses are shown and written nowhere.
 """
 
-import dataclasses
 import shutil
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -20,17 +19,13 @@ from bertsmith import atomic
 from bertsmith.card import model_card
 from bertsmith.errors import UserError
 from bertsmith.examples import TokenSource
-from bertsmith.model import BertPretrainingModel
+from bertsmith.model import AnyPretrainingModel, architecture, new_model, with_dropout
 from bertsmith.plan import Plan
 from bertsmith.predict import Candidate, guess
 from bertsmith.reporter import Reporter
 from bertsmith.shards import Int64Array
 from bertsmith.step import Measured
 from bertsmith.tokenizer import Tokenizer
-
-FINE_TUNING_DROPOUT = 0.1
-"""Written to the exported config.json: what the paper fine-tunes with (arXiv:1810.04805, appendix A.3), and what
-a small labelled set needs, whatever the pretraining used."""
 
 EXAMPLES = 5
 CANDIDATES = 3
@@ -46,7 +41,7 @@ Z_95 = 1.959963984540054
 
 
 def finish_run(
-    model: BertPretrainingModel,
+    model: AnyPretrainingModel,
     plan: Plan,
     measured: Measured,
     state: Mapping[str, Any],
@@ -95,21 +90,18 @@ def finish_run(
     reporter.say(f"the model is in {run.model}")
 
 
-def for_fine_tuning(model: BertPretrainingModel) -> BertPretrainingModel:
+def for_fine_tuning(model: AnyPretrainingModel) -> AnyPretrainingModel:
     """The same model, sharing its weights, with the dropout that fine-tuning should use."""
-    config = dataclasses.replace(
-        model.config,
-        hidden_dropout_prob=FINE_TUNING_DROPOUT,
-        attention_probs_dropout_prob=FINE_TUNING_DROPOUT,
-    )
+    dropout = architecture(model.config.model_type).fine_tuning_dropout
+    config = with_dropout(model.config, hidden=dropout, attention=dropout)
     with torch.device("meta"):  # its own weights are never made
-        exported = BertPretrainingModel(config, next_sentence=model.nsp_head is not None)
+        exported = new_model(config, next_sentence=model.nsp_head is not None)
     exported.load_state_dict(model.state_dict(), assign=True)
     return exported
 
 
 def publish_model(
-    folder: Path, model: BertPretrainingModel, tokenizer: Tokenizer, card: str, reporter: Reporter
+    folder: Path, model: AnyPretrainingModel, tokenizer: Tokenizer, card: str, reporter: Reporter
 ) -> None:
     """Write a Hugging Face folder in one step: a kill leaves the one before, a whole one, or none.
 
@@ -123,7 +115,8 @@ def publish_model(
     shutil.rmtree(staging, ignore_errors=True)
     try:
         model.save_pretrained(staging)
-        tokenizer.save(staging, model_max_length=model.config.max_position_embeddings)
+        names = architecture(model.config.model_type).input_names
+        tokenizer.save(staging, model_max_length=model.config.max_position_embeddings, model_input_names=names)
         if holds_same(folder, staging):
             return
         atomic.write_text(staging / "README.md", card)
@@ -195,7 +188,7 @@ class Example(NamedTuple):
     """Id of the word."""
 
 
-def filled_masks(model: BertPretrainingModel, tokenizer: Tokenizer, held_out: TokenSource) -> list[str]:
+def filled_masks(model: AnyPretrainingModel, tokenizer: Tokenizer, held_out: TokenSource) -> list[str]:
     """Held-out sentences with a masked word and the guesses for it, as lines.
 
     Args:

@@ -15,7 +15,7 @@ from bertsmith.checkpoint import save_checkpoint
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted, leave_signals_to_the_run, listening
 from bertsmith.metrics import MetricsLog
-from bertsmith.model import BertPretrainingModel
+from bertsmith.model import AnyPretrainingModel
 from bertsmith.objective import sum_losses
 from bertsmith.optim import AnyOptimizer, learning_rate_at, set_learning_rate
 from bertsmith.pace import Pace
@@ -32,7 +32,7 @@ QUICK_VALIDATION_ROWS = 512
 
 def train(
     plan: Plan,
-    model: BertPretrainingModel,
+    model: AnyPretrainingModel,
     losses: SumLosses,
     optimizer: AnyOptimizer,
     state: dict[str, Any],

@@ -41,7 +41,7 @@ def sum_losses(model: nn.Module, batch: Batch) -> Sums:
     """Run the model on packed rows and sum the loss of each term (arXiv:1810.04805, section 3.1).
 
     Args:
-        model: A `BertPretrainingModel`. Without a next-sentence head that term is 0.
+        model: Made by `model.new_model`. Without a next-sentence head that term is 0.
         batch: Packed rows, on the model's device.
     """
     packed = Packed(batch.cu_seqlens, batch.row_length, batch.row_length)

@@ -4,13 +4,13 @@ from math import log
 
 from bertsmith import distributed
 from bertsmith.measure import seconds_per_micro_batch
-from bertsmith.model import BertPretrainingModel
+from bertsmith.model import AnyPretrainingModel
 from bertsmith.plan import Plan
 from bertsmith.reporter import Reporter
 from bertsmith.step import SumLosses
 
 
-def seconds_left(plan: Plan, model: BertPretrainingModel, losses: SumLosses, *, first_step: int) -> float:
+def seconds_left(plan: Plan, model: AnyPretrainingModel, losses: SumLosses, *, first_step: int) -> float:
     """Estimate the time of the remaining steps from one micro-batch, measured for half a second."""
     training = plan.run.config.training
     size = plan.stages[-1].divide(training).micro_batch_size

@@ -12,7 +12,15 @@ import torch
 from bertsmith import distributed
 from bertsmith.batch import Batch, collate
 from bertsmith.budget import Clock, parse_budget
-from bertsmith.decisions import decide_by_budget, decide_length, decide_objective, decide_shape, model_config, rows_of
+from bertsmith.decisions import (
+    decide_by_budget,
+    decide_length,
+    decide_objective,
+    decide_shape,
+    model_config,
+    model_of,
+    rows_of,
+)
 from bertsmith.errors import UserError
 from bertsmith.examples import TrainingRows
 from bertsmith.keyed import Stream, keyed_seed
@@ -23,7 +31,7 @@ from bertsmith.measure import (
     require_memory,
     worth_compiling,
 )
-from bertsmith.model import BertConfig, BertPretrainingModel
+from bertsmith.model import AnyConfig, AnyPretrainingModel, has_dropout
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
 from bertsmith.shards import read_manifest
@@ -48,14 +56,14 @@ class Plan:
     clock: Clock
 
     @property
-    def config(self) -> BertConfig:
+    def config(self) -> AnyConfig:
         """The model as it is pretrained."""
         return model_config(self.run, self.tokenizer)
 
     @property
     def has_dropout(self) -> bool:
         """Whether a forward pass draws random numbers."""
-        return self.config.hidden_dropout_prob > 0 or self.config.attention_probs_dropout_prob > 0
+        return has_dropout(self.config)
 
     def stage_of(self, step: int) -> Stage:
         """The stage that a step belongs to."""
@@ -64,15 +72,13 @@ class Plan:
     def parameters(self) -> int:
         """Numbers in the model, counted without making them."""
         with torch.device("meta"):
-            model = BertPretrainingModel(self.config, next_sentence=self.run.config.training.objective != "mlm")
+            model = model_of(self.run, self.tokenizer)
         return sum(parameter.numel() for parameter in model.parameters())
 
-    def new_model(self) -> BertPretrainingModel:
+    def new_model(self) -> AnyPretrainingModel:
         """The model with its first weights, the same at each call."""
-        training = self.run.config.training
-        torch.manual_seed(keyed_seed(training.seed, Stream.INITIAL))
-        model = BertPretrainingModel(self.config, next_sentence=training.objective != "mlm")
-        return model.to(self.device)
+        torch.manual_seed(keyed_seed(self.run.config.training.seed, Stream.INITIAL))
+        return model_of(self.run, self.tokenizer).to(self.device)
 
     @property
     def steps(self) -> int:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 
 from bertsmith.checkpoint import load_checkpoint, newest_checkpoint
-from bertsmith.decisions import model_config
+from bertsmith.decisions import model_of
 from bertsmith.errors import UserError
-from bertsmith.model import BertPretrainingModel, load_model
+from bertsmith.model import AnyPretrainingModel, load_model
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import CONFIG, read_run
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
@@ -44,7 +44,7 @@ class Filled(NamedTuple):
     """Says which part of a long text was read; None when all of it was."""
 
 
-def load_for_prediction(source: Path, reporter: Reporter | None = None) -> tuple[BertPretrainingModel, Tokenizer]:
+def load_for_prediction(source: Path, reporter: Reporter | None = None) -> tuple[AnyPretrainingModel, Tokenizer]:
     """Read a model and its tokenizer, on the CPU and in evaluation mode.
 
     Args:
@@ -69,7 +69,7 @@ def load_for_prediction(source: Path, reporter: Reporter | None = None) -> tuple
     )
 
 
-def _read_folder(folder: Path) -> tuple[BertPretrainingModel, Tokenizer]:
+def _read_folder(folder: Path) -> tuple[AnyPretrainingModel, Tokenizer]:
     model, tokenizer = load_model(folder, heads=True), load_tokenizer(folder)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise UserError(
@@ -79,7 +79,7 @@ def _read_folder(folder: Path) -> tuple[BertPretrainingModel, Tokenizer]:
     return model, tokenizer
 
 
-def _read_checkpoint(folder: Path, reporter: Reporter) -> tuple[BertPretrainingModel, Tokenizer]:
+def _read_checkpoint(folder: Path, reporter: Reporter) -> tuple[AnyPretrainingModel, Tokenizer]:
     """The model as it was at the newest whole checkpoint of a run."""
     run = read_run(folder)
     found = newest_checkpoint(run.checkpoints)
@@ -91,13 +91,12 @@ def _read_checkpoint(folder: Path, reporter: Reporter) -> tuple[BertPretrainingM
             f"every {run.config.training.checkpoint_every:g} minutes of training"
         )
     tokenizer = load_tokenizer(folder / "tokenizer")
-    config = model_config(run, tokenizer)
-    model = BertPretrainingModel(config, next_sentence=run.config.training.objective != "mlm")
+    model = model_of(run, tokenizer)
     load_checkpoint(found.folder, model)
     return model.eval(), tokenizer
 
 
-def fill(model: BertPretrainingModel, tokenizer: Tokenizer, text: str, *, top_k: int = 5) -> Filled:
+def fill(model: AnyPretrainingModel, tokenizer: Tokenizer, text: str, *, top_k: int = 5) -> Filled:
     """Guess the masks of a text.
 
     All masks are guessed at once, each as if the others stayed hidden. Of a
@@ -137,9 +136,7 @@ def fill(model: BertPretrainingModel, tokenizer: Tokenizer, text: str, *, top_k:
     return Filled(_replace(text, spans, [_spelling(tokenizer, token_id) for token_id in best]), masks, note)
 
 
-def guess(
-    model: BertPretrainingModel, tokenizer: Tokenizer, ids: Sequence[int], *, top_k: int
-) -> list[list[Candidate]]:
+def guess(model: AnyPretrainingModel, tokenizer: Tokenizer, ids: Sequence[int], *, top_k: int) -> list[list[Candidate]]:
     """The candidates for each mask among token ids.
 
     Args:

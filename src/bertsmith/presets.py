@@ -1,14 +1,19 @@
-"""The sizes of BERT by name, and how each is trained when nothing else is said."""
+"""The models by name, and how each is trained when nothing else is said."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
     """Shape of a model, and how it is trained when nothing else is said (docs/log.md has the runs)."""
 
+    model_type: Literal["bert", "modernbert"]
+    """The architecture, by its name in config.json."""
+
     num_hidden_layers: int
     hidden_size: int
+    intermediate_size: int
     muon_rate: float
     """Peak learning rate with Muon."""
 
@@ -16,16 +21,42 @@ class Preset:
     global_batch_size: int
     """Rows in a step: few, since a small model learns more from many steps than from large ones."""
 
+    @property
+    def has_next_sentence_head(self) -> bool:
+        """Whether transformers has a class of this architecture with a head for next sentences."""
+        return self.model_type == "bert"
+
+    def shape(self, hidden_size: int | None = None) -> dict[str, int]:
+        """The fields of a model's config, those that follow from the width adapted to another one."""
+        width = hidden_size or self.hidden_size
+        return {
+            "num_hidden_layers": self.num_hidden_layers,
+            "hidden_size": width,
+            "num_attention_heads": max(1, width // 64),
+            "intermediate_size": max(1, self.intermediate_size * width // self.hidden_size),
+        }
+
 
 PRESETS = {
-    "bert-tiny": Preset(2, 128, 2.5e-3, 2e-3, 16),
-    "bert-mini": Preset(4, 256, 1.5e-3, 1e-3, 16),
-    "bert-small": Preset(4, 512, 8e-4, 5e-4, 16),
-    "bert-medium": Preset(8, 512, 6e-4, 4e-4, 32),
-    "bert-base": Preset(12, 768, 4e-4, 2e-4, 64),
-    "bert-large": Preset(24, 1024, 2e-4, 1e-4, 128),
+    "bert-tiny": Preset("bert", 2, 128, 512, 2.5e-3, 2e-3, 16),
+    "bert-mini": Preset("bert", 4, 256, 1024, 1.5e-3, 1e-3, 16),
+    "bert-small": Preset("bert", 4, 512, 2048, 8e-4, 5e-4, 16),
+    "bert-medium": Preset("bert", 8, 512, 2048, 6e-4, 4e-4, 32),
+    "bert-base": Preset("bert", 12, 768, 3072, 4e-4, 2e-4, 64),
+    "bert-large": Preset("bert", 24, 1024, 4096, 2e-4, 1e-4, 128),
+    "modern-tiny": Preset("modernbert", 2, 128, 352, 2.5e-3, 2e-3, 16),
+    "modern-mini": Preset("modernbert", 4, 256, 672, 1.5e-3, 1e-3, 16),
+    "modern-small": Preset("modernbert", 4, 512, 1376, 8e-4, 5e-4, 16),
+    "modern-medium": Preset("modernbert", 8, 512, 1376, 6e-4, 4e-4, 32),
+    "modern-base": Preset("modernbert", 22, 768, 1152, 4e-4, 2e-4, 64),
+    "modern-large": Preset("modernbert", 28, 1024, 2624, 2e-4, 1e-4, 128),
 }
-"""Sizes of google-research/bert; heads = hidden_size / 64, intermediate_size = 4 x hidden_size."""
+"""Sizes of google-research/bert; heads = hidden_size / 64. modern-base and modern-large are those of arXiv:2412.13663;
+the smaller ones have the layers of their bert namesakes and, within 3 %, the weights in their blocks: a gated layer has
+three matrices where BERT has two, so it is about 2/3 as wide. The learning rates of modern-* are those of bert-* and
+not tuned."""
 
-BERT_SIZES = tuple(PRESETS)
-"""Smallest first."""
+
+def sizes_of(model_type: str) -> tuple[str, ...]:
+    """The presets of an architecture, smallest first."""
+    return tuple(name for name, preset in PRESETS.items() if preset.model_type == model_type)

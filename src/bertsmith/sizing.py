@@ -24,7 +24,8 @@ class Choice(NamedTuple):
 def block_weights(preset: str) -> int:
     """Weights of the matrices of the blocks."""
     shape = PRESETS[preset]
-    return 12 * shape.num_hidden_layers * shape.hidden_size**2
+    feed_forward = {"bert": 2, "modernbert": 3}[shape.model_type] * shape.intermediate_size
+    return shape.num_hidden_layers * shape.hidden_size * (4 * shape.hidden_size + feed_forward)
 
 
 def choose_size(

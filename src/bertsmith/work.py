@@ -1,7 +1,7 @@
 """How much work a step is, and how much a machine can do: the share of the peak.
 
 Counted are the matrix products that training cannot do without: 6 operations for
-each weight and token (2 forward, 4 backward), attention inside the rows, and the
+each weight and token (2 forward, 4 backward), attention inside the rows or the window, and the
 vocabulary at the masked tokens alone. LayerNorm, GELU, softmax, the optimizer and
 anything computed twice count as nothing, so 100 % is out of reach.
 """
@@ -12,27 +12,24 @@ from pathlib import Path
 
 import torch
 
-from bertsmith.model import BertConfig
+from bertsmith.model import AnyConfig, multiply_adds
 
 CPU_SHAPES = ((4096, 768, 3072), (4096, 4096, 4096))
 GPU_SHAPES = ((8192, 8192, 8192),)
 """Products [a, b] x [b, c] that the rate of a machine is measured with."""
 
 
-def step_operations(config: BertConfig, *, tokens: int, row_length: int, predictions: int) -> float:
+def step_operations(config: AnyConfig, *, tokens: int, row_length: int, predictions: int) -> float:
     """Floating-point operations of one forward and backward pass.
 
     Args:
         config: Shape of the model.
         tokens: Token places of the batch.
-        row_length: Places in a row, each of which attends to all of it.
+        row_length: Places in a row, taken to be one sequence.
         predictions: Places at which the vocabulary is scored.
     """
-    hidden = config.hidden_size
-    weights = hidden * (4 * hidden + 2 * config.intermediate_size)  # query, key, value, output; feed-forward
-    attention = 2 * row_length * hidden  # scores, and the weighted sum
-    head = hidden * (hidden + config.vocab_size)
-    return 6.0 * (config.num_hidden_layers * tokens * (weights + attention) + predictions * head)
+    head = config.hidden_size * (config.hidden_size + config.vocab_size)
+    return 6.0 * (tokens * multiply_adds(config, row_length) + predictions * head)
 
 
 def seconds_of(work: Callable[[], object], device: torch.device, *, repeats: int = 3) -> float:

@@ -1,23 +1,42 @@
-"""The model: BERT, and what reads and writes it."""
+"""The models: BERT and ModernBERT, and what reads and writes them."""
 
 from pathlib import Path
 from typing import Literal, overload
 
-from bertsmith.errors import UserError
-from bertsmith.model.attention import Packed, attend, pad, unpad
+from bertsmith.model.architecture import (
+    AnyConfig,
+    AnyModel,
+    AnyPretrainingModel,
+    architecture,
+    has_dropout,
+    multiply_adds,
+    new_config,
+    new_model,
+    with_dropout,
+)
+from bertsmith.model.attention import attend
 from bertsmith.model.bert import (
     BertBlock,
     BertConfig,
     BertEmbeddings,
     BertModel,
-    BertOutput,
     BertPooler,
     BertPretrainingModel,
-    BertPretrainingOutput,
 )
-from bertsmith.model.folder import has_pretraining_heads, read_config
+from bertsmith.model.folder import ModelFolder, read_config
+from bertsmith.model.modernbert import (
+    ModernBertBlock,
+    ModernBertConfig,
+    ModernBertModel,
+    ModernBertPretrainingModel,
+)
+from bertsmith.model.output import BertOutput, BertPretrainingOutput
+from bertsmith.model.packed import Packed, pad, unpad
 
 __all__ = [
+    "AnyConfig",
+    "AnyModel",
+    "AnyPretrainingModel",
     "BertBlock",
     "BertConfig",
     "BertEmbeddings",
@@ -26,21 +45,31 @@ __all__ = [
     "BertPooler",
     "BertPretrainingModel",
     "BertPretrainingOutput",
+    "ModernBertBlock",
+    "ModernBertConfig",
+    "ModernBertModel",
+    "ModernBertPretrainingModel",
     "Packed",
+    "architecture",
     "attend",
+    "has_dropout",
     "load_model",
+    "multiply_adds",
+    "new_config",
+    "new_model",
     "pad",
     "unpad",
+    "with_dropout",
 ]
 
 
 @overload
-def load_model(folder: str | Path, *, heads: Literal[True]) -> BertPretrainingModel: ...
+def load_model(folder: str | Path, *, heads: Literal[True]) -> AnyPretrainingModel: ...
 @overload
-def load_model(folder: str | Path, *, heads: Literal[False]) -> BertModel: ...
+def load_model(folder: str | Path, *, heads: Literal[False]) -> AnyModel: ...
 @overload
-def load_model(folder: str | Path, *, heads: None = None) -> BertPretrainingModel | BertModel: ...
-def load_model(folder: str | Path, *, heads: bool | None = None) -> BertPretrainingModel | BertModel:
+def load_model(folder: str | Path, *, heads: None = None) -> AnyPretrainingModel | AnyModel: ...
+def load_model(folder: str | Path, *, heads: bool | None = None) -> AnyPretrainingModel | AnyModel:
     """Read a model of any known architecture from a Hugging Face folder, as float32 and in evaluation mode.
 
     Args:
@@ -51,9 +80,7 @@ def load_model(folder: str | Path, *, heads: bool | None = None) -> BertPretrain
         UserError: The folder can not be read, or has no such model.
     """
     folder = Path(folder)
-    model_type = read_config(folder).get("model_type")
-    if model_type == "bert":
-        if heads is None:
-            heads = has_pretraining_heads(folder)
-        return BertPretrainingModel.from_pretrained(folder) if heads else BertModel.from_pretrained(folder)
-    raise UserError(f"model_type in {folder / 'config.json'} is {model_type!r}; only 'bert' can be read")
+    kind = architecture(str(read_config(folder).get("model_type")), f"model_type in {folder / 'config.json'}")
+    if heads is None:
+        heads = ModelFolder(folder, kind.naming).has(kind.naming.mlm_head)
+    return kind.read_pretraining_model(folder) if heads else kind.model.from_pretrained(folder)

@@ -8,21 +8,25 @@ hidden, F intermediate, H heads, K head_dim, V vocabulary.
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from bertsmith.model.attention import Packed, attend, first_tokens, pad, place_in_sequence, prepare, unpad
+from bertsmith.model.attention import attend, prepare
+from bertsmith.model.bert_folder import read_encoder, read_pretraining_model, write_bert
 from bertsmith.model.check import check_padded, check_shape, require
 from bertsmith.model.dropout import Dropout
-from bertsmith.model.folder import read_encoder, read_pretraining_model, write_folder
 from bertsmith.model.heads import MaskedLanguageHead, activation, initialize
+from bertsmith.model.output import BertOutput, BertPretrainingOutput
+from bertsmith.model.packed import Packed, first_tokens, pad, place_in_sequence, unpad
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BertConfig:
     """Shape of the model. Field names and defaults are those of BERT-base and of its config.json."""
+
+    model_type: ClassVar = "bert"
 
     vocab_size: int = 30522
     """Rows in the word embedding (V). Must equal the tokenizer's size."""
@@ -53,6 +57,7 @@ class BertConfig:
 
     def __post_init__(self) -> None:
         check_shape(self)
+        activation(self.hidden_act)
 
 
 class BertEmbeddings(nn.Module):
@@ -123,19 +128,6 @@ class BertPooler(nn.Module):
     def forward(self, first_token: Tensor) -> Tensor:
         """float [N, D] -> float [N, D], in (-1, 1)."""
         return torch.tanh(self.dense(first_token))
-
-
-class BertOutput(NamedTuple):
-    """What the encoder gives."""
-
-    sequence_output: Tensor
-    """float [B, L, D], zeros at padding, or [T, D] when packed. Output of the last block."""
-
-    pooled_output: Tensor | None
-    """float [B, D] or [N, D], of a zero vector where a sequence has no token. None when there is no pooler."""
-
-    hidden_states: tuple[Tensor, ...] | None = None
-    """The embeddings and the output of each block, shaped as `sequence_output`, if asked for."""
 
 
 class BertModel(nn.Module):
@@ -214,7 +206,7 @@ class BertModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a Hugging Face folder that transformers' `BertModel` reads."""
-        write_folder(Path(folder), self, asdict(self.config), architecture="BertModel")
+        write_bert(Path(folder), self, asdict(self.config), architecture="BertModel")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, add_pooling_layer: bool | None = None) -> "BertModel":
@@ -228,16 +220,6 @@ class BertModel(nn.Module):
             UserError: The folder can not be read, or does not hold such a model.
         """
         return read_encoder(Path(folder), lambda shape, pooler: cls(BertConfig(**shape), pooler), add_pooling_layer)
-
-
-class BertPretrainingOutput(NamedTuple):
-    """What the two tasks guess."""
-
-    mlm_logits: Tensor
-    """float [M, V] at the places asked for, else [B, L, V], or [T, V] when packed."""
-
-    nsp_logits: Tensor | None
-    """float [B, 2], or [N, 2] when packed: 0 follows, 1 random. None when the model has no such head."""
 
 
 class BertPretrainingModel(nn.Module):
@@ -288,7 +270,7 @@ class BertPretrainingModel(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a Hugging Face folder: transformers' `BertForPreTraining`, or `BertForMaskedLM` without NSP."""
         architecture = "BertForMaskedLM" if self.nsp_head is None else "BertForPreTraining"
-        write_folder(Path(folder), self, asdict(self.config), architecture=architecture)
+        write_bert(Path(folder), self, asdict(self.config), architecture=architecture)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "BertPretrainingModel":

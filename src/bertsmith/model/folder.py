@@ -1,8 +1,7 @@
-"""The Hugging Face folder of a BERT: config.json and model.safetensors, read and written.
+"""The Hugging Face folder of a model: config.json and model.safetensors, read and written.
 
-Names of tensors differ in two ways: transformers nests them deeper, and keeps
-query, key and value apart where ours are one matrix, stacked in that order. No
-pickle is read or written.
+What the names of an architecture are there says its `Naming`, in `bert_folder.py`
+or `modernbert_folder.py`. No pickle is read or written.
 """
 
 import json
@@ -21,7 +20,6 @@ from torch import Tensor, nn
 from bertsmith import atomic
 from bertsmith.errors import UserError
 from bertsmith.model.check import require
-from bertsmith.model.heads import initialize
 
 logger = logging.getLogger(__name__)
 
@@ -30,42 +28,6 @@ Model = TypeVar("Model", bound=nn.Module)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 TRANSFORMERS_VERSION = "5.23.0"
 """The release whose folders these are."""
-
-SHAPE_KEYS = (
-    "attention_probs_dropout_prob", "hidden_act", "hidden_dropout_prob", "hidden_size", "initializer_range",
-    "intermediate_size", "layer_norm_eps", "max_position_embeddings", "num_attention_heads", "num_hidden_layers",
-    "pad_token_id", "type_vocab_size", "vocab_size",
-)  # fmt: skip
-"""Keys of config.json that are fields of `BertConfig`, by the same names."""
-
-UNSUPPORTED = {
-    "position_embedding_type": ("absolute", None),
-    "is_decoder": (False, None),
-    "add_cross_attention": (False, None),
-    "tie_word_embeddings": (True, None),
-    "quantization_config": (None,),
-}
-"""Keys of config.json that would make it another model, and the values that do not."""
-
-MODULES = {
-    "embeddings.norm": ("embeddings.LayerNorm",),
-    "attention.qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
-    "attention.out": ("attention.output.dense",),
-    "attention_norm": ("attention.output.LayerNorm",),
-    "intermediate": ("intermediate.dense",),
-    "output": ("output.dense",),
-    "output_norm": ("output.LayerNorm",),
-    "mlm_head": ("cls.predictions",),
-    "mlm_head.dense": ("cls.predictions.transform.dense",),
-    "mlm_head.norm": ("cls.predictions.transform.LayerNorm",),
-    "nsp_head": ("cls.seq_relationship",),
-}
-"""Our names of modules, below their block where they are in one, and the names of transformers."""
-
-MLM_HEAD = "cls.predictions."
-
-IGNORED = ("position_ids", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias")
-"""Ends of names of constants, and of second copies of the word embeddings and of the bias."""
 
 FLOATS = ("F32", "F16", "BF16", "F64")
 """Number formats of safetensors that are read; all become float32."""
@@ -78,75 +40,106 @@ class Place(NamedTuple):
     key: str
 
 
-def hf_names(name: str) -> tuple[str, ...]:
+class Naming(NamedTuple):
+    """What an architecture is called in a folder. Our own encoder is always "bert.", its blocks "bert.blocks.0."."""
+
+    model_type: str
+    """In config.json."""
+
+    title: str
+    """Of the architecture, for people."""
+
+    encoder: str
+    """Begin of the names of the encoder in a folder that has heads; without heads it is left out."""
+
+    blocks: str
+    """Begin of the names of the blocks, after `encoder` and before the number."""
+
+    modules: Mapping[str, tuple[str, ...]]
+    """Our names of modules, below their block where they are in one, and theirs; several are stacked in ours."""
+
+    mlm_head: str
+    """Begin of the names that only a folder with a head for masked words has."""
+
+    ignored: tuple[str, ...]
+    """Ends of names of constants, and of second copies of tied tensors."""
+
+    read_shape: Callable[[Mapping[str, Any], Path], dict[str, Any]]
+    """Takes config.json and its path, and gives the fields of our config; raises UserError for another model."""
+
+
+def hf_names(name: str, naming: Naming) -> tuple[str, ...]:
     """Names that transformers has for one of our tensors; several are stacked along the first dimension.
 
     Args:
-        name: As in the state dict of `BertPretrainingModel`, so with "bert." before the encoder.
+        name: As in the state dict of our pretraining model, so with "bert." before the encoder.
+        naming: Of its architecture.
     """
     module, _, leaf = name.rpartition(".")
     block = re.match(r"bert\.blocks\.(\d+)\.", module)
-    outer = "bert." if module.startswith("bert.") else ""
-    ours, theirs = outer, outer
+    ours, theirs = ("bert.", naming.encoder) if module.startswith("bert.") else ("", "")
     if block:
-        ours, theirs = block.group(), f"bert.encoder.layer.{block.group(1)}."
+        ours, theirs = block.group(), f"{naming.encoder}{naming.blocks}{block.group(1)}."
     inner = module.removeprefix(ours)
-    return tuple(f"{theirs}{new}.{leaf}" for new in MODULES.get(inner, (inner,)))
+    return tuple(f"{theirs}{new}.{leaf}" for new in naming.modules.get(inner, (inner,)))
 
 
-def write_folder(folder: Path, model: nn.Module, shape: Mapping[str, Any], *, architecture: str) -> None:
+def write_folder(
+    folder: Path, model: nn.Module, config: Mapping[str, Any], naming: Naming, *, architecture: str, encoder_only: bool
+) -> None:
     """Write config.json and model.safetensors, each in one step.
 
     Args:
         folder: Made if it is not there. Other files in it stay.
-        model: A BERT of ours.
-        shape: The fields of its `BertConfig`.
+        model: One of ours.
+        config: The keys of config.json that tell of its shape.
+        naming: Of its architecture.
         architecture: The class of transformers that the folder is for.
+        encoder_only: Whether `model` is an encoder without heads.
     """
-    is_bare = architecture == "BertModel"
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
-        names = hf_names(f"bert.{name}" if is_bare else name)
+        names = hf_names(f"bert.{name}" if encoder_only else name, naming)
         for hf_name, part in zip(names, tensor.chunk(len(names)), strict=True):
-            tensors[hf_name.removeprefix("bert.") if is_bare else hf_name] = part.detach().cpu().contiguous()
+            key = hf_name.removeprefix(naming.encoder) if encoder_only else hf_name
+            tensors[key] = part.detach().cpu().contiguous()
     dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     fixed = {
         "architectures": [architecture],
-        "classifier_dropout": None,
         "dtype": dtype,
         "torch_dtype": dtype,  # the same for transformers 4
-        "model_type": "bert",
+        "model_type": naming.model_type,
         "tie_word_embeddings": True,
         "transformers_version": TRANSFORMERS_VERSION,
     }
-    config = dict(sorted({**fixed, **shape}.items()))
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write_bytes(folder / WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"}))
-    atomic.write_json(folder / "config.json", config)
+    atomic.write_json(folder / "config.json", dict(sorted({**fixed, **config}.items())))
 
 
 class ModelFolder:
-    """A Hugging Face folder of a BERT, opened for reading: its shape, and where its tensors are.
+    """A Hugging Face folder of a model, opened for reading: its shape, and where its tensors are.
 
     Raises:
         UserError: The folder is none, or of something else.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, naming: Naming) -> None:
         self.folder = folder
-        self.shape = _shape_of(read_config(folder), folder)
-        self.places = _find_tensors(folder)
+        self.naming = naming
+        self.shape = _shape_of(read_config(folder), folder / "config.json", naming)
+        self.places = _find_tensors(folder, naming)
 
     def has(self, prefix: str) -> bool:
-        """Whether there are tensors whose names begin so; names as in `BertForPreTraining`."""
+        """Whether there are tensors whose names begin so; names as in a folder with heads."""
         return any(name.startswith(prefix) for name in self.places)
 
-    def load(self, build: Callable[[], Model], prefix: str = "", untrained: str | None = None) -> Model:
+    def load(self, build: Callable[[], Model], *, encoder_only: bool = False, untrained: str | None = None) -> Model:
         """Make a model and copy the tensors into it.
 
         Args:
             build: Makes it. It draws no weights here, so the random state does not move.
-            prefix: What our names lack before they are those of `BertPretrainingModel`.
+            encoder_only: Whether it is an encoder without heads.
             untrained: Begin of the names that the folder does not have; they are left unset.
 
         Raises:
@@ -158,9 +151,9 @@ class ModelFolder:
         targets: dict[str, Tensor] = {}
         for name, tensor in model.state_dict().items():
             if untrained is None or not name.startswith(untrained):
-                names = hf_names(prefix + name)
+                names = hf_names(f"bert.{name}" if encoder_only else name, self.naming)
                 targets.update(zip(names, tensor.chunk(len(names)), strict=True))
-        self._check_names(targets, prefix)
+        self._check_names(targets, self.naming.encoder if encoder_only else "")
         for path in sorted({self.places[name].path for name in targets}):
             self._copy_file(path, targets)
         return model.eval()
@@ -172,7 +165,7 @@ class ModelFolder:
         others = [name for name in self.places if name not in targets]
         left_out = [name for name in others if not name.startswith(prefix) or name.startswith("bert.pooler.")]
         unknown = [name for name in others if name not in left_out]
-        require(not unknown, f"{self.folder} has unknown {_some(unknown)}; it is not a plain BERT")
+        require(not unknown, f"{self.folder} has unknown {_some(unknown)}; it is not a plain {self.naming.title}")
         if left_out:
             logger.info("%s also holds %s, not used here", self.folder, _some(left_out))
 
@@ -187,33 +180,6 @@ class ModelFolder:
                     kind = file.get_slice(key).get_dtype()
                     require(kind in FLOATS, f"{key} in {path} is {kind}; only {', '.join(FLOATS)} can be read")
                     target.copy_(file.get_tensor(key))
-
-
-def read_encoder(folder: Path, build: Callable[[dict[str, Any], bool], Model], add_pooling_layer: bool | None) -> Model:
-    """Read what is below "bert.". `build` gets the shape, and whether to have a pooler."""
-    source = ModelFolder(folder)
-    if source.has("bert.pooler."):
-        has_pooler = add_pooling_layer is not False
-        return source.load(lambda: build(source.shape, has_pooler), prefix="bert.")
-    if not add_pooling_layer:
-        logger.warning("%s holds no pooler, so pooled_output will be None; use a mean over the tokens", folder)
-        return source.load(lambda: build(source.shape, False), prefix="bert.")
-    logger.warning("%s holds no pooler; its weights are random until they are trained", folder)
-    model = source.load(lambda: build(source.shape, True), prefix="bert.", untrained="pooler.")
-    initialize(model.get_submodule("pooler"), source.shape.get("initializer_range", 0.02))
-    return model
-
-
-def read_pretraining_model(folder: Path, build: Callable[[dict[str, Any], bool], Model]) -> Model:
-    """Read the encoder and its heads. `build` gets the shape, and whether to predict next sentences."""
-    source = ModelFolder(folder)
-    require(source.has(MLM_HEAD), f"{folder} has no head for masked words; read it with BertModel.from_pretrained")
-    return source.load(lambda: build(source.shape, source.has("cls.seq_relationship.")))
-
-
-def has_pretraining_heads(folder: Path) -> bool:
-    """Whether a folder holds more than an encoder: a head for masked words."""
-    return ModelFolder(folder).has(MLM_HEAD)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -232,18 +198,25 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config  # type: ignore[no-any-return]
 
 
-def _shape_of(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The fields of `BertConfig`; a key that is not there keeps its default, which is that of transformers."""
-    kind = config.get("model_type", "bert")
-    require(kind == "bert", f"model_type in {folder / 'config.json'} is {kind!r}; only 'bert' can be read")
-    for key, allowed in UNSUPPORTED.items():
-        value = config.get(key, allowed[0])
-        require(value in allowed, f"{key} in {folder / 'config.json'} is {value!r}; only {allowed[0]!r} can be read")
-    return {key: config[key] for key in SHAPE_KEYS if key in config}
+def _shape_of(config: Mapping[str, Any], path: Path, naming: Naming) -> dict[str, Any]:
+    kind = config.get("model_type", naming.model_type)
+    require(kind == naming.model_type, f"model_type in {path} is {kind!r}; only {naming.model_type!r} can be read here")
+    return naming.read_shape(config, path)
 
 
-def _find_tensors(folder: Path) -> dict[str, Place]:
-    """Where each tensor is, by its name in `BertForPreTraining`; copies of tied tensors and buffers are left out."""
+def refuse_others(config: Mapping[str, Any], path: Path, allowed: Mapping[str, tuple[Any, ...]]) -> None:
+    """See that keys of config.json, where they are there, have values that our model has.
+
+    Raises:
+        UserError: One has another value.
+    """
+    for key, values in allowed.items():
+        value = config.get(key, values[0])
+        require(value in values, f"{key} in {path} is {value!r}; only {values[0]!r} can be read")
+
+
+def _find_tensors(folder: Path, naming: Naming) -> dict[str, Place]:
+    """Where each tensor is, by its name in a folder with heads; copies of tied tensors and buffers are left out."""
     keys: dict[str, Path] = {}
     if (folder / WEIGHTS).is_file():
         with _opened(folder / WEIGHTS) as file:
@@ -261,8 +234,8 @@ def _find_tensors(folder: Path) -> dict[str, Place]:
     places = {}
     for key, path in keys.items():
         name = key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        name = f"bert.{name}" if bare else name
-        if not name.endswith(IGNORED):
+        name = f"{naming.encoder}{name}" if bare else name
+        if not name.endswith(naming.ignored):
             places[name] = Place(path, key)
     return places
 

@@ -20,22 +20,22 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
 }
-"""`hidden_act` by the names of config.json. "gelu" is the exact one, with erf, as in the paper."""
+"""Activations by their names in config.json. "gelu" is the exact one, with erf, as in the paper."""
 
 
-def activation(hidden_act: str) -> Activation:
-    """The function that `hidden_act` names.
+def activation(name: str, key: str = "hidden_act") -> Activation:
+    """The function of that name; `key` is where the name stood.
 
     Raises:
         UserError: There is none of that name.
     """
-    if hidden_act not in ACTIVATIONS:
-        raise UserError(f"hidden_act is '{hidden_act}'{suggestion(str(hidden_act), ACTIVATIONS)}")
-    return ACTIVATIONS[hidden_act]
+    if name not in ACTIVATIONS:
+        raise UserError(f"{key} is '{name}'{suggestion(str(name), ACTIVATIONS)}")
+    return ACTIVATIONS[name]
 
 
 @torch.no_grad()
-def initialize(module: nn.Module, std: float, generator: torch.Generator | None = None) -> None:
+def initialize(module: nn.Module, std: float, generator: torch.Generator | None = None, *, cutoff: float = 2.0) -> None:
     """Draw the weights of a module as google-research/bert does.
 
     Matrices and embeddings come from a normal distribution cut at two sigma (a
@@ -46,10 +46,12 @@ def initialize(module: nn.Module, std: float, generator: torch.Generator | None 
         module: Its submodules are filled in the order in which they were made.
         std: Sigma of the normal distribution, before the cut.
         generator: Source of the randomness; None: PyTorch's own, set by `torch.manual_seed`.
+        cutoff: Where the distribution is cut, in sigma.
     """
+    most = cutoff * std
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
-            nn.init.trunc_normal_(part.weight, std=std, a=-2 * std, b=2 * std, generator=generator)
+            nn.init.trunc_normal_(part.weight, std=std, a=-most, b=most, generator=generator)
         elif isinstance(part, nn.LayerNorm):
             nn.init.ones_(part.weight)
         if isinstance(part, nn.Linear | nn.LayerNorm | MaskedLanguageHead) and part.bias is not None:
@@ -64,11 +66,13 @@ class MaskedLanguageHead(nn.Module):
     `forward` and no parameter here: one tensor, stored and optimised once.
     """
 
-    def __init__(self, hidden_size: int, vocab_size: int, hidden_act: str, layer_norm_eps: float) -> None:
+    def __init__(
+        self, hidden_size: int, vocab_size: int, hidden_act: str, layer_norm_eps: float, *, inner_bias: bool = True
+    ) -> None:
         super().__init__()
-        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.dense = nn.Linear(hidden_size, hidden_size, bias=inner_bias)
         self.activation = activation(hidden_act)
-        self.norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+        self.norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps, bias=inner_bias)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
 
     def forward(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:

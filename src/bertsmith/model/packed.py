@@ -1,0 +1,98 @@
+"""Where the sequences of a packed batch lie, and the way there from a padded one and back.
+
+A packed batch is T tokens of N sequences, one after the other. Letters: B rows
+of L places (padded), S places in a row of the attention matrix, D hidden.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Layout(NamedTuple):
+    """How the tokens become rows of equal length, for kernels that need a rectangle."""
+
+    row_length: int
+    """Places in a row (S)."""
+
+    mask: Tensor | None
+    """float [rows or 1, 1, 1 or S, S], added to the scores: 0 where a query sees a key, else -inf. None: all seen."""
+
+    places: Tensor | None
+    """int64 [T]. Where each token goes in the flattened rows. None: the tokens are the rows already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Where the sequences of a packed batch begin and end."""
+
+    cu_seqlens: Tensor
+    """int32 [N + 1]. Sequence n is tokens cu_seqlens[n] to cu_seqlens[n + 1]; the last value is T. Sequences
+    may be empty, so that N can be a constant."""
+
+    max_seqlen: int
+    """Longest sequence, in tokens, or any number above; at least 1. Not read when `row_length` is given."""
+
+    row_length: int | None = None
+    """Places in a block that no sequence crosses the end of; T is a multiple of it. Then every shape is known
+    without looking at the lengths, which is what torch.compile needs. None: sequences lie anywhere."""
+
+    window: int | None = None
+    """A token sees those of its sequence that are at most so many places away. None: it sees all."""
+
+    layout: Layout | None = None
+    """Filled in by `attention.prepare`."""
+
+
+def unpad(values: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor, Packed]:
+    """Drop the padding of a batch.
+
+    Args:
+        values: [B, L, ...].
+        attention_mask: [B, L], not 0 at real tokens, which may lie anywhere in the row. None: all are real,
+            which is then known without looking at a tensor.
+
+    Returns:
+        The real tokens [T, ...], their places in the flattened batch int64 [T] (what `pad` needs to undo
+        this), and the boundaries of the B sequences, one a row.
+    """
+    batch, length = values.shape[:2]
+    values, device = values.flatten(0, 1), values.device
+    if attention_mask is None:
+        cu_seqlens = torch.arange(batch + 1, dtype=torch.int32, device=device) * length
+        return values, torch.arange(batch * length, device=device), Packed(cu_seqlens, length, length)
+    is_real = attention_mask != 0
+    indices = is_real.flatten().nonzero().squeeze(1)
+    lengths = is_real.sum(1)
+    cu_seqlens = F.pad(lengths.cumsum(0), (1, 0)).int()
+    longest = max([1, *lengths.tolist()])
+    row_length = length if len(indices) == batch * length else None
+    return values[indices], indices, Packed(cu_seqlens, longest, row_length)
+
+
+def pad(values: Tensor, indices: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Put tokens back to where `unpad` took them from: [T, ...] -> [B, L, ...], zeros at padding."""
+    batch, length = shape
+    padded = values.new_zeros(batch * length, *values.shape[1:]).index_copy(0, indices, values)
+    return padded.view(batch, length, *values.shape[1:])
+
+
+def place_in_sequence(cu_seqlens: Tensor, tokens: int) -> Tensor:
+    """Places of all tokens, counted from 0 in each sequence, int64 [T]."""
+    starts = cu_seqlens[sequence_of_token(cu_seqlens, tokens)]
+    return torch.arange(tokens, device=cu_seqlens.device) - starts
+
+
+def first_tokens(hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Hidden state of the first token of each sequence, float [T, D] -> [N, D]; zeros for an empty one."""
+    first = torch.where(cu_seqlens.diff() > 0, cu_seqlens[:-1], len(hidden))
+    return F.pad(hidden, (0, 0, 0, 1)).index_select(0, first)
+
+
+def sequence_of_token(cu_seqlens: Tensor, tokens: int) -> Tensor:
+    """Number of the sequence that each token is in, int64 [T]. No token is in an empty one."""
+    index = torch.arange(tokens, dtype=torch.int32, device=cu_seqlens.device)
+    return torch.searchsorted(cu_seqlens, index, right=True) - 1
