@@ -13,16 +13,18 @@ MAX_RUN_STATEMENTS = 90
 
 ROWS = [
     {"cli"},
-    {"pretrain"},
-    {"finish", "info", "console", "bench", "flags"},
+    {"evaluation_table"},
+    {"pretrain", "evaluate"},
+    {"finish", "info", "console", "bench", "flags", "token_scores"},
+    {"any_model"},
     {"predict", "loop", "overview"},
     {"plan", "card"},
-    {"measure", "watch"},
-    {"step", "prepare", "run_folder"},
-    {"objective", "examples", "checkpoint", "metrics", "work"},
+    {"measure", "watch", "minimal_pairs", "held_out"},
+    {"step", "prepare", "run_folder", "pll"},
+    {"objective", "examples", "checkpoint", "metrics", "work", "foreign"},
     {"batch", "masking", "pairing", "cutting", "optim", "model", "corpus"},
     {"rows", "tokenizer", "shards", "distributed", "config"},
-    {"packing", "interrupt", "atomic", "keyed", "presets"},
+    {"packing", "interrupt", "atomic", "keyed", "presets", "intervals"},
     {"errors", "reporter"},
 ]
 """From the top; a module imports only from rows below its own, and a package is one module."""
