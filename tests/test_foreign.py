@@ -1,4 +1,4 @@
-"""Models of transformers behind our own face: the same numbers, scored only where asked, and one line for what is none."""
+"""Models of transformers behind our own face: the same numbers, and one line for what is none."""
 
 import json
 import shutil
@@ -14,8 +14,8 @@ from bertsmith.errors import UserError
 from bertsmith.foreign import ForeignModel, load_foreign
 from bertsmith.held_out import TextTokens, sample_sections
 from bertsmith.model import Packed
-from bertsmith.tokenizer import Tokenizer, train_tokenizer
 from bertsmith.token_scores import score_text
+from bertsmith.tokenizer import Tokenizer, train_tokenizer
 
 from references import CLASSES, SHAPE, transformers, write_foreign
 
