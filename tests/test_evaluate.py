@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bertsmith.cli import run
+from bertsmith.console import print_table
 from bertsmith.corpus import Section, open_corpus
 from bertsmith.errors import UserError
 from bertsmith.evaluate import Wanted, evaluate
@@ -152,6 +153,17 @@ def test_json_is_alone_on_the_output(both: Path, pairs: Path, capsys: pytest.Cap
     assert printed["notes"]
     assert run(arguments) == 0
     assert "minimal pairs: right" in capsys.readouterr().out
+
+
+def test_a_terminal_gets_a_table_and_names_are_no_markup(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    print_table(["", "[red]runs[/red]/mine"], [["loss, nats", "3.305"], ["  right", "-"]])
+    shown = capsys.readouterr().out
+    assert "[red]runs[/red]/mine" in shown
+    assert "\N{BOX DRAWINGS LIGHT HORIZONTAL}" in shown
 
 
 def test_mistakes_are_one_line(both: Path, other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

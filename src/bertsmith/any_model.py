@@ -51,7 +51,7 @@ class AnyModel:
     @property
     def has_next_sentence(self) -> bool:
         """Whether it was trained to tell which sentence follows."""
-        return self.network.nsp_head is not None
+        return getattr(self.network, "nsp_head", None) is not None
 
     @property
     def parameters(self) -> int:

@@ -148,7 +148,11 @@ def _load_network(folder: Path, loader: Any) -> Any:
     """The model, all of whose weights come from the folder."""
     try:
         network, found = loader.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     except Exception as error:  # whatever it raises means that there is no such model
         raise UserError(f"{folder} holds no masked-language model that transformers reads: {_line(error)}") from error
@@ -161,7 +165,7 @@ def _load_network(folder: Path, loader: Any) -> Any:
 def _load_tokenizer(folder: Path, loader: Any) -> tuple[Tokenizer, int]:
     """The tokenizer, and the longest input it allows."""
     try:
-        theirs = loader.from_pretrained(folder, local_files_only=True)
+        theirs = loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # as above
         raise UserError(f"{folder} holds no tokenizer that transformers reads: {_line(error)}") from error
     if not theirs.is_fast:
