@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,40 @@ def fill(model: Path, text: str, top_k: int, as_json: bool) -> None:
     for number, candidates in enumerate(filled.masks, 1):
         ranked = "  ".join(f"{candidate.token} {candidate.probability:.1%}" for candidate in candidates)
         click.echo(f"mask {number}: {ranked}" if len(filled.masks) > 1 else ranked)
+
+
+@app.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--text", metavar="FILE", help="Held-out text for all models, a file or folder [each run's own].")
+@click.option("--blimp", type=click.Path(path_type=Path), metavar="FOLDER", help="Minimal pairs, a .jsonl a paradigm.")
+@click.option("--pairs", type=int, help="Pairs of each paradigm, chosen by hash [all].")
+@click.option("--words", type=int, default=20_000, show_default=True, help="Most words for bits per byte; 0: none.")
+@click.option("--sequence-length", type=int, default=128, show_default=True, help="Rows of --text, in tokens.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@settings(DataConfig, TrainingConfig, only=("text_field", "document", "encoding", "device", "threads"))
+def evaluate(models: tuple[str, ...], text: str | None, as_json: bool, **flags: Any) -> None:
+    """Measure MODELs side by side: runs, or folders of any masked-language model."""
+    from bertsmith.console import make_reporter, print_table
+    from bertsmith.corpus import open_corpus
+    from bertsmith.evaluate import Wanted
+    from bertsmith.evaluate import evaluate as measure
+    from bertsmith.evaluation_table import evaluation_table, notes
+
+    reading = {name: flags.pop(name) for name in ("text_field", "document", "encoding")}
+    given = {name: value for name, value in reading.items() if value is not None}
+    device, threads = flags.pop("device"), flags.pop("threads")
+    reporter = make_reporter(aside=as_json)
+    try:
+        corpus = open_corpus([text], **given) if text is not None else None
+        found = measure(models, Wanted(corpus, **flags), device=device or "auto", threads=threads, reporter=reporter)
+    finally:
+        reporter.close()
+    if as_json:
+        click.echo(json.dumps({"models": [asdict(each) for each in found], "notes": notes(found)}, indent=2))
+        return
+    print_table(*evaluation_table(found))
+    for line in notes(found):
+        click.echo(line)
 
 
 @app.command()

@@ -3,11 +3,15 @@
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+from rich.text import Text
 
 from bertsmith.reporter import Reporter
 
@@ -146,7 +150,31 @@ class TerminalReporter(Reporter):
             self.close()
 
 
-def make_reporter() -> PlainReporter | TerminalReporter:
-    """The reporter for where the output goes."""
+def make_reporter(*, aside: bool = False) -> Reporter:
+    """The reporter for where the output goes. `aside`: standard output is for something else."""
+    console = Console(stderr=aside)
+    if console.is_terminal:
+        return TerminalReporter(console)
+    return Reporter() if aside else PlainReporter()
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table, its first column to the left and the others to the right; plain lines where there is no terminal.
+
+    Args:
+        header: Names of the columns.
+        rows: Each as long as the header.
+    """
     console = Console()
-    return TerminalReporter(console) if console.is_terminal else PlainReporter()
+    if not console.is_terminal:
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        for row in (header, *rows):
+            cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+            PlainReporter().say("  ".join([row[0].ljust(widths[0]), *cells]))
+        return
+    table = Table(box=SIMPLE_HEAD)
+    for number, name in enumerate(header):
+        table.add_column(Text(name), justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))  # no markup: names are the user's
+    console.print(table)

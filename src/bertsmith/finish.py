@@ -7,7 +7,7 @@ guesses are shown and written nowhere.
 import shutil
 import unicodedata
 from collections.abc import Iterator, Mapping
-from math import isfinite, sqrt
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from bertsmith import atomic
 from bertsmith.card import model_card
 from bertsmith.errors import UserError
 from bertsmith.examples import TokenSource
+from bertsmith.intervals import wilson_interval
 from bertsmith.model import AnyPretrainingModel, architecture, new_model, with_dropout
 from bertsmith.plan import Plan
 from bertsmith.predict import Candidate, guess
@@ -35,9 +36,6 @@ SENTENCE_TOKENS = (8, 40)
 
 SENTENCES_TRIED = 1000
 """Sentences looked at for one example. Text without fitting ones gives fewer examples."""
-
-Z_95 = 1.959963984540054
-"""Two-sided 95 % point of the normal distribution."""
 
 
 def finish_run(
@@ -135,24 +133,6 @@ def holds_same(folder: Path, staging: Path) -> bool:
         (folder / file.name).is_file() and atomic.sha256(folder / file.name) == atomic.sha256(file)
         for file in staging.iterdir()
     )
-
-
-def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """The 95 % confidence interval of a share (E. B. Wilson, J. Am. Stat. Assoc. 22, 1927, pp. 209-212).
-
-    Unlike the usual p +- 1.96 s it stays within 0 and 1 and holds for few trials too.
-
-    Args:
-        share: Of hits among the trials, in [0, 1].
-        count: Trials, at least 1.
-
-    Returns:
-        Lower and upper end.
-    """
-    z2 = Z_95**2
-    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = Z_95 / (1 + z2 / count) * sqrt(share * (1 - share) / count + z2 / (4 * count**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def results(

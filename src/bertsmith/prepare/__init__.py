@@ -17,12 +17,14 @@ the text, and what is finished when the process is killed is not done again.
     chunks.py       what one task is
     workers.py      the processes that do them
     facts.py        counts over the finished shards
+    held_out.py     the held-out text of prepared data, read again
     fingerprint.py  what prepared data was made from
     folder.py       the files of a run that belong to the preparation
     job.py          what these functions hand each other
 """
 
 from bertsmith.prepare.build import make_tokenizer
+from bertsmith.prepare.held_out import held_out_sections
 from bertsmith.prepare.reuse import Prepared, prepare
 
-__all__ = ["Prepared", "make_tokenizer", "prepare"]
+__all__ = ["Prepared", "held_out_sections", "make_tokenizer", "prepare"]

@@ -7,7 +7,7 @@ shards are the same for any number of workers and any interruptions.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from bertsmith.corpus import Section, split_sentences
 from bertsmith.shards import ShardContent, Split, id_dtype, pack_shard, shard_name
-from bertsmith.tokenizer import Tokenizer
+from bertsmith.tokenizer import Encoded, Tokenizer
 
 CHUNK_CHARACTERS = 4_000_000
 MAX_CHUNK_CHARACTERS = 32_000_000
@@ -91,30 +91,37 @@ def group(sections: Iterable[tuple[Split, Section]], size: int) -> Iterator[Chun
 
 
 def tokenise(documents: list[int], texts: list[str], tokenizer: Tokenizer) -> bytes:
-    """Turn sections into the bytes of a shard.
+    """Turn sections into the bytes of a shard, as `shard_content` does."""
+    return pack_shard(shard_content(documents, texts, tokenizer.encode_corpus, tokenizer.vocab_size))
+
+
+def shard_content(
+    documents: list[int], texts: list[str], encode: Callable[[list[str]], Encoded], vocab_size: int
+) -> ShardContent:
+    """Turn sections into ids with the bounds of sentences and sections.
 
     Sentences and sections without a token are left out.
 
     Args:
         documents: Ordinal of the document of each section.
         texts: The sections.
-        tokenizer: What makes the ids.
+        encode: Makes the ids of sentences, as `Tokenizer.encode_corpus` does.
+        vocab_size: V.
     """
     sentences = [split_sentences(text) for text in texts]
     flat = list(chain.from_iterable(sentences))
     section = np.repeat(np.arange(len(texts)), [len(part) for part in sentences])  # of each sentence
-    lengths, ids = [np.empty(0, np.int64)], [np.empty(0, id_dtype(tokenizer.vocab_size))]
+    lengths, ids = [np.empty(0, np.int64)], [np.empty(0, id_dtype(vocab_size))]
     for first in range(0, len(flat), _SENTENCES_AT_ONCE):
-        encoded = tokenizer.encode_corpus(flat[first : first + _SENTENCES_AT_ONCE])
+        encoded = encode(flat[first : first + _SENTENCES_AT_ONCE])
         lengths.append(encoded.lengths)
         ids.append(encoded.ids.astype(ids[0].dtype))
     length = np.concatenate(lengths)
     tokens = np.bincount(section, weights=length, minlength=len(texts)).astype(np.int64)  # of each section
     starts = np.cumsum(length) - length
-    content = ShardContent(
+    return ShardContent(
         ids=np.concatenate(ids),
         sentence_starts=starts[length > 0],
         section_starts=np.cumsum([0, *tokens[tokens > 0]]),
         section_document=np.asarray(documents, dtype=np.int64)[tokens > 0],
     )
-    return pack_shard(content)

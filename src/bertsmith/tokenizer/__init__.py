@@ -11,7 +11,8 @@ This package alone uses the `tokenizers` library.
 """
 
 from bertsmith.tokenizer.loading import load_tokenizer
-from bertsmith.tokenizer.tokenizer import SPECIAL_TOKENS, Tokenizer
+from bertsmith.tokenizer.remember import Encoded
+from bertsmith.tokenizer.tokenizer import ROLES, SPECIAL_TOKENS, Tokenizer
 from bertsmith.tokenizer.training import choose_vocab_size, train_tokenizer
 
-__all__ = ["SPECIAL_TOKENS", "Tokenizer", "choose_vocab_size", "load_tokenizer", "train_tokenizer"]
+__all__ = ["ROLES", "SPECIAL_TOKENS", "Encoded", "Tokenizer", "choose_vocab_size", "load_tokenizer", "train_tokenizer"]

@@ -89,6 +89,14 @@ class Tokenizer:
         encodings = _without_surrogates(lambda texts: encode(texts, add_special_tokens=False), list(sentences))
         return [encoding.ids for encoding in encodings]
 
+    def encode_texts(self, texts: Sequence[str]) -> list[Encoding]:
+        """Turn texts into ids, each with [CLS] and [SEP]; "[SEP]" in a text is ordinary text, as in a corpus.
+
+        Returns:
+            For each text an encoding as `encode` gives it.
+        """
+        return _without_surrogates(self._literal.encode_batch, list(texts))
+
     def encode(self, text: str, pair: str | None = None) -> Encoding:
         """Turn what a user typed into ids, with [CLS] and [SEP]; "[MASK]" is the mask token here.
 

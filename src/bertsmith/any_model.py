@@ -1,0 +1,103 @@
+"""Any masked-language model that can be named: a run, a folder of ours or of transformers, a hub id."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bertsmith.corpus.hub import hub_id
+from bertsmith.errors import UserError
+from bertsmith.foreign import load_foreign
+from bertsmith.model.folder import read_config
+from bertsmith.pll import Scorer
+from bertsmith.predict import load_for_prediction
+from bertsmith.reporter import Reporter
+from bertsmith.run_folder import CONFIG, Run, read_run
+from bertsmith.tokenizer import Tokenizer
+
+OWN_TYPES = ("bert", "modernbert")
+"""Values of model_type in config.json that our own code reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnyModel:
+    """A model with its tokenizer, in evaluation mode."""
+
+    source: str
+    """As it was named."""
+
+    network: nn.Module
+    """A `BertPretrainingModel`, or what is called like one."""
+
+    tokenizer: Tokenizer
+    max_length: int
+    """Longest sequence, in tokens."""
+
+    run: Run | None
+    """The run it came from, whose held-out text it can be measured on."""
+
+    @property
+    def scorer(self) -> Scorer:
+        """What scores sentences."""
+        return Scorer(self.network, self.tokenizer, self.max_length)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.network.parameters()).device
+
+    @property
+    def has_next_sentence(self) -> bool:
+        """Whether it was trained to tell which sentence follows."""
+        return getattr(self.network, "nsp_head", None) is not None
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the model; tied ones count once."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+
+def open_model(source: str, device: torch.device, reporter: Reporter | None = None) -> AnyModel:
+    """Read a model and its tokenizer, float32 and in evaluation mode.
+
+    Args:
+        source: A run, finished or not; a folder that transformers loads as a masked-language model; or, where no
+            such path exists, the id of one on the Hugging Face hub, which is then downloaded.
+        device: Where it shall compute.
+        reporter: Is told of damaged checkpoints.
+
+    Raises:
+        UserError: There is no such model, or it has no head for masked words.
+    """
+    path = Path(source).expanduser()
+    if not path.exists() and hub_id(source) is not None and not path.parent.is_dir():
+        path = _download(source)
+    run = read_run(path) if (path / CONFIG).is_file() else None
+    network: Any
+    if run is None and (path / "config.json").is_file() and read_config(path).get("model_type") not in OWN_TYPES:
+        network, tokenizer, longest = load_foreign(path)
+    else:
+        network, tokenizer = load_for_prediction(path, reporter)
+        longest = network.config.max_position_embeddings
+    return AnyModel(source, network.to(device).eval(), tokenizer, longest, run)
+
+
+def _download(source: str) -> Path:
+    """Get the files of a model from the hub; weights as safetensors alone.
+
+    Raises:
+        UserError: `huggingface_hub` is not installed, or the model cannot be had.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise UserError(
+            f"{source} does not exist here, and to get it from the hub more is needed: pip install bertsmith[hf]"
+        ) from None
+    try:
+        return Path(snapshot_download(source, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]))
+    except Exception as error:  # whatever it raises means that there is no such model
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{source} does not exist here and cannot be had from the hub: {line}") from error
