@@ -73,7 +73,8 @@ def decide_by_budget(run: Run, clock: Clock, rows: TrainingRows, tokenizer: Toke
     seconds = distributed.from_main(clock.left()) if budget.operations is None else budget.operations / rate
     sizes = (run.config.model.preset,) if "preset" in run.origin else sizes_of("bert")
     choice = choose_size(sizes, seconds, training.sequence_length, seconds_per_row)
-    run.decide("measured", preset=choice.preset)
+    if "preset" not in run.origin:
+        run.decide("measured", preset=choice.preset)
     decide_shape(run)
     step_rows = run.config.training.global_batch_size or 1
     if budget.operations is None:

@@ -1,0 +1,203 @@
+"""How much of the Trainer's time Bertsmith's modern recipe needs for the Trainer's final held-out loss.
+
+    python benchmarks/time_to_loss.py PREPARED [--seconds 1800] [--rates 5e-4 1e-3 2e-3] [--rows 32 64] [-o FOLDER]
+
+PREPARED is what `bertsmith prepare` wrote: both sides learn from the same token ids and
+are measured on the same held-out rows and masks. The Trainer trains `BertForMaskedLM` at
+its fastest flags (bfloat16, compiled, fused AdamW), for each rate and batch as many steps
+as the time allows, the rate falling to 0; the best of these is the baseline. Bertsmith is
+given a twentieth, a tenth, ... of that time as `--budget`, until it reaches the baseline's
+loss. Clocks run from the start of the process, compiling included; measuring is not
+counted. Each part that is done is kept in the output folder and not done again.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SHARES = (0.05, 0.1, 0.2, 0.4, 1.0)
+BASELINE_PRESET = "bert-mini"
+PROBE_STEPS = 12
+
+
+def train_baseline(case: dict[str, Any]) -> None:
+    """The Trainer for a number of seconds; leaves a folder that our own code reads. Run in its own process."""
+    import transformers
+    from transformers import (
+        AutoTokenizer,
+        BertConfig,
+        BertForMaskedLM,
+        DataCollatorForLanguageModeling,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
+
+    from bertsmith.presets import PRESETS
+    from bertsmith.shards import open_shards
+
+    started = time.monotonic()
+    transformers.logging.set_verbosity_error()
+    folder, length = Path(case["data"]), 128
+    shards = open_shards(folder / "data", "train")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+
+    class Blocks(torch.utils.data.Dataset):  # type: ignore[type-arg]
+        def __len__(self) -> int:
+            return shards.num_tokens // (length - 2)
+
+        def __getitem__(self, number: int) -> dict[str, Any]:
+            places = torch.arange(number * (length - 2), (number + 1) * (length - 2)).numpy()
+            return {"input_ids": [tokenizer.cls_token_id, *shards.take(places).tolist(), tokenizer.sep_token_id]}
+
+    def trainer(steps: int, *callbacks: TrainerCallback) -> Trainer:
+        shape = PRESETS[BASELINE_PRESET].shape()
+        torch.manual_seed(0)
+        model = BertForMaskedLM(
+            BertConfig(
+                vocab_size=len(tokenizer),
+                max_position_embeddings=length,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+                **shape,
+            )
+        )
+        arguments = TrainingArguments(
+            output_dir=case["out"],
+            per_device_train_batch_size=case["rows"],
+            max_steps=steps,
+            learning_rate=case["rate"],
+            lr_scheduler_type="linear",
+            warmup_steps=round(0.06 * steps),
+            weight_decay=0.01,
+            bf16=True,
+            torch_compile=True,
+            optim="adamw_torch_fused",
+            use_cpu=not torch.cuda.is_available(),
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            seed=0,
+        )
+        collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
+        return Trainer(model, arguments, train_dataset=Blocks(), data_collator=collator, callbacks=list(callbacks))
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.times: list[float] = []
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.times.append(time.monotonic())
+
+    probe = Clock()
+    trainer(PROBE_STEPS, probe).train()  # its compiled code serves the real run too
+    each = (probe.times[-1] - probe.times[PROBE_STEPS // 2]) / (PROBE_STEPS - 1 - PROBE_STEPS // 2)
+    # the probe is no part of a user's run, but its compilation is: count that once
+    compiling = probe.times[0] - started
+    steps = max(1, int((case["seconds"] - compiling) / each))
+    began = time.monotonic()
+    run = trainer(steps)
+    run.train()
+    seconds = compiling + time.monotonic() - began
+    run.model.save_pretrained(case["out"])
+    tokenizer.save_pretrained(case["out"])
+    done = {"steps": steps, "seconds": seconds, "tokens": steps * case["rows"] * length}
+    (Path(case["out"]) / "baseline.json").write_text(json.dumps(done), encoding="utf-8")
+
+
+def held_out_loss(model_folder: Path, data: Path) -> float:
+    """Loss on the held-out rows that Bertsmith's own runs are measured on, in float32."""
+    from bertsmith.batch import collate
+    from bertsmith.decisions import VALIDATION_SEED
+    from bertsmith.examples import open_rows
+    from bertsmith.model import load_model
+    from bertsmith.objective import sum_losses
+    from bertsmith.step import evaluate_loss
+
+    rows = open_rows(data, "validation", objective="mlm", seed=VALIDATION_SEED)
+    numbers = range(min(4096, rows.rows_per_epoch))
+    batches = (collate(rows.__getitems__(list(numbers[i : i + 32]))) for i in range(0, len(numbers), 32))
+    return evaluate_loss(load_model(model_folder, heads=True), sum_losses, batches, precision="float32").mlm_loss
+
+
+def baseline(options: argparse.Namespace) -> tuple[float, dict[str, Any]]:
+    """The lowest loss of the Trainer over rates and batches."""
+    found: list[tuple[float, dict[str, Any]]] = []
+    for rate in options.rates:
+        for rows in options.rows:
+            out = options.output / f"trainer-{rate:g}-{rows}-{options.seconds:g}"
+            if not (out / "baseline.json").exists():
+                case = {"data": str(options.data), "out": str(out), "rate": rate, "rows": rows}
+                case["seconds"] = options.seconds
+                subprocess.run([sys.executable, __file__, "--baseline", json.dumps(case)], check=True)
+            facts = json.loads((out / "baseline.json").read_text(encoding="utf-8"))
+            loss = held_out_loss(out, options.data)
+            found.append((loss, facts | {"rate": rate, "rows": rows}))
+            print(
+                f"  Trainer, rate {rate:g}, {rows} rows: {loss:.3f} after {facts['steps']:,} steps, "
+                f"{facts['tokens'] / 1e6:.1f} M tokens in {facts['seconds']:,.0f} s",
+                flush=True,
+            )
+    return min(found, key=lambda pair: pair[0])
+
+
+def ours(options: argparse.Namespace, share: float) -> tuple[float, float]:
+    """Held-out loss of a run with a share of the time, and the seconds it took."""
+    out = options.output / f"{options.preset}-{share:g}-{options.seconds:g}"
+    log = Path(f"{out}.seconds")
+    if not log.exists():
+        began = time.monotonic()
+        command = [sys.executable, "-m", "bertsmith", "pretrain", str(options.data), "-o", str(out)]
+        command += ["--preset", options.preset, "--budget", f"{share * options.seconds:g}s"]
+        command += ["--validation-every", "1000000"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        log.write_text(f"{time.monotonic() - began}", encoding="ascii")
+    return held_out_loss(out / "model", options.data), float(log.read_text(encoding="ascii"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--seconds", type=float, default=1800.0)
+    parser.add_argument("--rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3])
+    parser.add_argument("--rows", type=int, nargs="+", default=[32, 64])
+    parser.add_argument("--preset", default="modern-mini")
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs/time-to-loss"))
+    parser.add_argument("--baseline", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.baseline:
+        return train_baseline(json.loads(options.baseline))
+    if options.data is None:
+        parser.error("name a prepared folder")
+    from bertsmith.shards import read_manifest
+
+    options.output.mkdir(parents=True, exist_ok=True)
+    unigram = read_manifest(options.data / "data")["unigram_loss"]
+    print(f"{options.data.name}, {torch.get_num_threads()} threads, baseline of {options.seconds:,.0f} s", flush=True)
+    goal, facts = baseline(options)
+    below = unigram - goal
+    print(
+        f"baseline {goal:.3f} nats (rate {facts['rate']:g}, {facts['rows']} rows), {below:.2f} below the unigram level"
+    )
+    if below < 0.3:
+        print("that is less than 0.3 nats: the time is too short to compare anything")
+    for share in SHARES:
+        loss, seconds = ours(options, share)
+        print(f"  {options.preset}, {share:.0%} of the time ({seconds:,.0f} s): {loss:.3f}", flush=True)
+        if loss <= goal:
+            print(f"ratio of time to the baseline's loss: at most {seconds / facts['seconds']:.3f}")
+            return None
+    print("the baseline's loss was not reached")
+    return None
+
+
+if __name__ == "__main__":
+    main()
