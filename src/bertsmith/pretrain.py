@@ -94,8 +94,8 @@ def pretrain(
                 seconds = plan.clock.left()
                 if seconds == 0:
                     reporter.warn(
-                        f"getting ready took {plan.clock.used():.0f} s, which leaves no time in the budget for training; "
-                        "prepare the text beforehand, or give more"
+                        f"getting ready took {plan.clock.used():.0f} s, which leaves no time in the budget for "
+                        "training; prepare the text beforehand, or give more"
                     )
             describe(plan, reporter, first_step=state["step"], seconds=seconds)
             if plan_only:
