@@ -26,7 +26,7 @@ ROWS = [
     {"objective", "examples", "checkpoint", "metrics", "work", "foreign"},
     {"batch", "masking", "pairing", "cutting", "optim", "model", "corpus"},
     {"rows", "tokenizer", "shards", "distributed", "config"},
-    {"packing", "interrupt", "budget", "keyed", "presets", "strict", "intervals"},
+    {"packing", "interrupt", "budget", "averaging", "keyed", "presets", "strict", "intervals"},
     {"atomic"},
     {"errors", "reporter"},
 ]

@@ -4,8 +4,16 @@ import pytest
 import torch
 from torch import nn
 
+from bertsmith.averaging import WeightAverage
 from bertsmith.model import BertConfig, BertPretrainingModel, ModernBertConfig, ModernBertPretrainingModel
-from bertsmith.optim import learning_rate_at, make_optimizer, parameter_groups, set_learning_rate
+from bertsmith.optim import (
+    StableAdamW,
+    divide_evenly,
+    learning_rate_at,
+    make_optimizer,
+    parameter_groups,
+    set_learning_rate,
+)
 
 SETTINGS = {"peak": 1.0, "warmup_steps": 10, "max_steps": 100}
 
@@ -55,6 +63,67 @@ def test_the_update_is_that_of_adamw() -> None:
         update = (first / (1 - 0.9**step)) / ((second / (1 - 0.98**step)).sqrt() + 1e-6)
         weight = weight * (1 - 0.01 * 0.1) - 0.01 * update
     torch.testing.assert_close(model.weight.detach(), weight, rtol=1e-12, atol=1e-12)
+
+
+def test_a_surprising_gradient_makes_a_smaller_step() -> None:
+    """A second moment that is behind lets AdamW take steps far larger than its rate; the clipped ones are not."""
+    steps = {}
+    for clip in (False, True):
+        model = nn.Linear(4, 4, bias=False)
+        optimizer = make_optimizer(model, weight_decay=0.0, beta2=0.98, clip_updates=clip)
+        set_learning_rate(optimizer, 0.01)
+        torch.manual_seed(0)
+        for size in [1e-3] * 20 + [1.0]:
+            before = model.weight.detach().clone()
+            model.weight.grad = size * torch.randn(4, 4)
+            optimizer.step()
+            steps[clip, size] = (model.weight.detach() - before).square().mean().sqrt().item()
+    torch.testing.assert_close(steps[True, 1e-3], steps[False, 1e-3], rtol=0.3, atol=0)
+    assert steps[True, 1.0] < 0.3 * steps[False, 1.0]
+    assert optimizer.param_groups[0]["lr"] == 0.01
+
+
+def test_the_size_of_an_update_is_that_of_the_paper() -> None:
+    model = nn.Linear(3, 3, bias=False).double()
+    optimizer = make_optimizer(model, weight_decay=0.0, beta2=0.9, clip_updates=True)
+    assert isinstance(optimizer, StableAdamW)
+    set_learning_rate(optimizer, 1e-9)
+    torch.manual_seed(1)
+    second = torch.zeros(3, 3, dtype=torch.float64)
+    for step in range(1, 5):
+        gradient = torch.randn(3, 3, dtype=torch.float64) * step**3
+        second = 0.9 * second + 0.1 * gradient**2
+        expected = (gradient**2 / (second / (1 - 0.9**step))).mean().sqrt().item()
+        model.weight.grad = gradient
+        assert optimizer._update_size(optimizer.param_groups[0]) == pytest.approx(expected, rel=1e-12)
+        optimizer.step()
+
+
+def test_matrices_are_divided_evenly_and_each_once() -> None:
+    matrices = [nn.Parameter(torch.empty(n, n)) for n in (64, 64, 32, 32, 48, 16, 16)]
+    parts = divide_evenly(matrices, 3)
+    assert sorted(id(m) for part in parts for m in part) == sorted(map(id, matrices))
+    work = [sum(m.numel() * min(m.shape) for m in part) for part in parts]
+    assert max(work) <= 64**3 + 16**3
+    assert divide_evenly(matrices, 1)[0] != []
+
+
+def test_averaged_weights_are_those_of_a_loop_and_are_given_back() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    average = WeightAverage(model, 0.9)
+    expected = model.weight.detach().clone()
+    for step in range(1, 30):
+        with torch.no_grad():
+            model.weight.add_(torch.randn(2, 3))
+        average.update(step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.weight.detach()
+    own = model.weight.detach().clone()
+    with average.in_place():
+        torch.testing.assert_close(model.weight.detach(), expected)
+    assert torch.equal(model.weight, own)
+    torch.testing.assert_close(average.tensors["weight"], expected)
 
 
 def test_muon_takes_the_matrices_of_the_blocks_alone() -> None:

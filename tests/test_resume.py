@@ -85,6 +85,8 @@ def test_a_run_with_every_schedule_goes_on_exactly(text: Path, tmp_path: Path) -
         "mask_units": "span",
         "mask_covering": True,
         "objective": "mlm+sop",
+        "clip_updates": True,
+        "average_decay": 0.9,
     }
     run(tmp_path / "straight", text, **settings)
     for stop in (1, 3, 6, 10):

@@ -2,7 +2,8 @@
 
     checkpoints/step-00001000/
       model.safetensors       parameters by name
-      optimizer.safetensors   exp_avg.NAME, exp_avg_sq.NAME, step.NAME
+      optimizer.safetensors   exp_avg.NAME, exp_avg_sq.NAME, step.NAME, momentum_buffer.NAME
+      average.safetensors     averaged parameters by name, where they are averaged
       state.json              step, tokens, seconds, skipped steps
       manifest.json           size and hash of each file, written last
 
@@ -22,10 +23,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bertsmith import atomic
+from bertsmith.averaging import WeightAverage
 from bertsmith.errors import UserError
 from bertsmith.optim import AnyOptimizer
 
 MANIFEST = "manifest.json"
+AVERAGE = "average.safetensors"
 
 _NAME = re.compile(r"step-\d{8}")
 
@@ -51,7 +54,13 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: AnyOptimizer, state: dict[str, Any], *, keep: int
+    folder: Path,
+    model: nn.Module,
+    optimizer: AnyOptimizer,
+    state: dict[str, Any],
+    *,
+    keep: int,
+    average: WeightAverage | None = None,
 ) -> Path:
     """Write a checkpoint, then remove the oldest ones beyond `keep`.
 
@@ -60,6 +69,7 @@ def save_checkpoint(
         model: Its parameters are saved by name.
         optimizer: Its state is saved by the name of the parameter.
         state: What else the run needs, as JSON; `state["step"]` names the checkpoint.
+        average: Its tensors are saved too.
         keep: Checkpoints that stay. Older ones are removed only when the new one is on the disk.
 
     Raises:
@@ -74,6 +84,8 @@ def save_checkpoint(
         try:
             _save_tensors(staging / "model.safetensors", dict(model.named_parameters()))
             _save_tensors(staging / "optimizer.safetensors", optimizer_tensors(model, optimizer))
+            if average is not None:
+                _save_tensors(staging / AVERAGE, average.tensors)
             atomic.write_json(staging / "state.json", state)
             files = {
                 path.name: {"size": path.stat().st_size, "sha256": atomic.sha256(path)}
@@ -141,8 +153,13 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: AnyOptimizer | None = None) -> None:
-    """Copy a checkpoint into a model and its optimizer.
+def load_checkpoint(
+    checkpoint: Path,
+    model: nn.Module,
+    optimizer: AnyOptimizer | None = None,
+    average: WeightAverage | None = None,
+) -> None:
+    """Copy a checkpoint into a model, its optimizer and its averaged weights.
 
     Tensors are copied into the parameters that exist: memory mapped from a file
     may be aligned differently, and sums could then round differently.
@@ -157,6 +174,8 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: AnyOptimizer 
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(stored[name])
+    if average is not None:
+        average.load(load_file(checkpoint / AVERAGE))
     if optimizer is None:
         return
     moments = load_file(checkpoint / "optimizer.safetensors")

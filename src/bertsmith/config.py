@@ -128,6 +128,8 @@ class TrainingConfig:
     weight_decay: float = _setting(0.01, "AdamW weight decay; biases and LayerNorm have none.")
     adam_beta2: float = _setting(0.98, "AdamW decay of the second moment.")
     max_grad_norm: float = _setting(1.0, "Gradients are scaled down to this L2 norm.")
+    clip_updates: bool = _setting(False, "Scale AdamW's updates of each tensor down to a root mean square of 1, too.")
+    average_decay: float = _setting(0.0, "Measure and export a moving average of the weights with this decay; 0: no.")
     mlm_probability: float = _setting(0.15, "Share of the tokens to predict, in (0, 1).")
     end_probability: float | None = _setting(None, "That share at the end of the run, reached in a line [unchanged].")
     mask_units: Literal["token", "word", "span"] = _setting("token", "Mask single pieces, whole words, or spans.")
@@ -170,7 +172,7 @@ class TrainingConfig:
         for name in ("mlm_probability", "end_probability"):
             value = getattr(self, name)
             _require(value is None or 0 < value < 1, f"{name} is {value}; give a share in (0, 1)")
-        for name in ("short_sequence_probability", "decay_share", "batch_ramp", "short_share"):
+        for name in ("short_sequence_probability", "decay_share", "batch_ramp", "short_share", "average_decay"):
             value = getattr(self, name)
             _require(0 <= value < 1, f"{name} is {value}; give a share in [0, 1)")
         short = self.short_length

@@ -5,7 +5,7 @@ summed over all ranks. Without torchrun every function here is the identity.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 import torch
@@ -85,6 +85,19 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     if not dist.is_initialized():
         return flag
     return bool(sum_over_ranks(torch.tensor(float(flag), device=device)).item())
+
+
+def share(tensors_of_rank: Sequence[Sequence[Tensor]]) -> None:
+    """Give every rank the tensors that each rank has worked on, in place, in one message a rank."""
+    if not dist.is_initialized():
+        return
+    for owner, tensors in enumerate(tensors_of_rank):
+        if not tensors:
+            continue
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.broadcast(flat, src=owner)
+        for tensor, shared in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
+            tensor.copy_(shared.view_as(tensor))
 
 
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from bertsmith import distributed
+from bertsmith.averaging import WeightAverage
 from bertsmith.batch import Batch, collate
 from bertsmith.checkpoint import save_checkpoint
 from bertsmith.errors import UserError
@@ -17,13 +18,13 @@ from bertsmith.interrupt import Interrupted, leave_signals_to_the_run, listening
 from bertsmith.metrics import MetricsLog
 from bertsmith.model import AnyPretrainingModel
 from bertsmith.objective import sum_losses
-from bertsmith.optim import AnyOptimizer, learning_rate_at, set_learning_rate
+from bertsmith.optim import AnyOptimizer, MuonWithAdamW, learning_rate_at, set_learning_rate
 from bertsmith.pace import Pace
 from bertsmith.plan import Plan
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
 from bertsmith.stages import Division, Stage
-from bertsmith.step import Measured, SumLosses, evaluate_loss, train_step
+from bertsmith.step import Measured, StepResult, SumLosses, evaluate_loss, train_step
 from bertsmith.work import matrix_rate, step_operations
 
 QUICK_VALIDATION_ROWS = 512
@@ -38,6 +39,7 @@ def train(
     state: dict[str, Any],
     *,
     reporter: Reporter,
+    average: WeightAverage | None = None,
 ) -> None:
     """Do the steps that are left.
 
@@ -48,6 +50,7 @@ def train(
         optimizer: Its state belongs to the same step; updated.
         state: `step`, `tokens`, `seconds` and `skipped` so far; updated.
         reporter: Who to tell.
+        average: Of the weights; updated, and measured in their place.
 
     Raises:
         Interrupted: Asked to stop; a checkpoint is written.
@@ -93,16 +96,16 @@ def train(
                 batches = load_batches(plan, first_step=step)
                 continue
             step += 1
+            if average is not None and result.applied:
+                average.update(step)
             now = time.monotonic()
             seconds = now - last_step
-            state["step"] = step
-            state["tokens"] += result.tokens
-            state["seconds"] += seconds
-            state["skipped"] += not result.applied
+            count(state, step, result, seconds)
             record = result.record(step, learning_rate, seconds, stage.places)
             share = work_of_step(plan, stage) / seconds / peak
             record |= {"input_wait": round(waited / seconds, 5), "matrix_share": round(share, 4)}
-            record |= measure_if_due(plan, model, step)
+            with average.in_place() if average else nullcontext():
+                record |= measure_if_due(plan, model, step)
             last_step = time.monotonic()  # measuring is no training time
             if log is not None:
                 log.write(record)
@@ -112,10 +115,18 @@ def train(
             due = distributed.any_rank(now - last_save > 60 * training.checkpoint_every, device)
             if stopping or due or step == plan.steps:
                 state["wall_seconds"] = plan.clock.used()
-                save(plan.run, model, optimizer, state)
+                save(plan.run, model, optimizer, state, average)
                 last_save = last_step = time.monotonic()
             if stopping:
                 raise Interrupted(stop.signal_number)
+
+
+def count(state: dict[str, Any], step: int, result: StepResult, seconds: float) -> None:
+    """Add a step to what the run has done so far."""
+    state["step"] = step
+    state["tokens"] += result.tokens
+    state["seconds"] += seconds
+    state["skipped"] += not result.applied
 
 
 def next_step(batches: Iterator[Batch], division: Division, device: torch.device) -> tuple[list[Batch], float]:
@@ -211,16 +222,24 @@ def measure_held_out(plan: Plan, model: torch.nn.Module, most_rows: int) -> Meas
     return evaluate_loss(model, sum_losses, batches(), precision=plan.run.config.training.precision)
 
 
-def save(run: Run, model: torch.nn.Module, optimizer: AnyOptimizer, state: dict[str, Any]) -> None:
+def save(
+    run: Run,
+    model: torch.nn.Module,
+    optimizer: AnyOptimizer,
+    state: dict[str, Any],
+    average: WeightAverage | None = None,
+) -> None:
     """Write a checkpoint, on the main rank.
 
     Raises:
         UserError: It could not be written; the earlier ones are untouched.
     """
+    if isinstance(optimizer, MuonWithAdamW):
+        optimizer.collect()
     if not distributed.is_main():
         return
     try:
-        save_checkpoint(run.checkpoints, model, optimizer, state, keep=run.config.training.keep)
+        save_checkpoint(run.checkpoints, model, optimizer, state, average=average, keep=run.config.training.keep)
     except OSError as error:
         raise UserError(
             f"the checkpoint of step {state['step']:,} could not be written to {run.checkpoints}: "

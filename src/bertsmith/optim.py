@@ -6,6 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from bertsmith import distributed
+
 ADAM_BETA1 = 0.9
 ADAM_EPS = 1e-6
 """As google-research/bert."""
@@ -28,30 +30,94 @@ class MuonWithAdamW:
 
     Muon makes its updates orthogonal (Jordan et al. 2024, "Muon"); scaled to the
     size of AdamW's (arXiv:2502.16982, section 2.2), so one learning rate serves both.
+    Each rank updates some of Muon's matrices and gets the others from their ranks.
     """
 
     def __init__(self, adamw: torch.optim.AdamW, muon: torch.optim.Muon) -> None:
         muon.state = adamw.state  # one dictionary by parameter, for checkpoints
-        self.parts: tuple[torch.optim.Optimizer, ...] = (adamw, muon)
+        self._adamw, self._muon = adamw, muon
         self.state = adamw.state
         self.param_groups = [*adamw.param_groups, *muon.param_groups]
+        matrices = [p for group in muon.param_groups for p in group["params"]]
+        self._matrices_of_rank = divide_evenly(matrices, distributed.world_size())
 
+    @torch.no_grad()
     def step(self) -> None:
         """Update all parameters from their gradients."""
-        for part in self.parts:
-            part.step()
+        self._adamw.step()
+        for rank, matrices in enumerate(self._matrices_of_rank):
+            if rank != distributed.rank():
+                for matrix in matrices:
+                    matrix.grad = None  # Muon passes over it
+        self._muon.step()  # type: ignore[no-untyped-call]
+        distributed.share(self._matrices_of_rank)
+
+    @torch.no_grad()
+    def collect(self) -> None:
+        """Get the other ranks' state, for a checkpoint; all ranks must call this."""
+        for matrices in self._matrices_of_rank:
+            for matrix in matrices:
+                self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
+        distributed.share([[self.state[m]["momentum_buffer"] for m in part] for part in self._matrices_of_rank])
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients."""
-        for part in self.parts:
-            part.zero_grad(set_to_none)
+        self._adamw.zero_grad(set_to_none)
+        self._muon.zero_grad(set_to_none)
+
+
+def divide_evenly(matrices: list[nn.Parameter], parts: int) -> list[list[nn.Parameter]]:
+    """Divide matrices into parts of about equal work, the same way on every rank."""
+    divided: list[list[nn.Parameter]] = [[] for _ in range(parts)]
+    work = [0] * parts
+    for matrix in sorted(matrices, key=lambda m: -m.numel() * min(m.shape)):
+        least = work.index(min(work))
+        divided[least].append(matrix)
+        work[least] += matrix.numel() * min(matrix.shape)
+    return divided
+
+
+class StableAdamW(torch.optim.AdamW):
+    """AdamW that takes a smaller step for a tensor whose update would exceed 1 (arXiv:2304.13013, section 3.5).
+
+    The measure is the root mean square of gradient over root of second moment, which
+    grows when the second moment is behind. Each group holds one parameter.
+    """
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """Update all parameters from their gradients."""
+        rates = [group["lr"] for group in self.param_groups]
+        for group in self.param_groups:
+            group["lr"] /= max(1.0, self._update_size(group))
+        super().step()
+        for group, rate in zip(self.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def _update_size(self, group: dict[str, Any]) -> float:
+        (parameter,) = group["params"]
+        if parameter.grad is None:
+            return 1.0
+        beta, state, squared = group["betas"][1], self.state[parameter], parameter.grad.square()
+        moment = (1 - beta) * squared
+        steps = 1.0
+        if state:
+            moment += beta * state["exp_avg_sq"]
+            steps += float(state["step"])
+        moment /= 1 - beta**steps
+        return float((squared / moment.clamp_(min=group["eps"] ** 2)).mean().sqrt())
 
 
 AnyOptimizer = torch.optim.Optimizer | MuonWithAdamW
 
 
 def make_optimizer(
-    model: nn.Module, *, weight_decay: float, beta2: float, kind: Literal["adamw", "muon"] = "adamw"
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    beta2: float,
+    kind: Literal["adamw", "muon"] = "adamw",
+    clip_updates: bool = False,
 ) -> AnyOptimizer:
     """Make the optimizer; its learning rate is set before each step by `set_learning_rate`.
 
@@ -60,13 +126,17 @@ def make_optimizer(
         weight_decay: Of the matrices (arXiv:1711.05101); biases and LayerNorm have none.
         beta2: AdamW's decay of the second moment.
         kind: "muon" uses Muon for the matrices inside `blocks`; embeddings, heads, biases and norms stay with AdamW.
+        clip_updates: Use `StableAdamW` for AdamW.
     """
     fused = next(model.parameters()).device.type in {"cuda", "cpu"}
     chosen = {p for name, p in model.named_parameters() if kind == "muon" and ".blocks." in name and p.ndim == 2}
     groups = parameter_groups(model, weight_decay)
     for group in groups:
         group["params"] = [p for p in group["params"] if p not in chosen]
-    adamw = torch.optim.AdamW(groups, lr=0.0, betas=(ADAM_BETA1, beta2), eps=ADAM_EPS, fused=fused)
+    if clip_updates:
+        groups = [group | {"params": [p]} for group in groups for p in group["params"]]
+    adamw_class = StableAdamW if clip_updates else torch.optim.AdamW
+    adamw = adamw_class(groups, lr=0.0, betas=(ADAM_BETA1, beta2), eps=ADAM_EPS, fused=fused)
     if kind == "adamw":
         return adamw
     matrices = [p for p in model.parameters() if p in chosen]  # in the model's order, the same in every process

@@ -9,13 +9,14 @@ weights as a run that was never interrupted.
 import json
 import shutil
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bertsmith import distributed
+from bertsmith.averaging import WeightAverage
 from bertsmith.budget import REVISIONS
 from bertsmith.checkpoint import Found, list_checkpoints, load_checkpoint, newest_checkpoint, read_state, set_aside
 from bertsmith.errors import UserError
@@ -81,10 +82,15 @@ def pretrain(
 
         model = plan.new_model()
         optimizer = make_optimizer(
-            model, weight_decay=training.weight_decay, beta2=training.adam_beta2, kind=training.optimizer
+            model,
+            weight_decay=training.weight_decay,
+            beta2=training.adam_beta2,
+            kind=training.optimizer,
+            clip_updates=training.clip_updates,
         )
+        average = WeightAverage(model, training.average_decay) if training.average_decay else None
         if found.folder is not None:
-            load_checkpoint(found.folder, model, optimizer)
+            load_checkpoint(found.folder, model, optimizer, average)
         if state["step"] < (training.steps or 0):
             check_free_disk(run, model)
             losses = compiled_losses() if training.compile == "yes" else sum_losses
@@ -101,10 +107,11 @@ def pretrain(
             if plan_only:
                 run.save()
                 return run.folder
-            train(plan, model, losses, optimizer, state, reporter=reporter)
-        measured = measure_held_out(plan, model, FULL_VALIDATION_ROWS)
-        if main:
-            finish_run(model, plan, measured, state, reporter)
+            train(plan, model, losses, optimizer, state, average=average, reporter=reporter)
+        with average.in_place() if average else nullcontext():
+            measured = measure_held_out(plan, model, FULL_VALIDATION_ROWS)
+            if main:
+                finish_run(model, plan, measured, state, reporter)
         distributed.barrier()
     return run.model
 
