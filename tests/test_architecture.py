@@ -13,15 +13,15 @@ MAX_RUN_STATEMENTS = 90
 
 ROWS = [
     {"cli"},
-    {"pretrain"},
-    {"finish", "info", "console", "bench", "flags"},
+    {"pretrain", "finetune", "classify"},
+    {"finish", "info", "console", "bench", "flags", "outcome", "tuning"},
     {"predict", "loop", "overview"},
-    {"plan", "card"},
-    {"measure", "watch"},
+    {"plan", "card", "tasks"},
+    {"measure", "watch", "finetune_folder"},
     {"step", "prepare", "run_folder"},
     {"objective", "examples", "checkpoint", "metrics", "work"},
     {"batch", "masking", "pairing", "cutting", "optim", "model", "corpus"},
-    {"rows", "tokenizer", "shards", "distributed", "config"},
+    {"rows", "tokenizer", "shards", "distributed", "config", "finetune_config"},
     {"packing", "interrupt", "atomic", "keyed", "presets"},
     {"errors", "reporter"},
 ]

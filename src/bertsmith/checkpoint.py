@@ -51,14 +51,14 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: AnyOptimizer, state: dict[str, Any], *, keep: int
+    folder: Path, model: nn.Module, optimizer: AnyOptimizer | None, state: dict[str, Any], *, keep: int
 ) -> Path:
     """Write a checkpoint, then remove the oldest ones beyond `keep`.
 
     Args:
         folder: RUN/checkpoints.
         model: Its parameters are saved by name.
-        optimizer: Its state is saved by the name of the parameter.
+        optimizer: Its state is saved by the name of the parameter. None: the weights alone are to be kept.
         state: What else the run needs, as JSON; `state["step"]` names the checkpoint.
         keep: Checkpoints that stay. Older ones are removed only when the new one is on the disk.
 
@@ -73,7 +73,8 @@ def save_checkpoint(
         staging.mkdir()
         try:
             _save_tensors(staging / "model.safetensors", dict(model.named_parameters()))
-            _save_tensors(staging / "optimizer.safetensors", optimizer_tensors(model, optimizer))
+            if optimizer is not None:
+                _save_tensors(staging / "optimizer.safetensors", optimizer_tensors(model, optimizer))
             atomic.write_json(staging / "state.json", state)
             files = {
                 path.name: {"size": path.stat().st_size, "sha256": atomic.sha256(path)}

@@ -9,6 +9,7 @@ import click
 
 from bertsmith.config import DataConfig, ModelConfig, TrainingConfig, by_table
 from bertsmith.errors import UserError, suggestion
+from bertsmith.finetune_config import FinetuneConfig
 from bertsmith.flags import gather, settings
 
 BENCH_SETTINGS = (
@@ -135,6 +136,52 @@ def train_tokenizer(text: tuple[str, ...], output: Path, **flags: Any) -> None:
 
 @app.command()
 @click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run [runs/NAME OF DATA].")
+@click.option("--fresh", is_flag=True, help="Start a new run beside an existing one: OUTPUT-2, OUTPUT-3, ...")
+@settings(FinetuneConfig)
+def finetune(model: Path, data: str, output: Path | None, fresh: bool, **flags: Any) -> None:
+    """Fine-tune MODEL, a run or a BERT folder, on labelled rows: CSV, TSV, JSON lines, Parquet, or words and tags.
+
+    The same command again goes on with a run that was stopped.
+    """
+    from bertsmith.atomic import next_free
+    from bertsmith.console import make_reporter
+    from bertsmith.finetune import finetune as run_finetuning
+
+    folder = output or default_folder((data,))
+    folder = next_free(folder.resolve()) if fresh else folder
+    reporter = make_reporter()
+    reporter.say(f"run: {folder}")
+    try:
+        run_finetuning(folder, model, data, flags, reporter)
+    finally:
+        reporter.close()
+
+
+@app.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="CSV file to write.")
+@click.option("--text", help="Column with the text [that of training].")
+@click.option("--text-pair", help="Column with the second text [that of training].")
+@click.option("--every-label", is_flag=True, help="Write the probability of every label.")
+@settings(FinetuneConfig, only=("device", "threads"))
+@click.option("--half", is_flag=True, help="Compute the products in bfloat16: faster where the device has it.")
+def predict(model: Path, data: str, output: Path, **flags: Any) -> None:
+    """Predict each row of DATA with MODEL, a run of `finetune` or a fine-tuned folder; order is kept."""
+    from bertsmith.classify import load_classifier, predict_file
+    from bertsmith.console import make_reporter
+    from bertsmith.measure import set_threads
+
+    set_threads(flags.pop("threads"))
+    precision = "bfloat16" if flags.pop("half") else "float32"
+    classifier = load_classifier(model, device=flags.pop("device") or "auto", precision=precision)
+    predict_file(classifier, data, output, **flags, reporter=make_reporter())
+
+
+@app.command()
+@click.argument("model", type=click.Path(path_type=Path))
 @click.argument("text")
 @click.option("--top-k", type=int, default=5, show_default=True, help="Candidates for each mask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -211,7 +258,7 @@ def run(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if type(error).__name__ != "Interrupted":  # compared by name: its module need not be loaded
             raise
-        return _complain(f"{error}; `bertsmith pretrain -o FOLDER` goes on from here", getattr(error, "exit_code", 130))
+        return _complain(f"{error}; the same command goes on from here", getattr(error, "exit_code", 130))
     return 0
 
 

@@ -21,6 +21,7 @@ from bertsmith.card import model_card
 from bertsmith.errors import UserError
 from bertsmith.examples import TokenSource
 from bertsmith.model import BertPretrainingModel
+from bertsmith.model.classifier import BertClassifier
 from bertsmith.plan import Plan
 from bertsmith.predict import Candidate, guess
 from bertsmith.reporter import Reporter
@@ -109,7 +110,7 @@ def for_fine_tuning(model: BertPretrainingModel) -> BertPretrainingModel:
 
 
 def publish_model(
-    folder: Path, model: BertPretrainingModel, tokenizer: Tokenizer, card: str, reporter: Reporter
+    folder: Path, model: BertPretrainingModel | BertClassifier, tokenizer: Tokenizer, card: str, reporter: Reporter
 ) -> None:
     """Write a Hugging Face folder in one step: a kill leaves the one before, a whole one, or none.
 

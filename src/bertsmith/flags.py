@@ -24,7 +24,7 @@ def settings(*tables: type, only: tuple[str, ...] | None = None) -> Callable[[Co
         for table in reversed(tables):
             types = get_type_hints(table)
             for field in reversed(dataclasses.fields(table)):
-                if field.name != "text" and (only is None or field.name in only):
+                if get_origin(types[field.name]) is not tuple and (only is None or field.name in only):
                     command = _flag(field, types[field.name])(command)
         return command
 

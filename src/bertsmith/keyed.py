@@ -31,6 +31,8 @@ class Stream(IntEnum):
     REPLACEMENT = 10
     DROPOUT = 11
     INITIAL = 12
+    EXAMPLE = 13
+    SPLIT = 14
 
 
 def mix(value: UInt64Array) -> UInt64Array:

@@ -1,0 +1,285 @@
+"""One try of fine-tuning: steps, validations, the best weights kept, and stopping early or when asked.
+
+RUN/tries/1/
+  checkpoints/    the newest step, to go on from
+  best/           the weights with the best validation score so far
+  metrics.jsonl   a line for each step
+  result.json     written when the try is over; then the checkpoints go
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from math import ceil, isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bertsmith import atomic
+from bertsmith.checkpoint import load_checkpoint, newest_checkpoint, read_state, save_checkpoint, set_aside
+from bertsmith.errors import UserError
+from bertsmith.finetune_config import FinetuneConfig
+from bertsmith.interrupt import Interrupted, listening
+from bertsmith.keyed import Stream, keyed_seed
+from bertsmith.metrics import MetricsLog
+from bertsmith.model.classifier import BertClassifier
+from bertsmith.optim import AnyOptimizer, learning_rate_at, make_optimizer, set_learning_rate
+from bertsmith.reporter import Reporter
+from bertsmith.step import train_step
+from bertsmith.tasks.batches import TaskBatch, by_length, collate, rows_of_step
+from bertsmith.tasks.dataset import TaskData
+from bertsmith.tasks.objective import Objective, balanced_weights, make_objective
+from bertsmith.tasks.scores import is_better
+from bertsmith.tasks.scoring import Judged, all_logits, judge, learning_targets
+from bertsmith.tasks.targets import mean_and_deviation
+
+RATE_FACTORS = (1.0, 0.5, 2.0)
+"""Rates of the tries, times the one given; every third try has a new seed."""
+
+MAX_SKIPPED = 5
+"""So many steps in a row without a finite loss, and the run stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """What distinguishes one try from the others."""
+
+    number: int
+    folder: Path
+    learning_rate: float
+    seed: int
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What came out; None while it is not over."""
+        path = self.folder / "result.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def list_tries(folder: Path, config: FinetuneConfig) -> list[Try]:
+    """All tries of a run."""
+    return [
+        Try(
+            number + 1,
+            folder / "tries" / str(number + 1),
+            config.learning_rate * RATE_FACTORS[number % len(RATE_FACTORS)],
+            config.seed + number // len(RATE_FACTORS),
+        )
+        for number in range(config.tries)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What all tries of a run share."""
+
+    config: FinetuneConfig
+    model_folder: Path
+    data: TaskData
+    device: torch.device
+    precision: str
+    metric: str
+
+    @property
+    def steps(self) -> int:
+        """Most steps of a try."""
+        return max(1, ceil((self.config.epochs or 1) * len(self.data.train.inputs) / self.config.batch_size))
+
+    @property
+    def validation_every(self) -> int:
+        """Steps between validations."""
+        return self.config.validation_every or max(1, self.steps)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Mean and standard deviation of the numbers to learn; 0 and 1 for other tasks."""
+        return mean_and_deviation(self.data.train.examples) if self.data.kind == "regression" else (0.0, 1.0)
+
+    def new_model(self, seed: int) -> BertClassifier:
+        """The model as a try begins it, the same at each call."""
+        torch.manual_seed(keyed_seed(seed, Stream.INITIAL))
+        return BertClassifier.start(self.model_folder, self.data.head).to(self.device)
+
+    def objective(self) -> Objective:
+        """What is minimised."""
+        is_weighted = self.config.class_weights == "balanced" and self.data.kind != "regression"
+        return make_objective(
+            self.data.head, balanced_weights(self.data.head, self.data.train.targets) if is_weighted else None
+        )
+
+
+def run_try(work: Work, attempt: Try, reporter: Reporter) -> None:
+    """Do a try, or what is left of it, and write its result.
+
+    Raises:
+        Interrupted: Asked to stop; a checkpoint is written.
+        UserError: The disk is full, the memory of the GPU too small, or the losses stay not finite.
+    """
+    attempt.folder.mkdir(parents=True, exist_ok=True)
+    config = work.config
+    model = work.new_model(attempt.seed)
+    optimizer = make_optimizer(model, weight_decay=config.weight_decay, beta2=config.adam_beta2, kind=config.optimizer)
+    state: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "skipped": 0, "best": None, "stale": 0}
+    found = newest_checkpoint(attempt.folder / "checkpoints")
+    for line, damaged in zip(found.damaged, found.damaged_folders, strict=True):
+        reporter.warn(f"{line}; it is kept as {set_aside(damaged).name}")
+    if found.folder is not None:
+        load_checkpoint(found.folder, model, optimizer)
+        state = read_state(found.folder)
+    train(work, attempt, model, optimizer, state, reporter=reporter)
+    facts = {"learning_rate": attempt.learning_rate, "seed": attempt.seed, "steps": state["step"]}
+    atomic.write_json(attempt.folder / "result.json", facts | state["best"] | {"seconds": round(state["seconds"], 2)})
+    shutil.rmtree(attempt.folder / "checkpoints", ignore_errors=True)  # superseded by the result
+
+
+def train(
+    work: Work, attempt: Try, model: BertClassifier, optimizer: AnyOptimizer, state: dict[str, Any], *,
+    reporter: Reporter,
+) -> None:  # fmt: skip
+    """Do the steps that are left; `state` and the weights are updated."""
+    config, steps, objective = work.config, work.steps, work.objective()
+    batches = batches_from(work, attempt.seed, state["step"])
+    skipped = 0
+    with closing(MetricsLog(attempt.folder, first_step=state["step"])) as log, listening() as stop:
+        last_save = time.monotonic()
+        while state["step"] < steps and state["stale"] < config.patience:
+            began = time.monotonic()
+            learning_rate = learning_rate_at(
+                state["step"],
+                peak=attempt.learning_rate,
+                warmup_steps=round(config.warmup_fraction * steps),
+                max_steps=steps,
+                schedule=config.schedule,
+            )
+            set_learning_rate(optimizer, learning_rate)
+            try:
+                result = train_step(
+                    model,
+                    objective.sum_losses,
+                    [batch.to(work.device) for batch in next(batches)],
+                    optimizer,
+                    max_grad_norm=config.max_grad_norm,
+                    precision=work.precision,
+                    dropout_key=(attempt.seed, state["step"]),
+                    terms=objective.terms,
+                )
+            except torch.OutOfMemoryError as error:
+                raise UserError(
+                    f"the memory of the GPU is too small for {config.micro_batch_tokens:,} tokens at once; start again "
+                    f"with another -o and --micro-batch-tokens {config.micro_batch_tokens // 2}"
+                ) from error
+            skipped = 0 if result.applied else skipped + 1
+            refuse_divergence(skipped, state["step"], attempt)
+            seconds = time.monotonic() - began
+            state["step"] += 1
+            state["tokens"] += result.tokens
+            state["seconds"] += seconds
+            state["skipped"] += not result.applied
+            record = result.record(state["step"], learning_rate, seconds, result.tokens)
+            if state["step"] % work.validation_every == 0 or state["step"] == steps:
+                record |= validate(work, attempt, model, state)
+            log.write(record)
+            shown = {"step": (attempt.number - 1) * steps + state["step"], "max_steps": config.tries * steps}
+            reporter.step(record | shown)
+            if stop.signal_number is not None or time.monotonic() - last_save > 60 * config.checkpoint_every:
+                save(attempt.folder / "checkpoints", model, optimizer, state)
+                last_save = time.monotonic()
+            if stop.signal_number is not None:
+                raise Interrupted(stop.signal_number)
+
+
+def batches_from(work: Work, seed: int, first_step: int) -> Iterator[list[TaskBatch]]:
+    """The micro-batches of each step from `first_step` on. The step number alone says which rows it has."""
+    inputs, targets = work.data.train.inputs, learning_targets(work.data, *work.scale)
+    for step in range(first_step, work.steps):
+        numbers = rows_of_step(step, count=len(inputs), batch_size=work.config.batch_size, seed=seed)
+        groups = by_length(inputs, numbers, work.config.micro_batch_tokens)
+        yield [collate([inputs[n] for n in group], [targets[n] for n in group]) for group in groups]
+
+
+def refuse_divergence(skipped: int, step: int, attempt: Try) -> None:
+    """Stop a try whose losses stay not finite.
+
+    Raises:
+        UserError: They do.
+    """
+    if skipped >= MAX_SKIPPED:
+        raise UserError(
+            f"{skipped} steps in a row had no finite loss or gradient (step {step:,}, learning_rate "
+            f"{attempt.learning_rate:g}); start again with another -o and a lower --learning-rate"
+        )
+
+
+def judge_model(work: Work, model: BertClassifier, *, part: str, precision: str, scaled: bool) -> Judged:
+    """Score a model on a part of the data.
+
+    Args:
+        work: The run.
+        model: On its device.
+        part: "validation" or "test".
+        precision: "float32" or "bfloat16".
+        scaled: Whether it gives numbers as they are in the data.
+    """
+    rows = getattr(work.data, part)
+    logits = all_logits(model, rows.inputs, places=work.config.micro_batch_tokens, precision=precision)
+    mean, deviation = (0.0, 1.0) if scaled else work.scale
+    return judge([each * deviation + mean for each in logits], rows, work.data.head)
+
+
+def validate(work: Work, attempt: Try, model: BertClassifier, state: dict[str, Any]) -> dict[str, Any]:
+    """Measure on the validation rows, keep the weights if they are the best so far, and count if they are not.
+
+    Returns:
+        The scores, by name with "validation_" before it.
+    """
+    judged = judge_model(work, model, part="validation", precision=work.precision, scaled=False)
+    score, best = judged.scores.values[work.metric], state["best"]
+    measured = {f"validation_{name}": value for name, value in judged.scores.values.items()}
+    measured["validation_loss"] = judged.loss
+    if not isfinite(judged.loss):
+        raise UserError(
+            f"the validation loss is {judged.loss} (learning_rate {attempt.learning_rate:g}); "
+            "start again with another -o and a lower --learning-rate"
+        )
+    is_tie = best is not None and score == best["score"] and judged.loss < best["validation_loss"]
+    if best is None or is_better(work.metric, score, best["score"]) or is_tie:
+        state["best"] = {"best_step": state["step"], "score": score, **measured}
+        state["stale"] = 0
+        save(attempt.folder / "best", model, None, state)
+    else:
+        state["stale"] += 1
+    return measured | {"shown": f"validation_{work.metric}"}
+
+
+def save(folder: Path, model: BertClassifier, optimizer: AnyOptimizer | None, state: dict[str, Any]) -> None:
+    """Write a checkpoint, of which the newest alone stays.
+
+    Raises:
+        UserError: It could not be written.
+    """
+    try:
+        save_checkpoint(folder, model, optimizer, state, keep=1)
+    except OSError as error:
+        raise UserError(
+            f"the weights of step {state['step']:,} could not be written to {folder}: {error.strerror or error}; "
+            "make room and give the same command again"
+        ) from error
+
+
+def best_model(work: Work, attempt: Try) -> BertClassifier:
+    """The model of a try at its best validation score, giving numbers as they are in the data.
+
+    Raises:
+        UserError: Its weights are damaged.
+    """
+    found = newest_checkpoint(attempt.folder / "best")
+    if found.folder is None:
+        raise UserError(f"{attempt.folder / 'best'} holds no whole weights; start again with another -o")
+    model = work.new_model(attempt.seed)
+    load_checkpoint(found.folder, model)
+    model.rescale(*work.scale)
+    return model.eval()
