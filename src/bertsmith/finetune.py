@@ -20,7 +20,7 @@ from bertsmith.finetune_config import FinetuneConfig
 from bertsmith.finetune_folder import SETTINGS, find_model, model_hash, open_settings, save_settings, tokenizer_of
 from bertsmith.finish import publish_model
 from bertsmith.measure import find_device, require_memory, set_threads
-from bertsmith.model import load_model
+from bertsmith.model.classifier import inspect_folder
 from bertsmith.outcome import Outcome, describe_outcome, model_card, write_mistakes, write_scores
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import locked, new_folder, note_environment
@@ -64,17 +64,16 @@ def finetune(folder: Path, model: Path, data: str, given: Mapping[str, Any], rep
         threads = set_threads(config.threads)
         torch.use_deterministic_algorithms(device.type == "cpu")
 
-        encoder = load_model(source, heads=False)
-        require_memory(sum(parameter.numel() for parameter in encoder.parameters()), device)
-        tokenizer = tokenizer_of(source, encoder.config.vocab_size)
+        start = inspect_folder(source)
+        require_memory(start.parameters, device)
+        tokenizer = tokenizer_of(source, start.config.vocab_size)
         reporter.progress("reading the rows", 0.0)
-        task = load_task(data, config, tokenizer, longest=encoder.config.max_position_embeddings)
+        task = load_task(data, config, tokenizer, longest=start.config.max_position_embeddings)
         reporter.progress("reading the rows", 1.0)
         config = decide(config, task, device, threads)
         save_settings(folder, source, data, config, facts_of(task, source))
         note_environment(folder, reporter, device=device.type, threads=threads, ranks=1)
-        has_pooler = encoder.pooler is not None
-        for line in describe_task(task, config, has_pooler=has_pooler):
+        for line in describe_task(task, config, has_pooler=start.has_pooler):
             reporter.say(line)
 
         assert config.metric is not None
@@ -99,7 +98,7 @@ def finetune(folder: Path, model: Path, data: str, given: Mapping[str, Any], rep
             results,
             chosen.number,
             parameters=sum(p.numel() for p in best.parameters()),
-            has_pooler=has_pooler,
+            has_pooler=start.has_pooler,
         )
         write_scores(folder, outcome)
         write_mistakes(folder, outcome)

@@ -8,7 +8,7 @@ hidden, C labels.
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -136,6 +136,24 @@ class BertClassifier(nn.Module):
         return source.load(lambda: cls(BertModel(BertConfig(**source.shape), not head.per_token), head))
 
 
-def has_trained_pooler(folder: Path) -> bool:
-    """Whether a BERT folder holds a pooler."""
-    return ModelFolder(folder).has("bert.pooler.")
+class Start(NamedTuple):
+    """What fine-tuning must know of a model folder before it reads the weights."""
+
+    config: BertConfig
+    has_pooler: bool
+    """Whether the folder holds a pooler; next sentences alone train one."""
+
+    parameters: int
+
+
+def inspect_folder(folder: Path) -> Start:
+    """Look at a BERT folder without reading its weights.
+
+    Raises:
+        UserError: The folder is none, or of something else.
+    """
+    source = ModelFolder(folder)
+    config, has_pooler = BertConfig(**source.shape), source.has("bert.pooler.")
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in BertModel(config, has_pooler).parameters())
+    return Start(config, has_pooler, parameters)

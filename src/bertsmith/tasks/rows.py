@@ -26,6 +26,9 @@ LABEL_FIELDS = ("label", "labels", "score", "class", "category", "topic", "targe
 WORD_FIELDS = ("tokens", "words")
 """Names that a list of words usually has."""
 
+MOST_COLUMNS = 12
+"""Of a file of words; more words in every line are sentences."""
+
 PAIR_FIELD = "text_pair"
 
 _SAMPLE_ROWS = 100
@@ -53,7 +56,7 @@ def open_rows(path: str, report: CorpusReport, *, column: str | None = None, wor
         path: A file; its suffix says what it is, anything unknown is plain text or columns of words.
         report: Takes note of rows that cannot be read.
         column: A column that was named, by which the header of a table is known.
-        words: Whether plain text is columns of words; None: if every line has the same number of them, above 1.
+        words: Whether plain text is columns of words; None: if it looks like them.
 
     Yields:
         The rows; nothing is held but what is being read.
@@ -84,10 +87,16 @@ def _rows_of(file: FoundFile, report: CorpusReport, column: str | None, words: b
     lines = open_lines(file, options, report, max_line_bytes=_LINE_BYTES)
     sample = list(islice(lines, _SAMPLE_LINES))
     if words is None:
-        widths = {len(cells_of(line)) for _, line in sample if line.strip()}
-        words = len(widths) == 1 and widths != {1}
+        words = _looks_like_columns([line for _, line in sample])
     lines = chain(sample, lines)
     return _sentences(lines, file.name) if words else ((n, {"text": line}) for n, line in lines)
+
+
+def _looks_like_columns(lines: Sequence[str]) -> bool:
+    """Whether all lines have the same few columns, and tabs or blank lines between sentences."""
+    widths = {len(cells_of(line)) for line in lines if line.strip()}
+    is_divided = any("\t" in line for line in lines) or any(not line.strip() for line in lines)
+    return len(widths) == 1 and max(widths) <= MOST_COLUMNS and is_divided
 
 
 def _mappings(rows: Iterable[tuple[int, Any]], name: str, report: CorpusReport) -> Iterator[NumberedRow]:

@@ -33,14 +33,16 @@ def hold_out(
     for index, stratum in enumerate(_strata(examples, kind)):
         strata[stratum][text_key(examples[index])].append(index)
     taken: set[bytes] = set()
+    owed = 0.0  # what rounding kept back so far, so that many small strata together give their share
+    salt = keyed_seed(seed, Stream.SPLIT, purpose)
     for _, texts in sorted(strata.items()):
-        wanted = round(fraction * sum(map(len, texts.values())))
-        salt = keyed_seed(seed, Stream.SPLIT, purpose).to_bytes(8, "little")
-        ordered = sorted(texts, key=lambda text: text_hash(f"{salt.hex()}{text.hex()}"))
-        chosen = 0
-        for text in ordered:
-            if chosen + len(texts[text]) <= wanted:
-                chosen += len(texts[text])
+        size = sum(map(len, texts.values()))
+        owed += fraction * size
+        left = min(round(owed), size - 1)  # a label that occurs once is learnt from
+        for text in sorted(texts, key=lambda text: text_hash(f"{salt} {text.hex()}")):
+            if len(texts[text]) <= left:
+                left -= len(texts[text])
+                owed -= len(texts[text])
                 taken.add(text)
     held = {index for index, example in enumerate(examples) if text_key(example) in taken}
     kept = [example for index, example in enumerate(examples) if index not in held]
