@@ -59,7 +59,7 @@ def finetune(folder: Path, model: Path, data: str, given: Mapping[str, Any], rep
     with ExitStack() as stack:
         stack.enter_context(new_folder(folder, owned_by=(SETTINGS,)))
         stack.enter_context(locked(folder))
-        config, _ = open_settings(folder, source, data, given)
+        config = open_settings(folder, source, data, given)
         device = find_device(config.device)
         threads = set_threads(config.threads)
         torch.use_deterministic_algorithms(device.type == "cpu")

@@ -37,7 +37,9 @@ def find_model(source: Path) -> Path:
         return source
     if not source.exists():
         raise UserError(f"{source} does not exist; give the folder of a run, or of a BERT that save_pretrained wrote")
-    raise UserError(f"{source} is neither a run nor a model; {CONFIG}, {SETTINGS} and config.json are missing")
+    raise UserError(
+        f"{source} is neither a run nor a model ({CONFIG}, {SETTINGS} and config.json are missing); give another folder"
+    )
 
 
 def tokenizer_of(folder: Path, vocab_size: int) -> Tokenizer:
@@ -62,7 +64,7 @@ def model_hash(folder: Path) -> str:
     return hashlib.sha256("".join(hashes).encode("ascii")).hexdigest()
 
 
-def open_settings(folder: Path, model: Path, data: str, given: Mapping[str, Any]) -> tuple[FinetuneConfig, bool]:
+def open_settings(folder: Path, model: Path, data: str, given: Mapping[str, Any]) -> FinetuneConfig:
     """The settings of a new run, or of one that goes on.
 
     Args:
@@ -70,9 +72,6 @@ def open_settings(folder: Path, model: Path, data: str, given: Mapping[str, Any]
         model: As `find_model` gives it.
         data: The labelled rows.
         given: Settings by name.
-
-    Returns:
-        The settings, and whether the run began before.
 
     Raises:
         UserError: It was made with other settings, or finetune.json is damaged.
@@ -83,7 +82,7 @@ def open_settings(folder: Path, model: Path, data: str, given: Mapping[str, Any]
             given[name] = str(Path(given[name]).expanduser().resolve())
     path = folder / SETTINGS
     if not path.exists() or not (folder / "tries").exists():
-        return from_mapping(FinetuneConfig, given), False
+        return from_mapping(FinetuneConfig, given)
     saved = read_settings(folder)
     now = {"model": str(model.resolve()), "data": str(Path(data).resolve())} | given
     before = {"model": saved["model"], "data": saved["data"]} | saved["settings"]
@@ -98,7 +97,7 @@ def open_settings(folder: Path, model: Path, data: str, given: Mapping[str, Any]
             "leave them as they were, or choose another -o"
         )
     config = from_mapping(FinetuneConfig, saved["settings"])
-    return replace(config, **{name: given[name] for name in FREE_SETTINGS & given.keys()}), True
+    return replace(config, **{name: given[name] for name in FREE_SETTINGS & given.keys()})
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -20,7 +20,16 @@ from typing import Any
 import torch
 
 from bertsmith import atomic
-from bertsmith.checkpoint import load_checkpoint, newest_checkpoint, read_state, save_checkpoint, set_aside
+from bertsmith.checkpoint import (
+    checkpoint_name,
+    find_damage,
+    list_checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    read_state,
+    save_checkpoint,
+    set_aside,
+)
 from bertsmith.errors import UserError
 from bertsmith.finetune_config import FinetuneConfig
 from bertsmith.interrupt import Interrupted, listening
@@ -130,6 +139,9 @@ def run_try(work: Work, attempt: Try, reporter: Reporter) -> None:
     if found.folder is not None:
         load_checkpoint(found.folder, model, optimizer)
         state = read_state(found.folder)
+    for later in list_checkpoints(attempt.folder / "best"):  # written just before a kill: those steps are done again
+        if later.name > checkpoint_name(state["step"]):
+            shutil.rmtree(later)
     train(work, attempt, model, optimizer, state, reporter=reporter)
     facts = {"learning_rate": attempt.learning_rate, "seed": attempt.seed, "steps": state["step"]}
     atomic.write_json(attempt.folder / "result.json", facts | state["best"] | {"seconds": round(state["seconds"], 2)})
@@ -180,15 +192,17 @@ def train(
             state["seconds"] += seconds
             state["skipped"] += not result.applied
             record = result.record(state["step"], learning_rate, seconds, result.tokens)
+            due = stop.signal_number is not None or time.monotonic() - last_save > 60 * config.checkpoint_every
             if state["step"] % work.validation_every == 0 or state["step"] == steps:
                 record |= validate(work, attempt, model, state)
+                due = due or state["stale"] == 0  # the best weights and where to go on from belong together
             log.write(record)
             shown = {"step": (attempt.number - 1) * steps + state["step"], "max_steps": config.tries * steps}
             reporter.step(record | shown)
-            if stop.signal_number is not None or time.monotonic() - last_save > 60 * config.checkpoint_every:
+            if due:
                 save(attempt.folder / "checkpoints", model, optimizer, state)
                 last_save = time.monotonic()
-            if stop.signal_number is not None:
+            if due and stop.signal_number is not None:
                 raise Interrupted(stop.signal_number)
 
 
@@ -249,20 +263,22 @@ def validate(work: Work, attempt: Try, model: BertClassifier, state: dict[str, A
     if best is None or is_better(work.metric, score, best["score"]) or is_tie:
         state["best"] = {"best_step": state["step"], "score": score, **measured}
         state["stale"] = 0
-        save(attempt.folder / "best", model, None, state)
+        save(attempt.folder / "best", model, None, state, keep=2)
     else:
         state["stale"] += 1
     return measured | {"shown": f"validation_{work.metric}"}
 
 
-def save(folder: Path, model: BertClassifier, optimizer: AnyOptimizer | None, state: dict[str, Any]) -> None:
-    """Write a checkpoint, of which the newest alone stays.
+def save(
+    folder: Path, model: BertClassifier, optimizer: AnyOptimizer | None, state: dict[str, Any], *, keep: int = 1
+) -> None:
+    """Write a checkpoint, of which the newest stay.
 
     Raises:
         UserError: It could not be written.
     """
     try:
-        save_checkpoint(folder, model, optimizer, state, keep=1)
+        save_checkpoint(folder, model, optimizer, state, keep=keep)
     except OSError as error:
         raise UserError(
             f"the weights of step {state['step']:,} could not be written to {folder}: {error.strerror or error}; "
@@ -276,10 +292,10 @@ def best_model(work: Work, attempt: Try) -> BertClassifier:
     Raises:
         UserError: Its weights are damaged.
     """
-    found = newest_checkpoint(attempt.folder / "best")
-    if found.folder is None:
-        raise UserError(f"{attempt.folder / 'best'} holds no whole weights; start again with another -o")
+    weights = attempt.folder / "best" / checkpoint_name((attempt.result or {})["best_step"])
+    if problem := find_damage(weights):
+        raise UserError(f"{weights} is damaged ({problem}); start again with another -o")
     model = work.new_model(attempt.seed)
-    load_checkpoint(found.folder, model)
+    load_checkpoint(weights, model)
     model.rescale(*work.scale)
     return model.eval()
