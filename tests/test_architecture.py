@@ -15,7 +15,7 @@ ROWS = [
     {"cli"},
     {"pretrain", "finetune", "classify"},
     {"finish", "info", "console", "bench", "flags", "outcome", "tuning"},
-    {"predict", "loop", "overview"},
+    {"predict", "loop", "overview", "tries"},
     {"plan", "card", "tasks"},
     {"measure", "watch", "finetune_folder"},
     {"step", "prepare", "run_folder"},

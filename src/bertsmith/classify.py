@@ -27,8 +27,8 @@ from bertsmith.tokenizer import Tokenizer
 CHUNK_ROWS = 8192
 """Rows held at once; sorted by length among themselves, so that little is computed in vain."""
 
-PLACES = 8192
-"""Token places computed at once."""
+CPU_PLACES, GPU_PLACES = 2048, 32768
+"""Token places computed at once: as many as a cache holds; as many as keep a GPU busy."""
 
 
 class Classifier:
@@ -58,7 +58,8 @@ class Classifier:
         longest = self.model.config.max_position_embeddings
         encoded = encode_texts(self.tokenizer, texts, pairs, max_length=longest)
         self.cut += encoded.cut
-        logits = all_logits(self.model, encoded.sequences, places=PLACES, precision=self.precision)
+        places = CPU_PLACES if next(self.model.parameters()).device.type == "cpu" else GPU_PLACES
+        logits = all_logits(self.model, encoded.sequences, places=places, precision=self.precision)
         by_text: list[list[torch.Tensor]] = [[] for _ in texts]
         for each, part in zip(encoded.sequences, logits, strict=True):
             by_text[each.row].append(part)

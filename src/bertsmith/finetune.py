@@ -26,11 +26,16 @@ from bertsmith.reporter import Reporter
 from bertsmith.run_folder import locked, new_folder, note_environment
 from bertsmith.tasks.dataset import TaskData, load_task
 from bertsmith.tasks.scores import choosing_metric, is_better
-from bertsmith.tuning import Try, Work, best_model, judge_model, list_tries, run_try
+from bertsmith.tries import Try, Work, list_tries
+from bertsmith.tuning import best_model, judge_model, run_try
 
-STEP_GOAL = 3000
-FEWEST_EPOCHS, MOST_EPOCHS = 3.0, 20.0
+STEP_GOAL = 1500
+FEWEST_EPOCHS, MOST_EPOCHS = 3.0, 10.0
 """Default length of a try: epochs for STEP_GOAL steps, within these bounds; early stopping may end it sooner."""
+
+RATE, RATE_WIDTH, HIGHEST_RATE = 6e-4, 256, 1e-3
+"""Default peak learning rate, measured at this width (docs/log.md); it falls with the square of the width, which
+meets what the paper used at 768 (arXiv:1810.04805, appendix A.3)."""
 
 LONGEST_INTERVAL = 500
 """Most steps between validations when nothing else is said."""
@@ -70,7 +75,7 @@ def finetune(folder: Path, model: Path, data: str, given: Mapping[str, Any], rep
         reporter.progress("reading the rows", 0.0)
         task = load_task(data, config, tokenizer, longest=start.config.max_position_embeddings)
         reporter.progress("reading the rows", 1.0)
-        config = decide(config, task, device, threads)
+        config = decide(config, task, start.config.hidden_size, device, threads)
         save_settings(folder, source, data, config, facts_of(task, source))
         note_environment(folder, reporter, device=device.type, threads=threads, ranks=1)
         for line in describe_task(task, config, has_pooler=start.has_pooler):
@@ -112,7 +117,7 @@ def finetune(folder: Path, model: Path, data: str, given: Mapping[str, Any], rep
     return folder / "model"
 
 
-def decide(config: FinetuneConfig, task: TaskData, device: torch.device, threads: int) -> FinetuneConfig:
+def decide(config: FinetuneConfig, task: TaskData, width: int, device: torch.device, threads: int) -> FinetuneConfig:
     """Fill in the settings that nobody gave.
 
     Raises:
@@ -127,6 +132,7 @@ def decide(config: FinetuneConfig, task: TaskData, device: torch.device, threads
         precision = "bfloat16" if half else "float32"
     return replace(
         config,
+        learning_rate=config.learning_rate or min(HIGHEST_RATE, RATE * (RATE_WIDTH / width) ** 2),
         epochs=config.epochs or min(MOST_EPOCHS, max(FEWEST_EPOCHS, float(round(STEP_GOAL / per_epoch)))),
         validation_every=config.validation_every or min(LONGEST_INTERVAL, per_epoch),
         metric=choosing_metric(task.kind, task.head.labels, config.metric),

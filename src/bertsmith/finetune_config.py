@@ -42,11 +42,13 @@ class FinetuneConfig:
     metric: str | None = _setting(
         None, "Validation score that chooses, such as macro_f1 [accuracy, micro_f1, pearson or entity_f1, by task]."
     )
-    epochs: float | None = _setting(None, "Most passes over the rows [as many as give 3,000 steps, 3 to 20].")
+    epochs: float | None = _setting(None, "Most passes over the rows [as many as give 1,500 steps, 3 to 10].")
     patience: int = _setting(3, "Validations in a row without a better score after which a try ends.")
     validation_every: int | None = _setting(None, "Steps between validations [an epoch, at most 500].")
     tries: int = _setting(1, "Runs with other rates and seeds; the best on validation is kept, all are reported.")
-    learning_rate: float = _setting(3e-4, "Peak learning rate of the first try.")
+    learning_rate: float | None = _setting(
+        None, "Peak learning rate of the first try [by the width of the model: 6e-4 at 256, 7e-5 at 768]."
+    )
     schedule: Literal["linear", "cosine", "constant"] = _setting(
         "linear", "Learning rate after the warm-up: falls to 0 in a line or a cosine, or stays."
     )
