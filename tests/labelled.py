@@ -26,6 +26,7 @@ LONGEST = 32
 TINY: dict[str, Any] = {
     "threads": 1,
     "device": "cpu",
+    "precision": "float32",
     "learning_rate": 5e-3,
     "epochs": 6.0,
     "batch_size": 16,

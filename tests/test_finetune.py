@@ -155,6 +155,19 @@ def test_weights_of_steps_that_are_done_again_do_not_count(noisy_encoder: Path, 
     assert killed["test_accuracy"] == straight["test_accuracy"]
 
 
+def test_the_precision_is_measured_once(
+    encoder: Path, topics: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {"label": "topic", "epochs": 1.0, "precision": None}
+    with pytest.raises(Interrupted):
+        tune(tmp_path / "run", encoder, topics, Listener(2), **given)
+    decided = json.loads((tmp_path / "run" / "finetune.json").read_text())["settings"]["precision"]
+    assert decided in ("bfloat16", "float32")
+    monkeypatch.setattr("bertsmith.finetune.measured_precision", lambda _: pytest.fail("measured again"))
+    tune(tmp_path / "run", encoder, topics, **given)
+    assert json.loads((tmp_path / "run" / "finetune.json").read_text())["settings"]["precision"] == decided
+
+
 def test_dropout_is_on_while_training(noisy_encoder: Path, encoder: Path, topics: Path, tmp_path: Path) -> None:
     tune(tmp_path / "noisy", noisy_encoder, topics, label="topic", epochs=1.0)
     tune(tmp_path / "plain", encoder, topics, label="topic", epochs=1.0)

@@ -27,7 +27,7 @@ from bertsmith.run_folder import locked, new_folder, note_environment
 from bertsmith.tasks.dataset import TaskData, load_task
 from bertsmith.tasks.scores import choosing_metric, is_better
 from bertsmith.tries import Try, Work, list_tries
-from bertsmith.tuning import best_model, judge_model, run_try
+from bertsmith.tuning import best_model, judge_model, measured_precision, run_try
 
 STEP_GOAL = 1500
 FEWEST_EPOCHS, MOST_EPOCHS = 3.0, 10.0
@@ -76,18 +76,20 @@ def finetune(folder: Path, model: Path, data: str, given: Mapping[str, Any], rep
         task = load_task(data, config, tokenizer, longest=start.config.max_position_embeddings)
         reporter.progress("reading the rows", 1.0)
         config = decide(config, task, start.config.hidden_size, device, threads)
+        work = Work(config, source, task, device)
+        if config.precision == "auto":
+            config = replace(config, precision=measured_precision(work))
+            work = replace(work, config=config)
         save_settings(folder, source, data, config, facts_of(task, source))
         note_environment(folder, reporter, device=device.type, threads=threads, ranks=1)
         for line in describe_task(task, config, has_pooler=start.has_pooler):
             reporter.say(line)
 
-        assert config.metric is not None
-        work = Work(config, source, task, device, config.precision, config.metric)
         tries = list_tries(folder, config)
         for attempt in tries:
             if attempt.result is None:
                 run_try(work, attempt, reporter)
-        chosen = choose(tries, config.metric)
+        chosen = choose(tries, work.metric)
 
         best = best_model(work, chosen)
         judged = {
@@ -126,10 +128,6 @@ def decide(config: FinetuneConfig, task: TaskData, width: int, device: torch.dev
     if config.class_weights == "balanced" and task.kind == "regression":
         raise UserError("class_weights is 'balanced', but a number has no classes; leave it out")
     per_epoch = max(1, ceil(len(task.train.inputs) / config.batch_size))
-    precision = config.precision
-    if precision == "auto":
-        half = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        precision = "bfloat16" if half else "float32"
     return replace(
         config,
         learning_rate=config.learning_rate or min(HIGHEST_RATE, RATE * (RATE_WIDTH / width) ** 2),
@@ -137,7 +135,6 @@ def decide(config: FinetuneConfig, task: TaskData, width: int, device: torch.dev
         validation_every=config.validation_every or min(LONGEST_INTERVAL, per_epoch),
         metric=choosing_metric(task.kind, task.head.labels, config.metric),
         device=device.type,  # type: ignore[arg-type]  # one of the kinds that find_device gives
-        precision=precision,
         threads=threads,
     )
 

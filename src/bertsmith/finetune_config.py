@@ -62,7 +62,7 @@ class FinetuneConfig:
     seed: int = _setting(0, "Decides the split, the new weights, the order and the dropout of the first try.")
     device: Literal["auto", "cuda", "mps", "cpu"] = _setting("auto", "Where to compute.")
     precision: Literal["auto", "bfloat16", "float32"] = _setting(
-        "auto", "Number format of the products while training [bfloat16 on CUDA that has it, else float32]."
+        "auto", "Number format of the products while training [measured]; scores and predictions are in float32."
     )
     threads: int | None = _setting(None, "CPU threads [all cores].")
     checkpoint_every: float = _setting(10.0, "Minutes between checkpoints.")

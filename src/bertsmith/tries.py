@@ -56,8 +56,12 @@ class Work:
     model_folder: Path
     data: TaskData
     device: torch.device
-    precision: str
-    metric: str
+
+    @property
+    def metric(self) -> str:
+        """The validation score that chooses; decided before the first try."""
+        assert self.config.metric is not None
+        return self.config.metric
 
     @property
     def steps(self) -> int:

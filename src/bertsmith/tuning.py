@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -30,6 +30,7 @@ from bertsmith.checkpoint import (
 )
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted, listening
+from bertsmith.measure import faster_precision
 from bertsmith.metrics import MetricsLog
 from bertsmith.model.classifier import BertClassifier
 from bertsmith.optim import AnyOptimizer, learning_rate_at, make_optimizer, set_learning_rate
@@ -98,7 +99,7 @@ def train(
                     [batch.to(work.device) for batch in next(batches)],
                     optimizer,
                     max_grad_norm=config.max_grad_norm,
-                    precision=work.precision,
+                    precision=config.precision,
                     dropout_key=(attempt.seed, state["step"]),
                     terms=objective.terms,
                 )
@@ -138,6 +139,13 @@ def batches_from(work: Work, seed: int, first_step: int) -> Iterator[list[TaskBa
         yield [collate([inputs[n] for n in group], [targets[n] for n in group]) for group in groups]
 
 
+def measured_precision(work: Work) -> Literal["bfloat16", "float32"]:
+    """ "bfloat16" where the first step of the first try is faster with it, else "float32"."""
+    batch = next(batches_from(work, work.config.seed, 0))[0].to(work.device)
+    faster = faster_precision(work.new_model(work.config.seed), batch, work.objective().sum_losses)
+    return "bfloat16" if faster == "bfloat16" else "float32"
+
+
 def refuse_divergence(skipped: int, step: int, attempt: Try) -> None:
     """Stop a try whose losses stay not finite.
 
@@ -173,7 +181,7 @@ def validate(work: Work, attempt: Try, model: BertClassifier, state: dict[str, A
     Returns:
         The scores, by name with "validation_" before it.
     """
-    judged = judge_model(work, model, part="validation", precision=work.precision, scaled=False)
+    judged = judge_model(work, model, part="validation", precision=work.config.precision, scaled=False)
     score, best = judged.scores.values[work.metric], state["best"]
     measured = {f"validation_{name}": value for name, value in judged.scores.values.items()}
     measured["validation_loss"] = judged.loss
