@@ -29,8 +29,8 @@ from bertsmith.tasks.scores import choosing_metric, is_better
 from bertsmith.tries import Try, Work, list_tries
 from bertsmith.tuning import best_model, judge_model, measured_precision, run_try
 
-STEP_GOAL = 1500
-FEWEST_EPOCHS, MOST_EPOCHS = 3.0, 10.0
+STEP_GOAL = 600
+FEWEST_EPOCHS, MOST_EPOCHS = 3.0, 20.0
 """Default length of a try: epochs for STEP_GOAL steps, within these bounds; early stopping may end it sooner."""
 
 RATE, RATE_WIDTH, HIGHEST_RATE = 6e-4, 256, 1e-3
