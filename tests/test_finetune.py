@@ -163,7 +163,9 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
 
 
-def test_weights_of_steps_that_are_done_again_do_not_count(noisy_encoder: Path, topics: Path, tmp_path: Path) -> None:
+def test_weights_of_steps_that_are_done_again_do_not_count(
+    noisy_encoder: Path, topics: Path, straight: Path, tmp_path: Path
+) -> None:
     """As after a kill between the best weights and the checkpoint that follows them."""
     with pytest.raises(Interrupted):
         tune(tmp_path / "killed", noisy_encoder, topics, Listener(5), **EXACT)
