@@ -56,7 +56,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def save_checkpoint(
     folder: Path,
     model: nn.Module,
-    optimizer: AnyOptimizer,
+    optimizer: AnyOptimizer | None,
     state: dict[str, Any],
     *,
     keep: int,
@@ -67,7 +67,7 @@ def save_checkpoint(
     Args:
         folder: RUN/checkpoints.
         model: Its parameters are saved by name.
-        optimizer: Its state is saved by the name of the parameter.
+        optimizer: Its state is saved by the name of the parameter. None: the weights alone are to be kept.
         state: What else the run needs, as JSON; `state["step"]` names the checkpoint.
         average: Its tensors are saved too.
         keep: Checkpoints that stay. Older ones are removed only when the new one is on the disk.
@@ -83,7 +83,8 @@ def save_checkpoint(
         staging.mkdir()
         try:
             _save_tensors(staging / "model.safetensors", dict(model.named_parameters()))
-            _save_tensors(staging / "optimizer.safetensors", optimizer_tensors(model, optimizer))
+            if optimizer is not None:
+                _save_tensors(staging / "optimizer.safetensors", optimizer_tensors(model, optimizer))
             if average is not None:
                 _save_tensors(staging / AVERAGE, average.tensors)
             atomic.write_json(staging / "state.json", state)

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import click
 
 from bertsmith.config import DataConfig, ModelConfig, TrainingConfig, by_table
 from bertsmith.errors import UserError, suggestion
-from bertsmith.flags import gather, settings
+from bertsmith.flags import default_folder, gather, settings
+from bertsmith.model_commands import evaluate, fill, finetune, predict
 
 BENCH_SETTINGS = (
     "preset",
@@ -37,12 +37,6 @@ class Commands(click.Group):
         if args and not args[0].startswith("-") and args[0] not in self.commands:
             raise UserError(f"no command '{args[0]}'{suggestion(args[0], self.commands)}")
         return super().resolve_command(ctx, args)
-
-
-def default_folder(text: tuple[str, ...]) -> Path:
-    """runs/NAME, with the name of the first input; runs/demo for the built-in text."""
-    name = Path(text[0]).resolve().name.split(".")[0] if text else "demo"
-    return Path("runs") / (name or "run")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -164,64 +158,6 @@ def train_tokenizer(text: tuple[str, ...], output: Path, **flags: Any) -> None:
 
 
 @app.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("text")
-@click.option("--top-k", type=int, default=5, show_default=True, help="Candidates for each mask.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def fill(model: Path, text: str, top_k: int, as_json: bool) -> None:
-    """Fill each [MASK] in TEXT with MODEL: a run, also one that is still training, or a BERT folder."""
-    from bertsmith.console import make_reporter
-    from bertsmith.predict import fill as fill_masks
-    from bertsmith.predict import load_for_prediction
-
-    network, vocabulary = load_for_prediction(model, make_reporter())
-    filled = fill_masks(network, vocabulary, text, top_k=top_k)
-    if filled.note:
-        click.echo(filled.note, err=True)
-    if as_json:
-        click.echo(json.dumps({"text": filled.text, "masks": [[c._asdict() for c in m] for m in filled.masks]}))
-        return
-    click.echo(filled.text)
-    for number, candidates in enumerate(filled.masks, 1):
-        ranked = "  ".join(f"{candidate.token} {candidate.probability:.1%}" for candidate in candidates)
-        click.echo(f"mask {number}: {ranked}" if len(filled.masks) > 1 else ranked)
-
-
-@app.command()
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--text", metavar="FILE", help="Held-out text for all models, a file or folder [each run's own].")
-@click.option("--blimp", type=click.Path(path_type=Path), metavar="FOLDER", help="Minimal pairs, a .jsonl a paradigm.")
-@click.option("--pairs", type=int, help="Pairs of each paradigm, chosen by hash [all].")
-@click.option("--words", type=int, default=20_000, show_default=True, help="Most words for bits per byte; 0: none.")
-@click.option("--sequence-length", type=int, default=128, show_default=True, help="Rows of --text, in tokens.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@settings(DataConfig, TrainingConfig, only=("text_field", "document", "encoding", "device", "threads"))
-def evaluate(models: tuple[str, ...], text: str | None, as_json: bool, **flags: Any) -> None:
-    """Measure MODELs side by side: runs, or folders of any masked-language model."""
-    from bertsmith.console import make_reporter, print_table
-    from bertsmith.corpus import open_corpus
-    from bertsmith.evaluate import Wanted
-    from bertsmith.evaluate import evaluate as measure
-    from bertsmith.evaluation_table import evaluation_table, notes
-
-    reading = {name: flags.pop(name) for name in ("text_field", "document", "encoding")}
-    given = {name: value for name, value in reading.items() if value is not None}
-    device, threads = flags.pop("device"), flags.pop("threads")
-    reporter = make_reporter(aside=as_json)
-    try:
-        corpus = open_corpus([text], **given) if text is not None else None
-        found = measure(models, Wanted(corpus, **flags), device=device or "auto", threads=threads, reporter=reporter)
-    finally:
-        reporter.close()
-    if as_json:
-        click.echo(json.dumps({"models": [asdict(each) for each in found], "notes": notes(found)}, indent=2))
-        return
-    print_table(*evaluation_table(found))
-    for line in notes(found):
-        click.echo(line)
-
-
-@app.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--verify", is_flag=True, help="Check the hashes of all shards and checkpoints.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -252,6 +188,10 @@ def bench(prepared: Path | None, as_json: bool, **flags: Any) -> None:
         click.echo(line)
 
 
+for command in (fill, finetune, predict, evaluate):
+    app.add_command(command)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code: 0 done, 2 a mistake, 130 and 143 stopped."""
     sys.exit(run(arguments))
@@ -277,7 +217,7 @@ def run(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if type(error).__name__ != "Interrupted":  # compared by name: its module need not be loaded
             raise
-        return _complain(f"{error}; `bertsmith pretrain -o FOLDER` goes on from here", getattr(error, "exit_code", 130))
+        return _complain(f"{error}; the same command goes on from here", getattr(error, "exit_code", 130))
     return 0
 
 

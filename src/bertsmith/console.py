@@ -22,16 +22,24 @@ SECONDS_BETWEEN_LINES = 10.0
 def step_line(values: dict[str, Any]) -> str:
     """The numbers of one step, as one line."""
     parts = [f"step {values['step']:,}/{values['max_steps']:,}"]
-    if values.get("nsp_loss") is not None:
+    if values.get("nsp_loss") is not None or ("mlm_loss" not in values and values.get("loss") is not None):
         parts.append(f"loss {values['loss']:.3f}")
     for name, label in (("mlm_loss", "mlm"), ("nsp_loss", "nsp")):
         if values.get(name) is not None:
             parts.append(f"{label} {values[name]:.3f} ({values[f'{name[:3]}_accuracy']:.0%} right)")
     if values.get("validation_mlm_loss") is not None:
         parts.append(f"held-out mlm {values['validation_mlm_loss']:.3f}")
-    parts.append(f"unigram {values['unigram_loss']:.2f}")
+    if "shown" in values:
+        parts.append(f"{values['shown'].replace('_', ' ')} {values[values['shown']]:.3f}")
+    if "unigram_loss" in values:
+        parts.append(f"unigram {values['unigram_loss']:.2f}")
     parts.append(f"{values['tokens_per_second']:,.0f} tokens/s")
     return ", ".join(parts)
+
+
+def was_measured(values: dict[str, Any]) -> bool:
+    """Whether this step was followed by a measurement on held-out data."""
+    return any(name.startswith("validation_") for name in values)
 
 
 def duration(seconds: float) -> str:
@@ -84,7 +92,7 @@ class PlainReporter(Reporter):
     def step(self, values: dict[str, Any]) -> None:
         """Print the step's numbers every ten seconds, and whenever the held-out loss was measured."""
         left = self._left.update(values["step"] / values["max_steps"])
-        if self._is_due() or "validation_mlm_loss" in values:
+        if self._is_due() or was_measured(values):
             self.say(step_line(values) + (f", {duration(left)} left" if left else ""))
 
     def _is_due(self) -> bool:
@@ -122,7 +130,7 @@ class TerminalReporter(Reporter):
         done = values["step"] / values["max_steps"]
         left = self._left.update(done)
         self._move("training", done, step_line(values) + (f", {duration(left)} left" if left else ""))
-        if "validation_mlm_loss" in values:
+        if was_measured(values):
             self.say(step_line(values))
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from bertsmith.errors import UserError
 from bertsmith.examples import TokenSource
 from bertsmith.intervals import wilson_interval
 from bertsmith.model import AnyPretrainingModel, architecture, new_model, with_dropout
+from bertsmith.model.classifier import BertClassifier
 from bertsmith.plan import Plan
 from bertsmith.predict import Candidate, guess
 from bertsmith.reporter import Reporter
@@ -99,7 +100,7 @@ def for_fine_tuning(model: AnyPretrainingModel) -> AnyPretrainingModel:
 
 
 def publish_model(
-    folder: Path, model: AnyPretrainingModel, tokenizer: Tokenizer, card: str, reporter: Reporter
+    folder: Path, model: AnyPretrainingModel | BertClassifier, tokenizer: Tokenizer, card: str, reporter: Reporter
 ) -> None:
     """Write a Hugging Face folder in one step: a kill leaves the one before, a whole one, or none.
 

@@ -25,7 +25,7 @@ def settings(*tables: type, only: tuple[str, ...] | None = None) -> Callable[[Co
         for table in reversed(tables):
             types = get_type_hints(table)
             for field in reversed(dataclasses.fields(table)):
-                if field.name != "text" and (only is None or field.name in only):
+                if get_origin(types[field.name]) is not tuple and (only is None or field.name in only):
                     command = _flag(field, types[field.name])(command)
         return command
 
@@ -98,6 +98,12 @@ def gather(
         if name in given:
             given[name] = _absolute(given[name])
     return given, origin
+
+
+def default_folder(text: tuple[str, ...]) -> Path:
+    """runs/NAME, with the name of the first input; runs/demo for the built-in text."""
+    name = Path(text[0]).resolve().name.split(".")[0] if text else "demo"
+    return Path("runs") / (name or "run")
 
 
 def _absolute(value: Any) -> Any:

@@ -31,8 +31,10 @@ class Stream(IntEnum):
     REPLACEMENT = 10
     DROPOUT = 11
     INITIAL = 12
-    SPAN = 13
-    ORDER = 14
+    EXAMPLE = 13
+    SPLIT = 14
+    SPAN = 15
+    ORDER = 16
 
 
 def mix(value: UInt64Array) -> UInt64Array:

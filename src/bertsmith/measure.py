@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -56,7 +57,7 @@ def _usable_cores() -> set[int]:
     return set(range(os.cpu_count() or 1))
 
 
-def seconds_per_micro_batch(model: nn.Module, losses: SumLosses, batch: Batch, precision: str) -> float:
+def seconds_per_micro_batch(model: nn.Module, losses: SumLosses, batch: Any, precision: str) -> float:
     """Time of one forward and backward pass: the fastest of as many as fit into half a second, at least 3."""
     times: list[float] = []
     started = time.perf_counter()
@@ -71,12 +72,12 @@ def seconds_per_micro_batch(model: nn.Module, losses: SumLosses, batch: Batch, p
     return min(times[1:])  # the first one warms up
 
 
-def faster_precision(model: nn.Module, batch: Batch) -> str:
+def faster_precision(model: nn.Module, batch: Any, losses: SumLosses = sum_losses) -> str:
     """ "bfloat16" where this machine is faster with it, else "float32"."""
     if batch.input_ids.is_cuda and not torch.cuda.is_bf16_supported():
         return "float32"
-    full = seconds_per_micro_batch(model, sum_losses, batch, "float32")
-    half = seconds_per_micro_batch(model, sum_losses, batch, "bfloat16")
+    full = seconds_per_micro_batch(model, losses, batch, "float32")
+    half = seconds_per_micro_batch(model, losses, batch, "bfloat16")
     return "bfloat16" if full > FASTER * half else "float32"
 
 

@@ -77,7 +77,7 @@ def pretrain(
         plan = make_plan(run, device, reporter, seconds_before=state["wall_seconds"])
         training = run.config.training
         if main:
-            note_environment(run, reporter, device=device.type, threads=threads, ranks=distributed.world_size())
+            note_environment(run.folder, reporter, device=device.type, threads=threads, ranks=distributed.world_size())
             distributed.barrier()
 
         model = plan.new_model()

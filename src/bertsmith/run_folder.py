@@ -269,13 +269,13 @@ def _read_environment(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def note_environment(run: Run, reporter: Reporter, **facts: Any) -> None:
+def note_environment(folder: Path, reporter: Reporter, **facts: Any) -> None:
     """Write versions and machine to environment.json, and say what has changed since the run began.
 
     The exactness of a resume holds on the same machine with the same versions.
     No host, user or file names are written.
     """
-    path = run.folder / ENVIRONMENT
+    path = folder / ENVIRONMENT
     packages = ("bertsmith", "torch", "numpy", "tokenizers", "safetensors", "pyarrow")
     now = {
         "python": platform.python_version(),

@@ -8,7 +8,7 @@ result by rounding only.
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import isfinite
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,8 @@ from bertsmith.keyed import Stream, keyed_seed
 from bertsmith.objective import Sums, count_targets
 from bertsmith.optim import AnyOptimizer
 
-SumLosses = Callable[[nn.Module, Batch], Sums]
-"""`objective.sum_losses`, as it is or compiled."""
+SumLosses = Callable[[nn.Module, Any], Sums]
+"""`objective.sum_losses`, as it is or compiled, or that of a task."""
 
 
 class Measured(NamedTuple):
@@ -44,10 +44,22 @@ class Measured(NamedTuple):
         return {name: values[name] for name in kinds}
 
 
+class Terms(NamedTuple):
+    """What is counted in a step, and what the sums over its targets are called."""
+
+    count_targets: Callable[[Any], Tensor]
+    """Number of targets of each term in a batch, float [terms]. Needs no forward pass."""
+
+    means: Callable[[Tensor, Tensor], Any]
+    """Summed losses and hits [2, terms] and targets [terms] to means by name, `loss` among them."""
+
+
 class StepResult(NamedTuple):
     """What one step did."""
 
-    measured: Measured
+    measured: Any
+    """`Measured`, or what the `Terms` of another task make of it."""
+
     grad_norm: float
     """L2 norm before clipping."""
 
@@ -83,12 +95,13 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 def train_step(
     model: nn.Module,
     sum_losses: SumLosses,
-    micro_batches: Sequence[Batch],
+    micro_batches: Sequence[Any],
     optimizer: AnyOptimizer,
     *,
     max_grad_norm: float,
     precision: str,
     dropout_key: tuple[int, int] | None,
+    terms: Terms | None = None,
 ) -> StepResult:
     """Update the model once.
 
@@ -101,9 +114,11 @@ def train_step(
         precision: "float32" or "bfloat16".
         dropout_key: (seed, step): dropout is a function of these, the
             micro-batch and the rank. None when the model has none.
+        terms: Of the objective; None: those of pretraining.
     """
+    count, means = terms or PRETRAINING
     device = micro_batches[0].input_ids.device
-    counts = [torch.cat([count_targets(b), torch.tensor([b.num_tokens], device=device)]) for b in micro_batches]
+    counts = [torch.cat([count(b), torch.tensor([b.num_tokens], device=device)]) for b in micro_batches]
     *_, tokens = totals = distributed.sum_over_ranks(torch.stack(counts).sum(0))
     targets = totals[:-1]
     divisor = targets.clamp(min=1)  # a term without targets adds 0
@@ -117,7 +132,7 @@ def train_step(
         losses += sums.losses.detach()
         correct += sums.correct
     distributed.sum_gradients(model.parameters())
-    measured = _divide(distributed.sum_over_ranks(torch.stack([losses, correct])), targets)
+    measured = means(distributed.sum_over_ranks(torch.stack([losses, correct])), targets)
 
     grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
     applied = isfinite(measured.loss) and isfinite(grad_norm)
@@ -154,3 +169,6 @@ def _divide(sums: Tensor, targets: Tensor) -> Measured:
     (mlm_loss, nsp_loss), (mlm_accuracy, nsp_accuracy) = (sums / targets.clamp(min=1)).tolist()
     mlm_targets, nsp_targets = (int(count) for count in targets.tolist())
     return Measured(mlm_loss + nsp_loss, mlm_loss, nsp_loss, mlm_accuracy, nsp_accuracy, mlm_targets, nsp_targets)
+
+
+PRETRAINING = Terms(count_targets, _divide)

@@ -8,15 +8,15 @@ from bertsmith.corpus.documents import group_documents
 from bertsmith.corpus.encoding import MAX_LINE_BYTES, detect_encoding, read_lines
 from bertsmith.corpus.files import Damage, FoundFile, read_blocks, why_binary
 from bertsmith.corpus.layout import Document, Layout, detect_layout, paragraphs, wrap_width
-from bertsmith.corpus.records import Opened, Unusable, open_rows
+from bertsmith.corpus.records import Opened, Row, Unusable, open_rows
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.corpus.tables import MAX_LINE_BYTES as MAX_RECORD_BYTES
 from bertsmith.corpus.tables import csv_rows, json_lines, json_rows, parquet_rows
 
 _JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
 _TABLES = (".csv", ".tsv")
-_PARQUET = (".parquet", ".pq")
-RECORDS = (*_JSON_LINES, ".json", *_TABLES, *_PARQUET)
+PARQUET = (".parquet", ".pq")
+RECORDS = (*_JSON_LINES, ".json", *_TABLES, *PARQUET)
 """Suffixes of files made of rows with fields. Any other file is read as plain text."""
 
 _SAMPLE_LINES = 5_000
@@ -37,21 +37,28 @@ def open_file(file: FoundFile, options: ReadOptions, report: CorpusReport) -> Op
     Raises:
         Unusable: There is no text in it that can be read.
     """
-    if file.kind in _PARQUET:
+    if file.kind in PARQUET:
         rows = parquet_rows(file, options.text_field, report)
         return open_rows(rows, options.text_field, options.document, file.name, report)
     is_text = file.kind not in RECORDS
-    lines = _open_lines(file, options, report, max_line_bytes=MAX_LINE_BYTES if is_text else MAX_RECORD_BYTES)
     if is_text:
-        return _open_text(lines, options.document)
+        return _open_text(open_lines(file, options, report, max_line_bytes=MAX_LINE_BYTES), options.document)
+    return open_rows(record_rows(file, options, report), options.text_field, options.document, file.name, report)
+
+
+def record_rows(file: FoundFile, options: ReadOptions, report: CorpusReport) -> Iterator[Row]:
+    """The rows of a table in text form or of JSON, with all their fields.
+
+    Raises:
+        Unusable: There is nothing in it that can be read.
+    """
+    lines = open_lines(file, options, report, max_line_bytes=MAX_RECORD_BYTES)
     if file.kind in _TABLES:
-        rows = csv_rows(lines, file.kind, options.text_field, file.name, report)
-    else:
-        rows = (json_lines if file.kind in _JSON_LINES else json_rows)(lines, file.name, report)
-    return open_rows(rows, options.text_field, options.document, file.name, report)
+        return csv_rows(lines, file.kind, options.text_field, file.name, report)
+    return (json_lines if file.kind in _JSON_LINES else json_rows)(lines, file.name, report)
 
 
-def _open_lines(
+def open_lines(
     file: FoundFile, options: ReadOptions, report: CorpusReport, *, max_line_bytes: int
 ) -> Iterator[tuple[int, str]]:
     """The decoded lines of a file, with its encoding decided from the first block."""

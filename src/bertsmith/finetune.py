@@ -1,0 +1,178 @@
+"""A whole fine-tuning run, in the order things happen.
+
+    labelled rows -> task -> encoder with a new layer -> tries -> scores -> RUN/model/
+
+The same call again goes on where the run was stopped, and ends with the same
+weights as a run that was never interrupted.
+"""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bertsmith.errors import UserError
+from bertsmith.finetune_config import FinetuneConfig
+from bertsmith.finetune_folder import SETTINGS, find_model, model_hash, open_settings, save_settings, tokenizer_of
+from bertsmith.finish import publish_model
+from bertsmith.measure import find_device, require_memory, set_threads
+from bertsmith.model.classifier import inspect_folder
+from bertsmith.outcome import Outcome, describe_outcome, model_card, write_mistakes, write_scores
+from bertsmith.reporter import Reporter
+from bertsmith.run_folder import locked, new_folder, note_environment
+from bertsmith.tasks.dataset import TaskData, load_task
+from bertsmith.tasks.scores import choosing_metric, is_better
+from bertsmith.tries import Try, Work, list_tries
+from bertsmith.tuning import best_model, judge_model, measured_precision, run_try
+
+STEP_GOAL = 600
+FEWEST_EPOCHS, MOST_EPOCHS = 3.0, 20.0
+"""Default length of a try: epochs for STEP_GOAL steps, within these bounds; early stopping may end it sooner."""
+
+RATE, RATE_WIDTH, HIGHEST_RATE = 6e-4, 256, 1e-3
+"""Default peak learning rate, measured at this width (docs/log.md); it falls with the square of the width, which
+meets what the paper used at 768 (arXiv:1810.04805, appendix A.3)."""
+
+LONGEST_INTERVAL = 500
+"""Most steps between validations when nothing else is said."""
+
+
+def finetune(folder: Path, model: Path, data: str, given: Mapping[str, Any], reporter: Reporter | None = None) -> Path:
+    """Fine-tune a model on labelled rows, or go on with a run.
+
+    Args:
+        folder: The run's folder.
+        model: A run, or a Hugging Face folder of a BERT.
+        data: CSV, TSV, JSON lines, Parquet, or columns of words and tags.
+        given: Settings by name (`FinetuneConfig`); all others keep their
+            defaults, or what the run decided when it began.
+        reporter: Who to tell; the log when None.
+
+    Returns:
+        RUN/model, a Hugging Face folder.
+
+    Raises:
+        UserError: A setting, the model, the rows or the folder is not usable, or the disk is full.
+        Interrupted: The run was asked to stop and has saved its state.
+    """
+    reporter = reporter or Reporter()
+    source = find_model(model)
+    with ExitStack() as stack:
+        stack.enter_context(new_folder(folder, owned_by=(SETTINGS,)))
+        stack.enter_context(locked(folder))
+        config = open_settings(folder, source, data, given)
+        device = find_device(config.device)
+        threads = set_threads(config.threads)
+        torch.use_deterministic_algorithms(device.type == "cpu")
+
+        start = inspect_folder(source)
+        require_memory(start.parameters, device)
+        tokenizer = tokenizer_of(source, start.config.vocab_size)
+        reporter.progress("reading the rows", 0.0)
+        task = load_task(data, config, tokenizer, longest=start.config.max_position_embeddings)
+        reporter.progress("reading the rows", 1.0)
+        config = decide(config, task, start.config.hidden_size, device, threads)
+        work = Work(config, source, task, device)
+        if config.precision == "auto":
+            config = replace(config, precision=measured_precision(work))
+            work = replace(work, config=config)
+        save_settings(folder, source, data, config, facts_of(task, source))
+        note_environment(folder, reporter, device=device.type, threads=threads, ranks=1)
+        for line in describe_task(task, config, has_pooler=start.has_pooler):
+            reporter.say(line)
+
+        tries = list_tries(folder, config)
+        for attempt in tries:
+            if attempt.result is None:
+                run_try(work, attempt, reporter)
+        chosen = choose(tries, work.metric)
+
+        best = best_model(work, chosen)
+        judged = {
+            part: judge_model(work, best, part=part, precision="float32", scaled=True)
+            for part in ("validation", "test")
+            if getattr(task, part) is not None
+        }
+        results = [attempt.result or {} for attempt in tries]
+        outcome = Outcome(
+            task,
+            config,
+            judged,
+            results,
+            chosen.number,
+            parameters=sum(p.numel() for p in best.parameters()),
+            has_pooler=start.has_pooler,
+        )
+        write_scores(folder, outcome)
+        write_mistakes(folder, outcome)
+        publish_model(folder / "model", best, tokenizer, model_card(outcome), reporter)
+        for line in describe_outcome(outcome):
+            reporter.say(line)
+        reporter.say(
+            f"the model is in {folder / 'model'}, scores in {folder / 'metrics.json'}, "
+            f"the rows it got most wrong in {folder / 'mistakes.csv'}"
+        )
+    return folder / "model"
+
+
+def decide(config: FinetuneConfig, task: TaskData, width: int, device: torch.device, threads: int) -> FinetuneConfig:
+    """Fill in the settings that nobody gave.
+
+    Raises:
+        UserError: A setting does not fit the task.
+    """
+    if config.class_weights == "balanced" and task.kind == "regression":
+        raise UserError("class_weights is 'balanced', but a number has no classes; leave it out")
+    per_epoch = max(1, ceil(len(task.train.inputs) / config.batch_size))
+    return replace(
+        config,
+        learning_rate=config.learning_rate or min(HIGHEST_RATE, RATE * (RATE_WIDTH / width) ** 2),
+        epochs=config.epochs or min(MOST_EPOCHS, max(FEWEST_EPOCHS, float(round(STEP_GOAL / per_epoch)))),
+        validation_every=config.validation_every or min(LONGEST_INTERVAL, per_epoch),
+        metric=choosing_metric(task.kind, task.head.labels, config.metric),
+        device=device.type,  # type: ignore[arg-type]  # one of the kinds that find_device gives
+        threads=threads,
+    )
+
+
+def facts_of(task: TaskData, source: Path) -> dict[str, Any]:
+    """What finetune.json says about the task."""
+    return {
+        "kind": task.kind,
+        "labels": list(task.head.labels),
+        "columns": task.columns._asdict(),
+        "hashes": {"model": model_hash(source), "rows": task.fingerprint},
+    }
+
+
+def describe_task(task: TaskData, config: FinetuneConfig, *, has_pooler: bool) -> list[str]:
+    """What is about to happen, as lines."""
+    labels = task.head.labels
+    names = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
+    what = "a number" if task.kind == "regression" else f"{len(labels)} labels ({names})"
+    sizes = [
+        f"{name} {len(part.examples):,}"
+        for name, part in (("train", task.train), ("validation", task.validation), ("test", task.test))
+        if part
+    ]
+    lines = [f"{task.kind} of {task.columns.describe()}: {what}; rows: {', '.join(sizes)}", *task.notes]
+    if not has_pooler and not task.head.per_token:
+        lines.append("this model has no trained pooler, so a new one on [CLS] is trained with the labels")
+    return [
+        *lines,
+        f"at most {config.epochs:g} epochs of {config.batch_size} rows a step, rate {config.learning_rate:g}, "
+        f"{config.metric} chooses" + (f", {config.tries} tries" if config.tries > 1 else ""),
+    ]
+
+
+def choose(tries: list[Try], metric: str) -> Try:
+    """The try with the best validation score; of equal ones the first."""
+    best = tries[0]
+    for attempt in tries[1:]:
+        if is_better(metric, (attempt.result or {})["score"], (best.result or {})["score"]):
+            best = attempt
+    return best

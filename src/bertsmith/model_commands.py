@@ -1,0 +1,116 @@
+"""Commands that use a model: fill masks, fine-tune, predict, measure. Each imports its program when it is called."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bertsmith.config import DataConfig, TrainingConfig
+from bertsmith.finetune_config import FinetuneConfig
+from bertsmith.flags import default_folder, settings
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run [runs/NAME OF DATA].")
+@click.option("--fresh", is_flag=True, help="Start a new run beside an existing one: OUTPUT-2, OUTPUT-3, ...")
+@settings(FinetuneConfig)
+def finetune(model: Path, data: str, output: Path | None, fresh: bool, **flags: Any) -> None:
+    """Fine-tune MODEL, a run or a BERT folder, on labelled rows: CSV, TSV, JSON lines, Parquet, or words and tags.
+
+    The same command again goes on with a run that was stopped.
+    """
+    from bertsmith.atomic import next_free
+    from bertsmith.console import make_reporter
+    from bertsmith.finetune import finetune as run_finetuning
+
+    folder = output or default_folder((data,))
+    folder = next_free(folder.resolve()) if fresh else folder
+    reporter = make_reporter()
+    reporter.say(f"run: {folder}")
+    try:
+        run_finetuning(folder, model, data, flags, reporter)
+    finally:
+        reporter.close()
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="CSV file to write.")
+@click.option("--text", help="Column with the text [that of training].")
+@click.option("--text-pair", help="Column with the second text [that of training].")
+@click.option("--every-label", is_flag=True, help="Write the probability of every label.")
+@settings(FinetuneConfig, only=("device", "threads"))
+@click.option("--half", is_flag=True, help="Compute the products in bfloat16: faster where the device has it.")
+def predict(model: Path, data: str, output: Path, **flags: Any) -> None:
+    """Predict each row of DATA with MODEL, a run of `finetune` or a fine-tuned folder; order is kept."""
+    from bertsmith.classify import load_classifier, predict_file
+    from bertsmith.console import make_reporter
+    from bertsmith.measure import set_threads
+
+    set_threads(flags.pop("threads"))
+    precision = "bfloat16" if flags.pop("half") else "float32"
+    classifier = load_classifier(model, device=flags.pop("device") or "auto", precision=precision)
+    predict_file(classifier, data, output, **flags, reporter=make_reporter())
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("text")
+@click.option("--top-k", type=int, default=5, show_default=True, help="Candidates for each mask.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def fill(model: Path, text: str, top_k: int, as_json: bool) -> None:
+    """Fill each [MASK] in TEXT with MODEL: a run, also one that is still training, or a BERT folder."""
+    from bertsmith.console import make_reporter
+    from bertsmith.predict import fill as fill_masks
+    from bertsmith.predict import load_for_prediction
+
+    network, vocabulary = load_for_prediction(model, make_reporter())
+    filled = fill_masks(network, vocabulary, text, top_k=top_k)
+    if filled.note:
+        click.echo(filled.note, err=True)
+    if as_json:
+        click.echo(json.dumps({"text": filled.text, "masks": [[c._asdict() for c in m] for m in filled.masks]}))
+        return
+    click.echo(filled.text)
+    for number, candidates in enumerate(filled.masks, 1):
+        ranked = "  ".join(f"{candidate.token} {candidate.probability:.1%}" for candidate in candidates)
+        click.echo(f"mask {number}: {ranked}" if len(filled.masks) > 1 else ranked)
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--text", metavar="FILE", help="Held-out text for all models, a file or folder [each run's own].")
+@click.option("--blimp", type=click.Path(path_type=Path), metavar="FOLDER", help="Minimal pairs, a .jsonl a paradigm.")
+@click.option("--pairs", type=int, help="Pairs of each paradigm, chosen by hash [all].")
+@click.option("--words", type=int, default=20_000, show_default=True, help="Most words for bits per byte; 0: none.")
+@click.option("--sequence-length", type=int, default=128, show_default=True, help="Rows of --text, in tokens.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@settings(DataConfig, TrainingConfig, only=("text_field", "document", "encoding", "device", "threads"))
+def evaluate(models: tuple[str, ...], text: str | None, as_json: bool, **flags: Any) -> None:
+    """Measure MODELs side by side: runs, or folders of any masked-language model."""
+    from bertsmith.console import make_reporter, print_table
+    from bertsmith.corpus import open_corpus
+    from bertsmith.evaluate import Wanted
+    from bertsmith.evaluate import evaluate as measure
+    from bertsmith.evaluation_table import evaluation_table, notes
+
+    reading = {name: flags.pop(name) for name in ("text_field", "document", "encoding")}
+    given = {name: value for name, value in reading.items() if value is not None}
+    device, threads = flags.pop("device"), flags.pop("threads")
+    reporter = make_reporter(aside=as_json)
+    try:
+        corpus = open_corpus([text], **given) if text is not None else None
+        found = measure(models, Wanted(corpus, **flags), device=device or "auto", threads=threads, reporter=reporter)
+    finally:
+        reporter.close()
+    if as_json:
+        click.echo(json.dumps({"models": [asdict(each) for each in found], "notes": notes(found)}, indent=2))
+        return
+    print_table(*evaluation_table(found))
+    for line in notes(found):
+        click.echo(line)

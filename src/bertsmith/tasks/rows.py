@@ -1,0 +1,195 @@
+"""Labelled files as rows with fields: tables, JSON lines, Parquet, and columns of words and tags (CoNLL).
+
+A row is a number and a mapping. In columns of words each sentence is one row,
+its fields are lists named "1", "2", ... after the columns, and the number is
+that of its first line. A file of plain text has one row a line, with the field
+"text".
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bertsmith.corpus.files import FoundFile, find_files
+from bertsmith.corpus.formats import PARQUET, RECORDS, ReadOptions, open_lines, record_rows
+from bertsmith.corpus.records import Unusable, choose_field
+from bertsmith.corpus.report import CorpusReport
+from bertsmith.errors import UserError, suggestion
+
+Fields = Mapping[str, Any]
+NumberedRow = tuple[int, Fields]
+
+LABEL_FIELDS = ("label", "labels", "score", "class", "category", "topic", "target", "sentiment", "tags", "ner_tags")
+"""Names that a label usually has, the most usual first."""
+
+WORD_FIELDS = ("tokens", "words")
+"""Names that a list of words usually has."""
+
+MOST_COLUMNS = 12
+"""Of a file of words; more words in every line are sentences."""
+
+PAIR_FIELD = "text_pair"
+
+_SAMPLE_ROWS = 100
+_SAMPLE_LINES = 2_000
+_LINE_BYTES = 1 << 20
+
+
+class Columns(NamedTuple):
+    """Which fields are read."""
+
+    text: str
+    pair: str | None
+    label: str | None
+
+    def describe(self) -> str:
+        """In words."""
+        pair = f" and {self.pair!r}" if self.pair else ""
+        return f"text {self.text!r}{pair}" + (f", label {self.label!r}" if self.label else "")
+
+
+def open_rows(path: str, report: CorpusReport, *, column: str | None = None, words: bool | None = None) -> Any:
+    """Read a file, row by row.
+
+    Args:
+        path: A file; its suffix says what it is, anything unknown is plain text or columns of words.
+        report: Takes note of rows that cannot be read.
+        column: A column that was named, by which the header of a table is known.
+        words: Whether plain text is columns of words; None: if it looks like them.
+
+    Yields:
+        The rows; nothing is held but what is being read.
+
+    Raises:
+        UserError: The file is not there, or is not what its name says.
+    """
+    if Path(path).expanduser().is_dir():
+        raise UserError(f"{path} is a folder; name one file with labelled rows")
+    (file,) = find_files(path)
+    try:
+        rows = iter(_rows_of(file, report, column, words))
+        first = next(rows, None)
+        if first is None:
+            raise Unusable("has no row that can be read")
+    except Unusable as error:
+        hint = "" if ";" in str(error) else "; name a file with labelled rows"
+        raise UserError(f"{path} {error}{hint}") from None
+    return chain([first], rows)
+
+
+def _rows_of(file: FoundFile, report: CorpusReport, column: str | None, words: bool | None) -> Iterable[NumberedRow]:
+    options = ReadOptions(text_field=column)
+    if file.kind in PARQUET:
+        return _parquet_rows(file)
+    if file.kind in RECORDS:
+        return _mappings(record_rows(file, options, report), file.name, report)
+    lines = open_lines(file, options, report, max_line_bytes=_LINE_BYTES)
+    sample = list(islice(lines, _SAMPLE_LINES))
+    if words is None:
+        words = _looks_like_columns([line for _, line in sample])
+    lines = chain(sample, lines)
+    return _sentences(lines, file.name) if words else ((n, {"text": line}) for n, line in lines)
+
+
+def _looks_like_columns(lines: Sequence[str]) -> bool:
+    """Whether all lines have the same few columns, and tabs or blank lines between sentences."""
+    widths = {len(cells_of(line)) for line in lines if line.strip()}
+    is_divided = any("\t" in line for line in lines) or any(not line.strip() for line in lines)
+    return len(widths) == 1 and max(widths) <= MOST_COLUMNS and is_divided
+
+
+def _mappings(rows: Iterable[tuple[int, Any]], name: str, report: CorpusReport) -> Iterator[NumberedRow]:
+    for number, value in rows:
+        if isinstance(value, Mapping):
+            yield number, value
+        else:
+            report.skip(f"{name}:{number}", "not an object with fields")
+
+
+def _parquet_rows(file: FoundFile) -> Iterator[NumberedRow]:
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(str(file.path))
+        number = 0
+        for batch in table.iter_batches(1_000):
+            for value in batch.to_pylist():
+                number += 1
+                yield number, value
+    except (OSError, ValueError):
+        raise UserError(f"{file.path} is not a Parquet file, or damaged; write it again") from None
+
+
+def cells_of(line: str) -> list[str]:
+    """The columns of a line of words: between tabs, or where there are none between spaces."""
+    return line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
+
+
+def _sentences(lines: Iterable[tuple[int, str]], name: str) -> Iterator[NumberedRow]:
+    """Sentences between blank lines, each a list for each column.
+
+    Raises:
+        UserError: A line has another number of columns than the first.
+    """
+    sentence: list[list[str]] = []
+    began, width = 0, 0
+    for number, line in chain(lines, [(0, "")]):
+        cells = cells_of(line) if line.strip() else []
+        if cells and cells[0] != "-DOCSTART-":
+            width = width or len(cells)
+            if len(cells) != width:
+                raise UserError(
+                    f"{name}:{number} has {len(cells)} columns and the lines before {width}: "
+                    "a word or a tag is missing; give each word its tag"
+                )
+            began = began or number
+            sentence.append(cells)
+        elif sentence:
+            yield began, {str(n): list(column) for n, column in enumerate(zip(*sentence, strict=True), 1)}
+            sentence, began = [], 0
+
+
+def choose_columns(path: str, sample: Sequence[Fields], wanted: Columns | None, *, labelled: bool) -> Columns:
+    """Find the fields that hold text, second text and label.
+
+    Args:
+        path: The file, for what is said about it.
+        sample: The first rows.
+        wanted: Fields that the user named, "" or None where not.
+        labelled: Whether there has to be a label.
+
+    Raises:
+        UserError: A field is not there, or cannot be told.
+    """
+    text, pair, label = wanted or ("", None, None)
+    names = list(dict.fromkeys(name for row in sample for name in row))
+    for name in filter(None, (text, pair, label if labelled else None)):
+        if name not in names:
+            raise UserError(f"{path} has no column {name!r}{suggestion(name, map(str, names))}")
+    is_columns = names == [str(n) for n in range(1, len(names) + 1)] and isinstance(sample[0].get("1"), list)
+    if labelled and not label:
+        lower = {name.lower(): name for name in reversed(names)}
+        label = names[-1] if is_columns else next((lower[n] for n in LABEL_FIELDS if n in lower), None)
+        if label is None or (is_columns and len(names) == 1):
+            raise UserError(f"{path} has no column named 'label'; name it with --label: {', '.join(map(str, names))}")
+    if not text:
+        lower = {name.lower(): name for name in reversed(names)}
+        text = "1" if is_columns else next((lower[n] for n in WORD_FIELDS if n in lower), "")
+    if not text:
+        others = [{n: v for n, v in row.items() if n not in (label, pair)} for row in sample]
+        try:
+            text = choose_field(others, None)[0] or "text"
+        except Unusable as error:
+            raise UserError(f"{path} {error}; name the text with --text") from None
+    if pair is None and PAIR_FIELD in names and PAIR_FIELD not in (text, label):
+        pair = PAIR_FIELD
+    if text in (pair, label):
+        raise UserError(f"column {text!r} of {path} is named twice; text, second text and label are different columns")
+    return Columns(text, pair, label)
+
+
+def peek(rows: Iterator[NumberedRow]) -> tuple[list[Fields], Iterator[NumberedRow]]:
+    """The fields of the first rows, and all rows."""
+    sample = list(islice(rows, _SAMPLE_ROWS))
+    return [fields for _, fields in sample], chain(sample, rows)

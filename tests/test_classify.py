@@ -1,0 +1,141 @@
+"""Predicting a file: every row once, in order, whatever its format; one line for what cannot be predicted."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from bertsmith.classify import Classifier, load_classifier, predict_file
+from bertsmith.errors import UserError
+from bertsmith.tasks.batches import collate
+from bertsmith.tasks.encoding import encode_texts
+from bertsmith.tasks.objective import score
+from labelled import LONGEST, pair_rows, tagged_rows, tiny_encoder, topic_rows, tune, write_rows
+
+from runs import Listener
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tuned")
+    rows = write_rows(folder / "rows.csv", topic_rows(200))
+    tune(folder / "run", tiny_encoder(folder / "encoder"), rows, label="topic", epochs=5.0)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tagger")
+    tune(folder / "run", tiny_encoder(folder / "encoder"), write_rows(folder / "r.jsonl", tagged_rows(60)), epochs=1.0)
+    return folder / "run"
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+@pytest.mark.parametrize("name", ["new.csv", "new.tsv", "new.jsonl", "new.parquet", "new.txt"])
+def test_each_row_is_predicted_in_order(name: str, run: Path, tmp_path: Path) -> None:
+    rows = topic_rows(50, seed=5)
+    path = tmp_path / name
+    if path.suffix == ".txt":
+        path.write_text("".join(f"{row['text']}\n" for row in rows), encoding="utf-8")
+    else:
+        write_rows(path, rows)
+    assert predict_file(load_classifier(run), str(path), tmp_path / "out.csv") == 50
+    found = read(tmp_path / "out.csv")
+    assert list(found[0]) == ["prediction", "probability"]
+    assert sum(one["prediction"] == row["topic"] for one, row in zip(found, rows, strict=True)) > 40
+
+
+def test_memory_is_bounded_and_chunks_change_nothing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_rows(tmp_path / "new.csv", topic_rows(50, seed=5))
+    predict_file(load_classifier(run), str(path), tmp_path / "whole.csv", every_label=True)
+    monkeypatch.setattr("bertsmith.classify.CHUNK_ROWS", 7)
+    seen: list[int] = []
+    predict = Classifier.predict
+
+    def noted(self: Classifier, texts: list[str], pairs: list[str | None]) -> object:
+        seen.append(len(texts))
+        return predict(self, texts, pairs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Classifier, "predict", noted)
+    predict_file(load_classifier(run), str(path), tmp_path / "parts.csv", every_label=True)
+    assert max(seen) == 7
+    whole, parts = read(tmp_path / "whole.csv"), read(tmp_path / "parts.csv")
+    for one, other in zip(whole, parts, strict=True):
+        assert one["prediction"] == other["prediction"]
+        assert float(one["probability_food"]) == pytest.approx(float(other["probability_food"]), abs=2e-6)
+
+
+def test_packed_predictions_are_those_of_single_texts(run: Path) -> None:
+    classifier = load_classifier(run)
+    texts = [row["text"] for row in topic_rows(9, seed=3)]
+    together = classifier.predict(list(texts), [None] * 9)
+    for text, given in zip(texts, together, strict=True):
+        (one,) = encode_texts(classifier.tokenizer, [text], [None], max_length=LONGEST).sequences
+        alone = score(classifier.model, collate([one])).softmax(-1).detach()
+        torch.testing.assert_close(torch.from_numpy(given).float(), alone, atol=1e-6, rtol=1e-5)
+
+
+def test_long_sentences_are_tagged_whole(tagger: Path, tmp_path: Path) -> None:
+    words = [word for row in tagged_rows(12) for word in row["tokens"]]
+    path = tmp_path / "long.txt"
+    path.write_text(" ".join(words) + "\n", encoding="utf-8")
+    lines = Listener()
+    predict_file(load_classifier(tagger), str(path), tmp_path / "out.csv", reporter=lines)
+    assert [row["word"] for row in read(tmp_path / "out.csv")] == words
+    assert any("read in parts" in line for line in lines.lines)
+
+
+def test_columns_of_words_are_tagged(tagger: Path, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "new.conll", tagged_rows(3))
+    assert predict_file(load_classifier(tagger), str(path), tmp_path / "out.csv") == 3
+    assert [row["word"] for row in read(tmp_path / "out.csv")] == [w for r in tagged_rows(3) for w in r["tokens"]]
+
+
+def test_rows_without_text_get_a_line_too(run: Path, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "new.jsonl", [{"text": "dog"}, {"text": ""}, {"text": None}, {"text": "x " * 99}])
+    lines = Listener()
+    assert predict_file(load_classifier(run), str(path), tmp_path / "out.csv", reporter=lines) == 4
+    assert len(read(tmp_path / "out.csv")) == 4
+    assert any("2 of 4 rows have no text" in line for line in lines.lines)
+    assert any("1 of 4 rows are longer than the model reads" in line for line in lines.lines)
+
+
+def test_nothing_is_overwritten(run: Path, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "new.csv", topic_rows(5))
+    with pytest.raises(UserError, match="exists, and nothing is overwritten"):
+        predict_file(load_classifier(run), str(path), path)
+
+
+def test_a_broken_row_is_named_and_no_file_is_left(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "new.jsonl"
+    path.write_text('{"text": "dog"}\n{"text": "do\n{"text": "cat"}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"new.jsonl:2: not valid JSON; repair it"):
+        predict_file(load_classifier(run), str(path), tmp_path / "out.csv")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["new.jsonl"]
+
+
+def test_a_missing_column_is_named(run: Path, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "new.csv", [{"review": "the dog", "n": 1}])
+    with pytest.raises(UserError, match="no column 'reviews'; did you mean 'review'"):
+        predict_file(load_classifier(run), str(path), tmp_path / "out.csv", text="reviews")
+    assert predict_file(load_classifier(run), str(path), tmp_path / "out.csv") == 1
+
+
+def test_a_model_of_pairs_needs_the_second_text(tmp_path: Path) -> None:
+    encoder = tiny_encoder(tmp_path / "encoder")
+    tune(tmp_path / "run", encoder, write_rows(tmp_path / "pairs.jsonl", pair_rows(60)), epochs=1.0)
+    path = write_rows(tmp_path / "new.csv", topic_rows(3))
+    with pytest.raises(UserError, match="no column 'text_pair' with the second text; name it with --text-pair"):
+        predict_file(load_classifier(tmp_path / "run"), str(path), tmp_path / "out.csv")
+
+
+def test_a_model_that_was_not_tuned_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds BertForPreTraining, which was not fine-tuned"):
+        load_classifier(tiny_encoder(tmp_path / "encoder"))
