@@ -26,7 +26,7 @@ install: $(VENV)/dev
 test: check quick
 
 quick: $(VENV)/dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 slow: $(VENV)/dev
 	$(BIN)/python -m pytest -m "slow or not slow" -rs
