@@ -26,7 +26,7 @@ ROWS = [
     {"step", "prepare", "run_folder", "pll"},
     {"objective", "examples", "checkpoint", "metrics", "work", "foreign"},
     {"batch", "masking", "pairing", "cutting", "optim", "model", "corpus"},
-    {"rows", "tokenizer", "shards", "distributed", "config", "finetune_config"},
+    {"output_folder", "rows", "tokenizer", "shards", "distributed", "config", "finetune_config"},
     {"packing", "interrupt", "budget", "averaging", "keyed", "presets", "strict", "intervals"},
     {"atomic"},
     {"errors", "reporter"},

@@ -177,7 +177,8 @@ def test_preparing_into_a_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_processes_cannot_work_on_one_run(tmp_path: Path) -> None:
-    from bertsmith.run_folder import locked, open_run
+    from bertsmith.output_folder import locked
+    from bertsmith.run_folder import open_run
 
     write_prose(tmp_path / "prose.txt")
     (tmp_path / "run").mkdir()

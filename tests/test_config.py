@@ -7,7 +7,8 @@ import pytest
 
 from bertsmith.config import FREE_SETTINGS, changed, flat, read_toml, run_config
 from bertsmith.errors import UserError
-from bertsmith.run_folder import make_folder, new_folder, open_run, read_run, to_toml
+from bertsmith.output_folder import make_folder, new_folder
+from bertsmith.run_folder import open_run, read_run, to_toml
 
 
 @pytest.mark.parametrize(

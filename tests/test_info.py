@@ -13,8 +13,8 @@ from bertsmith.errors import UserError
 from bertsmith.info import describe_run, run_facts
 from bertsmith.interrupt import Interrupted
 from bertsmith.metrics import read_metrics
+from bertsmith.output_folder import locked
 from bertsmith.prepare import prepare
-from bertsmith.run_folder import locked
 
 from runs import TINY, Listener, train
 
@@ -53,7 +53,7 @@ def test_a_finished_run(finished: Path) -> None:
     assert facts["model"] == str(finished / "model")
     assert facts["damaged"] == []
     assert facts["checkpoints"]["newest"] == checkpoint_name(3)
-    lines = describe_run(finished, verify=True)
+    lines = describe_run(run_facts(finished, verify=True), verify=True)
     assert lines[0] == f"{finished}: finished, step 3 of 3 (100%)"
     assert "verified: all shards and checkpoints match their hashes" in lines
 
@@ -66,7 +66,7 @@ def test_a_stopped_run(stopped: Path) -> None:
     assert facts["progress"]["tokens"] == state["tokens"]
     assert facts["checkpoints"] == {"all": [checkpoint_name(1), checkpoint_name(2)], "newest": checkpoint_name(2)}
     assert facts["model"] is None
-    assert describe_run(stopped)[0] == f"{stopped}: stopped, step 2 of 3 (67%)"
+    assert describe_run(run_facts(stopped))[0] == f"{stopped}: stopped, step 2 of 3 (67%)"
 
 
 def test_a_running_run(stopped: Path) -> None:
@@ -80,8 +80,8 @@ def test_a_new_run_without_data(finished: Path, tmp_path: Path) -> None:
     assert run_facts(tmp_path)["state"] == "stopped"
     with locked(tmp_path):
         assert run_facts(tmp_path)["state"] == "preparing"
-        assert "data: not prepared yet" in describe_run(tmp_path)
-        assert "checkpoints: none yet" in describe_run(tmp_path)
+        assert "data: not prepared yet" in describe_run(run_facts(tmp_path))
+        assert "checkpoints: none yet" in describe_run(run_facts(tmp_path))
 
 
 def test_a_folder_of_prepared_text(finished: Path, text: Path, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_folder_of_prepared_text(finished: Path, text: Path, tmp_path: Path) -
     assert facts["progress"] is facts["settings"] is facts["checkpoints"] is None
     assert facts["data"] == run_facts(finished)["data"]
     (tmp_path / "data" / "manifest.json").unlink()
-    assert describe_run(tmp_path) == [f"{tmp_path}: preparing", "data: not prepared yet"]
+    assert describe_run(run_facts(tmp_path)) == [f"{tmp_path}: preparing", "data: not prepared yet"]
 
 
 def test_losses_are_means_over_the_last_steps(stopped: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_loss_that_was_not_finite_is_left_out_and_counted(stopped: Path) -> No
     log[0] |= {"mlm_loss": None, "nsp_loss": None, "skipped": True}
     (stopped / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
     assert run_facts(stopped)["progress"]["mlm_loss"] == log[1]["mlm_loss"]
-    assert "skipped: 1 steps that were not finite" in describe_run(stopped)
+    assert "skipped: 1 steps that were not finite" in describe_run(run_facts(stopped))
 
 
 def test_settings_have_their_origin_and_plain_defaults_are_left_out(finished: Path) -> None:
@@ -119,7 +119,7 @@ def test_settings_have_their_origin_and_plain_defaults_are_left_out(finished: Pa
     assert settings["steps"] == {"value": 3, "origin": "flag"}
     assert settings["learning_rate"]["origin"] == "preset"
     assert "weight_decay" not in settings
-    assert "  hidden_size = 32  (flag)" in describe_run(finished)
+    assert "  hidden_size = 32  (flag)" in describe_run(run_facts(finished))
 
 
 def test_facts_are_plain_json(stopped: Path) -> None:
@@ -149,7 +149,7 @@ def test_verifying_reads_what_is_not_read_otherwise(stopped: Path) -> None:
         f"{shard} is damaged or missing",
         f"checkpoint {checkpoint_name(1)} is damaged (optimizer.safetensors does not match its hash)",
     ]
-    lines = describe_run(stopped, verify=True)
+    lines = describe_run(run_facts(stopped, verify=True), verify=True)
     assert [line for line in lines if line.startswith("damaged: ")] == [f"damaged: {line}" for line in damaged]
     assert not any(line.startswith("verified") for line in lines)
 
@@ -168,11 +168,11 @@ def test_looking_changes_nothing(stopped: Path) -> None:
         return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in stopped.rglob("*")}
 
     before = everything()
-    describe_run(stopped, verify=True)
+    describe_run(run_facts(stopped, verify=True), verify=True)
     assert everything() == before
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UserError, match="neither a run nor prepared text"):
-            describe_run(folder)
+            describe_run(run_facts(folder))

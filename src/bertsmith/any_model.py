@@ -11,10 +11,11 @@ from bertsmith.corpus.hub import hub_id
 from bertsmith.errors import UserError
 from bertsmith.foreign import load_foreign
 from bertsmith.model.folder import read_config
+from bertsmith.output_folder import CONFIG
 from bertsmith.pll import Scorer
 from bertsmith.predict import load_for_prediction
 from bertsmith.reporter import Reporter
-from bertsmith.run_folder import CONFIG, Run, read_run
+from bertsmith.run_folder import Run, read_run
 from bertsmith.tokenizer import Tokenizer
 
 OWN_TYPES = ("bert", "modernbert")

@@ -131,6 +131,8 @@ def find_damage(checkpoint: Path) -> str | None:
     """Say what is wrong with a checkpoint, or None when it is whole."""
     try:
         files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+        if not {"model.safetensors", "state.json"} <= files.keys():
+            return f"{MANIFEST} does not name all files"
         for name, expected in files.items():
             path = checkpoint / name
             size = path.stat().st_size

@@ -1,5 +1,6 @@
 """The command line. Commands only: each imports its program when it is called, so `--help` is instant."""
 
+import errno
 import json
 import os
 import sys
@@ -109,8 +110,8 @@ def prepare(text: tuple[str, ...], output: Path, config: Path | None, **flags: A
     """Make tokenizer and token shards from TEXT; the folder is valid as TEXT for `pretrain`."""
     from bertsmith.config import run_config
     from bertsmith.console import make_reporter
+    from bertsmith.output_folder import locked, new_folder, refuse_run
     from bertsmith.prepare import prepare as run_preparation
-    from bertsmith.run_folder import locked, new_folder, refuse_run
 
     given, _ = gather(text, flags, config)
     settings = run_config(by_table(given))
@@ -142,8 +143,8 @@ def tokenizer() -> None:
 def train_tokenizer(text: tuple[str, ...], output: Path, **flags: Any) -> None:
     """Train a tokenizer on TEXT, and save it as transformers loads it."""
     from bertsmith.console import make_reporter
+    from bertsmith.output_folder import new_folder, refuse_run
     from bertsmith.prepare import make_tokenizer
-    from bertsmith.run_folder import new_folder, refuse_run
     from bertsmith.strict import from_mapping
 
     given, _ = gather(text, flags, None)
@@ -165,11 +166,11 @@ def info(run: Path, verify: bool, as_json: bool) -> None:
     """Describe RUN: settings, data, progress, checkpoints."""
     from bertsmith.info import describe_run, run_facts
 
-    if as_json:
-        click.echo(json.dumps(run_facts(run, verify=verify), indent=2))
-        return
-    for line in describe_run(run, verify=verify):
+    facts = run_facts(run, verify=verify)
+    for line in [json.dumps(facts, indent=2)] if as_json else describe_run(facts, verify=verify):
         click.echo(line)
+    if verify and facts["damaged"]:
+        sys.exit(1)
 
 
 @app.command()
@@ -213,7 +214,8 @@ def run(arguments: list[str] | None = None) -> int:
         return 141
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _complain(f"{where}{error.strerror or error}")
+        full = "; free some room, and give the same command again" if error.errno == errno.ENOSPC else ""
+        return _complain(f"{where}{error.strerror or error}{full}")
     except Exception as error:
         if type(error).__name__ != "Interrupted":  # compared by name: its module need not be loaded
             raise

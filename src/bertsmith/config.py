@@ -62,6 +62,11 @@ class DataConfig:
             f"vocab_size is {self.vocab_size}; give a number such as 8192, or leave it out",
         )
         _require(
+            self.vocab_size is None or self.tokenizer in ("wordpiece", "bpe"),
+            f"vocab_size is {self.vocab_size}, but the tokenizer {self.tokenizer} exists already and keeps its own; "
+            "leave one out",
+        )
+        _require(
             self.workers is None or self.workers > 0,
             f"workers is {self.workers}; give at least 1",
         )
@@ -86,12 +91,6 @@ class ModelConfig:
         for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"):
             value = getattr(self, name)
             _require(value is None or 0 < value < 1_000_000, f"{name} is {value}; give 1 to 999999")
-        if self.hidden_size and self.num_attention_heads:
-            _require(
-                self.hidden_size % self.num_attention_heads == 0,
-                f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
-                f"({self.num_attention_heads})",
-            )
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             value = getattr(self, name)
             _require(0 <= value < 1, f"{name} is {value}; give a probability in [0, 1)")
@@ -162,6 +161,7 @@ class TrainingConfig:
         _require(0 <= self.weight_decay < 1e6, f"weight_decay is {self.weight_decay}; give 0 or more")
         _require(0 <= self.adam_beta2 < 1, f"adam_beta2 is {self.adam_beta2}; give a number in [0, 1)")
         _require(0 <= self.seed < 2**63, f"seed is {self.seed}; give a number from 0 to 2^63 - 1")
+        _require(self.threads is None or self.threads <= 1024, f"threads is {self.threads}; give 1 to 1024")
         _require(self.loader_workers >= 0, f"loader_workers is {self.loader_workers}; give 0 or more")
         _require(
             16 <= self.sequence_length <= 65_536,
@@ -191,6 +191,12 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
+        shape = PRESETS[self.model.preset].shape(self.model.hidden_size)
+        hidden_size, heads = shape["hidden_size"], self.model.num_attention_heads or shape["num_attention_heads"]
+        _require(
+            hidden_size % heads == 0,
+            f"hidden_size ({hidden_size}) must be a multiple of num_attention_heads ({heads})",
+        )
         _require(
             self.training.objective in {"auto", "mlm"} or PRESETS[self.model.preset].has_next_sentence_head,
             f"objective is '{self.training.objective}', but preset '{self.model.preset}' has no head for "

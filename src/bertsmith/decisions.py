@@ -42,7 +42,13 @@ VALIDATION_MLM_PROBABILITY = 0.15
 
 def decide_objective(run: Run, manifest: dict[str, Any]) -> None:
     """Next sentences are worth predicting where most of the text has them, and the model has a head for them."""
-    if run.config.training.objective != "auto":
+    objective = run.config.training.objective
+    if objective not in {"auto", "mlm"} and manifest["multi_sentence_fraction"] == 0:
+        raise UserError(
+            f"objective is '{objective}', but no section of this text has two sentences to make a pair of; "
+            "give --objective mlm, or another --document"
+        )
+    if objective != "auto":
         return
     if not PRESETS[run.config.model.preset].has_next_sentence_head:
         run.decide("preset", objective="mlm")

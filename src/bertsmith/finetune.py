@@ -22,8 +22,9 @@ from bertsmith.finish import publish_model
 from bertsmith.measure import find_device, require_memory, set_threads
 from bertsmith.model.classifier import inspect_folder
 from bertsmith.outcome import Outcome, describe_outcome, model_card, write_mistakes, write_scores
+from bertsmith.output_folder import locked, new_folder
 from bertsmith.reporter import Reporter
-from bertsmith.run_folder import locked, new_folder, note_environment
+from bertsmith.run_folder import note_environment
 from bertsmith.tasks.dataset import TaskData, load_task
 from bertsmith.tasks.scores import choosing_metric, is_better
 from bertsmith.tries import Try, Work, list_tries

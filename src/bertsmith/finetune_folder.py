@@ -16,7 +16,7 @@ from typing import Any
 from bertsmith import atomic
 from bertsmith.errors import UserError
 from bertsmith.finetune_config import FREE_SETTINGS, FinetuneConfig
-from bertsmith.run_folder import CONFIG
+from bertsmith.output_folder import CONFIG
 from bertsmith.strict import from_mapping
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
 

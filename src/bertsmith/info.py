@@ -10,7 +10,8 @@ from bertsmith.checkpoint import find_damage, list_checkpoints, newest_checkpoin
 from bertsmith.config import RunConfig, flat
 from bertsmith.errors import UserError
 from bertsmith.metrics import read_metrics
-from bertsmith.run_folder import CONFIG, LOCK, Run, read_run
+from bertsmith.output_folder import CONFIG, LOCK
+from bertsmith.run_folder import Run, read_run
 from bertsmith.shards import read_manifest
 from bertsmith.shards import verify as verify_shards
 
@@ -104,7 +105,7 @@ def _data_facts(data: Path, damaged: list[str], *, verify: bool) -> dict[str, An
 
 def _progress(run: Run) -> dict[str, Any]:
     """Steps done and what the last ones gave, from the log of the run."""
-    log = read_metrics(run.folder)
+    log = [line for line in read_metrics(run.folder) if {"tokens", "skipped", "tokens_per_second"} <= line.keys()]
     recent = log[-RECENT_STEPS:]
     measured = [line for line in log if "validation_mlm_loss" in line]
     progress: dict[str, Any] = {
@@ -145,20 +146,13 @@ def _checkpoints(run: Run, damaged: list[str], *, verify: bool) -> dict[str, Any
     return {"all": names, "newest": newest}
 
 
-def describe_run(folder: Path, *, verify: bool = False) -> list[str]:
+def describe_run(facts: Mapping[str, Any], *, verify: bool = False) -> list[str]:
     """Describe a run, or a folder with prepared text, for a person.
 
     Args:
-        folder: The run.
-        verify: Check the hashes of all shards and checkpoints.
-
-    Returns:
-        Lines.
-
-    Raises:
-        UserError: As `run_facts`.
+        facts: As `run_facts` gives them.
+        verify: Whether the hashes of all shards and checkpoints were checked.
     """
-    facts = run_facts(folder, verify=verify)
     lines = [_headline(facts), *_data_lines(facts["data"])]
     if facts["progress"]:
         lines += _progress_lines(facts["progress"])

@@ -22,7 +22,7 @@ from bertsmith.optim import AnyOptimizer, MuonWithAdamW, learning_rate_at, set_l
 from bertsmith.pace import Pace
 from bertsmith.plan import Plan
 from bertsmith.reporter import Reporter
-from bertsmith.run_folder import Run
+from bertsmith.run_folder import Run, lasting_settings
 from bertsmith.stages import Division, Stage
 from bertsmith.step import Measured, StepResult, SumLosses, evaluate_loss, train_step
 from bertsmith.work import matrix_rate, step_operations
@@ -114,7 +114,7 @@ def train(
             stopping = distributed.any_rank(stop.signal_number is not None, device)
             due = distributed.any_rank(now - last_save > 60 * training.checkpoint_every, device)
             if stopping or due or step == plan.steps:
-                state["wall_seconds"] = plan.clock.used()
+                state |= {"wall_seconds": plan.clock.used(), "settings": lasting_settings(plan.run)}
                 save(plan.run, model, optimizer, state, average)
                 last_save = last_step = time.monotonic()
             if stopping:

@@ -70,7 +70,7 @@ def _step_of(line: bytes) -> int | None:
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """All whole lines of a run's log, one for each step; a torn last line is left out."""
     try:
-        text = (run / "metrics.jsonl").read_text(encoding="utf-8")
+        text = (run / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
     lines = []

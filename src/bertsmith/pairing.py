@@ -106,8 +106,9 @@ def make_pairs(
     second_start = boundary.copy()
     second_start[exchanged] = boundary[partner[exchanged]]
     label = np.full(len(starts), IGNORE_INDEX, dtype=np.int64)
-    label[can] = FOLLOWS
-    label[exchanged] = RANDOM
+    if len(exchanged):  # with one answer only there is nothing to tell apart
+        label[can] = FOLLOWS
+        label[exchanged] = RANDOM
     return Pairs(starts, boundary - starts, second_start, ends - boundary, label)
 
 

@@ -15,8 +15,9 @@ from bertsmith.checkpoint import load_checkpoint, newest_checkpoint
 from bertsmith.decisions import model_of
 from bertsmith.errors import UserError
 from bertsmith.model import AnyPretrainingModel, load_model
+from bertsmith.output_folder import CONFIG
 from bertsmith.reporter import Reporter
-from bertsmith.run_folder import CONFIG, read_run
+from bertsmith.run_folder import read_run
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
 
 

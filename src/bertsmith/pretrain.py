@@ -26,11 +26,12 @@ from bertsmith.loop import measure_held_out, train
 from bertsmith.measure import compiled_losses, find_device, set_threads
 from bertsmith.objective import sum_losses
 from bertsmith.optim import make_optimizer
+from bertsmith.output_folder import CONFIG, locked, new_folder
 from bertsmith.overview import describe, seconds_left
 from bertsmith.plan import make_plan
 from bertsmith.prepare import prepare
 from bertsmith.reporter import Reporter
-from bertsmith.run_folder import CONFIG, Run, locked, new_folder, note_environment, open_run, read_run
+from bertsmith.run_folder import Run, note_environment, open_run, read_run, refuse_edits
 
 FULL_VALIDATION_ROWS = 4096
 """Held-out rows measured at the end."""
@@ -74,6 +75,7 @@ def pretrain(
         state: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "skipped": 0, "wall_seconds": 0.0}
         if found.folder is not None:
             state |= read_state(found.folder)
+            refuse_edits(run, state.get("settings", {}))
         plan = make_plan(run, device, reporter, seconds_before=state["wall_seconds"])
         training = run.config.training
         if main:

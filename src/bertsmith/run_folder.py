@@ -7,10 +7,7 @@ before its first step, and read from there ever after.
 import json
 import os
 import platform
-import shutil
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -30,13 +27,10 @@ from bertsmith.config import (
     table_of,
 )
 from bertsmith.errors import UserError, suggestion
+from bertsmith.output_folder import CONFIG
 from bertsmith.reporter import Reporter
 
-CONFIG = "config.toml"
 ENVIRONMENT = "environment.json"
-LOCK = ".lock"
-LOCK_ATTEMPTS = 5
-"""Tenths of a second to wait for a lock."""
 
 
 @dataclass(slots=True)
@@ -126,66 +120,13 @@ def read_run(folder: Path) -> Run:
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder} is no run: it has no {CONFIG}; give the folder that `bertsmith pretrain` wrote")
     tables = read_toml(folder / CONFIG)
-    if not tables.keys() >= TABLES.keys():
+    if not tables.keys() >= {*TABLES, "origin"}:
         raise UserError(f"{folder / CONFIG} is damaged: it lacks a table; give the run a new folder with -o")
-    origin = tables.pop("origin", {})
-    return Run(folder, run_config(tables), dict(origin), is_new=False)
-
-
-def make_folder(folder: Path, *, owned_by: tuple[str, ...] = ()) -> None:
-    """Make an output folder, or see that it is empty or holds what this program wrote.
-
-    Args:
-        folder: Where to write.
-        owned_by: Names of which one shows that the folder is ours.
-
-    Raises:
-        UserError: It holds something else, or is not writable.
-    """
-    try:
-        if folder.exists() and not any((folder / name).exists() for name in owned_by):
-            if not folder.is_dir():
-                raise UserError(f"the output folder {folder} is a file; choose another with -o")
-            if any(path.name != LOCK for path in folder.iterdir()):
-                raise UserError(f"the output folder {folder} holds something else; choose another with -o")
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f"probe{atomic.TEMPORARY_SUFFIX}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"cannot write to the output folder {folder}: {error.strerror}; choose another with -o"
-        ) from error
-
-
-@contextmanager
-def new_folder(folder: Path, *, owned_by: tuple[str, ...]) -> Iterator[None]:
-    """Make an output folder as `make_folder` does, and take it away again when a mistake kept it from being used.
-
-    Only what this command made goes: a folder that was there before stays, and
-    so does one that holds more than the settings of the command.
-
-    Raises:
-        UserError: As `make_folder`.
-    """
-    was_there = folder.exists()
-    make_folder(folder, owned_by=owned_by)
-    try:
-        yield
-    except UserError:
-        if not was_there and not any(path.name not in (CONFIG, LOCK) for path in folder.iterdir()):
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def refuse_run(folder: Path) -> None:
-    """Keep other commands from writing into the folder of a run.
-
-    Raises:
-        UserError: It is one.
-    """
-    if (folder / CONFIG).exists():
-        raise UserError(f"{folder} is a run, which has its own tokenizer and shards; give another folder with -o")
+    origin = tables.pop("origin")
+    run = Run(folder, run_config(tables), dict(origin), is_new=False)
+    if run.config.training.steps is None and any(run.checkpoints.glob("step-*")):
+        raise UserError(f"{folder / CONFIG} is damaged: a run with checkpoints has a number of steps; put it back")
+    return run
 
 
 def _refuse_changes(run: Run, given: Mapping[str, Any]) -> None:
@@ -204,6 +145,39 @@ def _refuse_changes(run: Run, given: Mapping[str, Any]) -> None:
         )
 
 
+def lasting_settings(run: Run) -> dict[str, Any]:
+    """The settings that a checkpoint must be continued with: all of model and training that change the weights.
+
+    Left out is what a run itself may have to change on its way.
+    """
+    changing = FREE_SETTINGS | {"budget"}
+    if run.config.training.budget is not None:
+        changing |= {"steps"}
+    if run.origin.get("micro_batch_size") == "memory":
+        changing |= {"micro_batch_size"}
+    values = flat(run.config)
+    return {name: value for name, value in values.items() if table_of(name) != "data" and name not in changing}
+
+
+def refuse_edits(run: Run, saved: Mapping[str, Any]) -> None:
+    """Hold the settings against those that a checkpoint was made with.
+
+    Raises:
+        UserError: config.toml was changed by hand since.
+    """
+    now = lasting_settings(run)
+    differences = [
+        f"{name} was {_shown(value)} and is {_shown(now[name])}"
+        for name, value in saved.items()
+        if name in now and now[name] != value
+    ]
+    if differences:
+        raise UserError(
+            f"{run.folder / CONFIG} was changed after the last checkpoint: {'; '.join(differences)}; "
+            "put it back, or start a new run with --fresh"
+        )
+
+
 def _absolute(value: Any) -> Any:
     """What a path was saved as: text that is gone is still the same text."""
     if isinstance(value, tuple):
@@ -213,32 +187,6 @@ def _absolute(value: Any) -> Any:
 
 def _shown(value: Any) -> str:
     return " ".join(value) if isinstance(value, tuple) else "not set" if value is None else str(value)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from working on the same run; a killed process leaves no lock.
-
-    Raises:
-        UserError: Another process works on it.
-    """
-    if os.name == "nt":  # no flock there
-        yield
-        return
-    import fcntl
-
-    with (folder / LOCK).open("w") as handle:
-        for attempt in range(LOCK_ATTEMPTS):  # `bertsmith info` holds it for a moment
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if attempt + 1 == LOCK_ATTEMPTS:
-                    raise UserError(
-                        f"another process is working on {folder}; wait for it, or choose another folder with -o"
-                    ) from error
-                time.sleep(0.1)
-        yield
 
 
 def to_toml(config: RunConfig, origin: Mapping[str, str]) -> str:

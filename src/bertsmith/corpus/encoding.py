@@ -45,6 +45,10 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SENTENCE_END = re.compile(rb"[.!?][\"')\]]*[ \t]|\xe3\x80\x82|\xef\xbc\x81|\xef\xbc\x9f")
 
 
+_NO_TEXT = frozenset({"punycode", "idna", "rot13", "rot_13", "mbcs", "oem"})
+"""Python's names of what is no encoding of texts, or not everywhere."""
+
+
 def check_encoding(name: str) -> str:
     """Normalise the name of an encoding.
 
@@ -53,10 +57,13 @@ def check_encoding(name: str) -> str:
     """
     try:
         "".encode(name)
-        return codecs.lookup(name).name
+        found = codecs.lookup(name).name
+        if found in ("punycode", "idna"):  # of single names, not of texts
+            raise LookupError
+        return found
     except (LookupError, ValueError):
         known = {*encodings.aliases.aliases, *encodings.aliases.aliases.values(), "utf-8", "utf-16", "latin-1"}
-        close = get_close_matches(name.lower(), sorted(known), n=1)
+        close = get_close_matches(name.lower(), sorted(known - {name.lower(), *_NO_TEXT}), n=1)
         hint = f"did you mean '{close[0]}'?" if close else "use a name such as utf-8, utf-16, cp1252 or shift_jis"
         raise UserError(f"encoding '{name}' is not known; {hint}") from None
 

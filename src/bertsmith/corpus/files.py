@@ -138,8 +138,14 @@ def _walk(root: Path) -> Iterator[Path]:
 
 
 def _is_run(folder: str, files: list[str]) -> bool:
-    """Whether a folder is a run of Bertsmith, whose logs are nobody's text; `pretrain .` writes into ./runs."""
-    return {".lock", "config.toml"} <= set(files) or Path(folder, "data", "manifest.json").exists()
+    """Whether a folder is a run, a prepared text, a tokenizer or a model, which are nobody's text.
+
+    `pretrain .` writes into ./runs, and `prepare . -o ready` is at work there while it reads.
+    """
+    names = set(files)
+    saved = {"tokenizer.json", "tokenizer_config.json"} <= names or {"config.json", "model.safetensors"} <= names
+    prepared = any(Path(folder, "data", name).exists() for name in ("manifest.json", "state.json"))
+    return saved or prepared or {".lock", "config.toml"} <= names
 
 
 def _would_block(path: Path) -> bool:
@@ -256,6 +262,8 @@ def why_binary(head: bytes) -> str | None:
     for start, what in _BINARY_STARTS:
         if head.startswith(start):
             return what
+    if head[257:262] == b"ustar":
+        return "a tar archive, which must be unpacked"
     if head.startswith(_BOMS):
         return None
     controls = len(head) - len(head.translate(None, _CONTROL))

@@ -158,7 +158,6 @@ def parquet_rows(file: FoundFile, text_field: str | None, report: CorpusReport) 
         Unusable: It is no Parquet file, or has no text column, or not the one that was named.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     with tempfile.TemporaryFile() as copy:
         source: Any = str(file.path)
@@ -169,15 +168,7 @@ def parquet_rows(file: FoundFile, text_field: str | None, report: CorpusReport) 
             except Damage as damage:
                 raise Unusable(f"is {damage}") from None
             source = copy
-        try:
-            table = pq.ParquetFile(source)
-        except (OSError, ValueError):
-            raise Unusable("is not a Parquet file, or damaged") from None
-        columns = [field.name for field in table.schema_arrow if _holds_text(field.type, pa)]
-        if text_field in table.schema_arrow.names and text_field not in columns:
-            raise Unusable(f"has no text in field {text_field!r}; its fields with text are {', '.join(columns)}")
-        batch = next(table.iter_batches(SAMPLE_ROWS, columns=columns), None) if columns else None
-        sample = batch.to_pylist() if batch else []
+        table, sample = _open_parquet(source, text_field)
         chosen, _ = choose_field(sample, text_field)
         yield from enumerate(sample, 1)
         number = 0
@@ -187,8 +178,34 @@ def parquet_rows(file: FoundFile, text_field: str | None, report: CorpusReport) 
                     number += 1
                     if number > len(sample):
                         yield number, {chosen: value}
-        except (OSError, ValueError):
+        except (OSError, ValueError, pa.ArrowException):
             report.skip(f"{file.name}:{number + 1}", "damaged from this row on")
+
+
+def _open_parquet(source: Any, text_field: str | None) -> tuple[Any, list[Any]]:
+    """Open a Parquet file, and read its first rows with the columns of text.
+
+    Raises:
+        Unusable: It is none, or damaged, or has no text.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(source)
+    except (OSError, ValueError):
+        raise Unusable("is not a Parquet file, or damaged") from None
+    columns = [field.name for field in table.schema_arrow if _holds_text(field.type, pa)]
+    if text_field in table.schema_arrow.names and text_field not in columns:
+        raise Unusable(f"has no text in field {text_field!r}; its fields with text are {', '.join(columns)}")
+    if not columns:
+        types = ", ".join(f"{field.name} ({field.type})" for field in list(table.schema_arrow)[:5])
+        raise Unusable(f"has no column of text: {types}; make one of strings")
+    try:
+        batch = next(table.iter_batches(SAMPLE_ROWS, columns=columns), None)
+        return table, batch.to_pylist() if batch else []
+    except (OSError, ValueError, pa.ArrowException):
+        raise Unusable("is a damaged Parquet file") from None
 
 
 def _holds_text(kind: Any, pa: Any) -> bool:

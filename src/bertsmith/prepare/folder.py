@@ -57,6 +57,8 @@ class PreparedFolder:
             raise UserError(
                 f"{self.data} holds '{foreign[0]}', which is no part of a prepared text; give another folder with -o"
             )
+        if not self._is_ours(names):
+            raise UserError(f"{self.data} holds files that no prepared text names; give another folder with -o")
         if self.tokenizer.exists() and not (self.manifest_path.exists() or self.state_path.exists()):
             raise UserError(
                 f"{self.tokenizer} was not made by this run; give another folder with -o, and "
@@ -66,6 +68,17 @@ class PreparedFolder:
             for name in names:
                 if name.endswith(TEMPORARY_SUFFIX):
                     (self.data / name).unlink()
+
+    def _is_ours(self, names: list[str]) -> bool:
+        """Whether files with names like ours are a preparation: its manifest or its state says so."""
+        for path in (self.manifest_path, self.state_path):
+            try:
+                facts = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            if isinstance(facts, dict) and (not facts or "fingerprint" in facts):  # it begins with an empty state
+                return True
+        return not any(name.endswith((".safetensors", MANIFEST)) for name in names)
 
     def manifest(self) -> dict[str, Any] | None:
         """The manifest, None when it is missing or damaged."""

@@ -94,11 +94,13 @@ def _keep(job: Job) -> dict[str, Any]:
         manifest = read_manifest(job.folder.data)
     except UserError as error:
         raise UserError(f"{error}; {fresh}") from error
+    if not {"fingerprint", "tokenizer", "unigram_loss"} <= manifest.keys():
+        raise UserError(f"{job.folder.manifest_path} is damaged: it lacks entries; put it back, or {fresh}")
     fault = _tokenizer_fault(job, manifest)
     if fault:
         raise UserError(f"{job.folder.tokenizer} does not fit this run: {fault}; put it back, or {fresh}")
     origin, reason = _origin(job, manifest)
-    names = verify(job.folder.data, full=False)
+    names = verify(job.folder.data)
     if names and (origin is None or reason):
         raise UserError(f"{job.folder.data / names[0]} is damaged and cannot be made again: {reason}; {fresh}")
     if isinstance(origin, PreparedFolder):

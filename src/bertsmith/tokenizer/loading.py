@@ -74,7 +74,7 @@ def _load_json(file: Path, config: dict[str, Any], names: dict[str, str]) -> Tok
 
 def _load_vocabulary(file: Path, config: dict[str, Any], names: dict[str, str]) -> Tokenizer:
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")  # a line end only: pieces may hold any other separator
+        lines = file.read_text(encoding="utf-8-sig").split("\n")  # a line end only: pieces may hold any other separator
     except (UnicodeDecodeError, OSError) as error:
         raise UserError(f"{file} is not a vocabulary ({error}); give a vocab.txt with one piece a line") from error
     vocabulary = {piece: number for number, piece in enumerate(lines) if piece}

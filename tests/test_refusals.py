@@ -1,0 +1,172 @@
+"""What would lose a user's files or change a run unnoticed is refused in one line."""
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bertsmith.checkpoint import list_checkpoints
+from bertsmith.cli import run as command
+from bertsmith.config import DataConfig, TrainingConfig, run_config
+from bertsmith.corpus import open_corpus
+from bertsmith.errors import UserError
+from bertsmith.interrupt import Interrupted
+
+from prose import write_prose
+from runs import TINY, Listener, train
+
+
+@pytest.fixture(scope="module")
+def stopped(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.raises(Interrupted):
+        train(folder, text, Listener(stop_after=2), steps=4)
+    return folder
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
+    """The one line that a mistaken command prints."""
+    assert command([str(each) for each in arguments]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bertsmith: ")]
+    return line
+
+
+def test_a_tokenizer_is_never_written_into_a_model_or_a_run(
+    text: Path, stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(stopped / "tokenizer", model)
+    (model / "config.json").write_text("{}")
+    before = (model / "tokenizer.json").read_bytes()
+    for folder in (model, stopped / "tokenizer", stopped):
+        line = refused(capsys, "tokenizer", "train", text, "-o", folder, "--vocab-size", 160)
+        assert "give another folder with -o" in line
+    assert (model / "tokenizer.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("manifest", ['{"mine": 1}', None])
+def test_files_that_only_have_our_names_are_kept(
+    manifest: str | None, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "out" / "data"
+    data.mkdir(parents=True)
+    (data / "train-00001.safetensors").write_text("precious")
+    if manifest is not None:
+        (data / "manifest.json").write_text(manifest)
+    line = refused(capsys, "prepare", text, "-o", tmp_path / "out", "--vocab-size", 160, "--document", "blank-line")
+    assert "holds files that no prepared text names" in line
+    assert (data / "train-00001.safetensors").read_text() == "precious"
+
+
+def test_text_can_be_prepared_into_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_prose(tmp_path / "prose.txt")
+    monkeypatch.chdir(tmp_path)
+    flags = ["--vocab-size", "160", "--document", "blank-line", "--validation-fraction", "0.15"]
+    assert command(["prepare", ".", "-o", "out", "--sequence-length", "32", "--workers", "1", *flags]) == 0
+    assert command(["tokenizer", "train", ".", "-o", "words", "--vocab-size", "160"]) == 0
+    assert [file.name for file in open_corpus((".",)).files] == ["prose.txt"]
+
+
+def test_a_cut_off_configuration_is_damaged(stopped: Path, tmp_path: Path) -> None:
+    shutil.copytree(stopped, tmp_path / "run")
+    lines = (tmp_path / "run" / "config.toml").read_text().splitlines()
+    (tmp_path / "run" / "config.toml").write_text("\n".join(lines[: lines.index("[training]") + 5]) + "\n")
+    with pytest.raises(UserError, match=r"config\.toml is damaged"):
+        train(tmp_path / "run", stopped, steps=4)
+
+
+def test_a_configuration_edited_after_a_checkpoint_is_refused(text: Path, stopped: Path, tmp_path: Path) -> None:
+    shutil.copytree(stopped, tmp_path / "run")
+    config = tmp_path / "run" / "config.toml"
+    config.write_text(config.read_text().replace("\nseed = 0\n", "\nseed = 77\n"))
+    with pytest.raises(UserError, match="seed was 0 and is 77"):
+        train(tmp_path / "run", text, steps=4)
+
+
+def test_a_damaged_shard_is_made_again_before_it_is_trained_on(text: Path, stopped: Path, tmp_path: Path) -> None:
+    shutil.copytree(stopped, tmp_path / "run")
+    shard = tmp_path / "run" / "data" / "train-00000.safetensors"
+    whole = shard.read_bytes()
+    middle = len(whole) // 2
+    shard.write_bytes(whole[:middle] + b"\xff" * 200 + whole[middle + 200 :])
+    train(tmp_path / "run", text, steps=4)
+    assert shard.read_bytes() == whole
+
+
+def test_a_manifest_without_entries_is_damaged(text: Path, stopped: Path, tmp_path: Path) -> None:
+    shutil.copytree(stopped, tmp_path / "run")
+    (tmp_path / "run" / "data" / "manifest.json").write_text('{"splits": {}}')
+    with pytest.raises(UserError, match=r"manifest\.json is damaged"):
+        train(tmp_path / "run", text, steps=4)
+
+
+def test_info_reads_a_damaged_log_and_says_damage_by_its_exit_code(stopped: Path, tmp_path: Path) -> None:
+    shutil.copytree(stopped, tmp_path / "run")
+    with (tmp_path / "run" / "metrics.jsonl").open("ab") as log:
+        log.write(b'\xff\xfe\n{"step": 5}\n')
+    assert command(["info", str(tmp_path / "run"), "--verify"]) == 0
+    checkpoint = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    (checkpoint / "manifest.json").write_text('{"files": {}}')
+    with pytest.raises(SystemExit) as left:
+        command(["info", str(tmp_path / "run"), "--verify"])
+    assert left.value.code == 1
+
+
+def test_pairs_are_asked_of_text_that_has_none(tmp_path: Path) -> None:
+    path = tmp_path / "lines.txt"
+    path.write_text("".join(f"word{number % 50} and {number} go on\n" for number in range(4000)))
+    with pytest.raises(UserError, match="no section of this text has two sentences"):
+        train(tmp_path / "run", path, objective="mlm+nsp", document="line")
+
+
+def test_a_damaged_parquet_file_is_left_out_of_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    write_prose(folder / "prose.txt")
+    pq.write_table(pa.table({"text": [f"row {number} of many" for number in range(9000)]}), folder / "bad.parquet")
+    content = bytearray((folder / "bad.parquet").read_bytes())
+    content[200:3000] = bytes(255 - byte for byte in content[200:3000])
+    (folder / "bad.parquet").write_bytes(content)
+    assert sum(1 for _ in open_corpus((str(folder),)).sections()) > 0
+
+
+def test_a_parquet_file_without_text_names_its_columns(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"number": [1, 2, 3]}), tmp_path / "n.parquet")
+    with pytest.raises(UserError, match=r"no column of text: number \(int64\)"):
+        open_corpus((str(tmp_path / "n.parquet"),))
+
+
+def test_a_tar_archive_is_no_text(tmp_path: Path) -> None:
+    write_prose(tmp_path / "prose.txt")
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "prose.txt", "prose.txt")
+    with pytest.raises(UserError, match="a tar archive"):
+        open_corpus((str(tmp_path / "x.tar.gz"),))
+
+
+@pytest.mark.parametrize("name", ["punycode", "rot13", "idna"])
+def test_encodings_of_no_text_are_refused(name: str, text: Path) -> None:
+    with pytest.raises(UserError, match=f"encoding '{name}' is not known") as error:
+        open_corpus((str(text),), encoding=name)
+    assert f"'{name}'?" not in str(error.value)
+
+
+def test_settings_that_cannot_be_are_refused_at_once(text: Path) -> None:
+    with pytest.raises(UserError, match="must be a multiple of num_attention_heads"):
+        run_config({"model": {"num_attention_heads": 7}})
+    with pytest.raises(UserError, match="threads is 100000"):
+        TrainingConfig(threads=100_000)
+    with pytest.raises(UserError, match="vocab_size is 300, but the tokenizer"):
+        DataConfig(tokenizer=str(text), vocab_size=300)
+
+
+def test_the_settings_of_a_checkpoint_are_kept_beside_it(stopped: Path) -> None:
+    state = json.loads((list_checkpoints(stopped / "checkpoints")[-1] / "state.json").read_text())
+    assert state["settings"]["seed"] == 0
+    assert state["settings"]["hidden_size"] == TINY["hidden_size"]
+    assert "text" not in state["settings"]
