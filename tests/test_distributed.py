@@ -85,3 +85,18 @@ def test_a_rank_that_dies_stops_the_others(tmp_path: Path) -> None:
     assert "SIGKILL" in output or "Signal 9" in output
     assert not [p for p in ranks if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     assert list_checkpoints(tmp_path / "run" / "checkpoints")
+
+
+@pytest.mark.slow
+def test_ranks_take_what_the_main_rank_has_measured(tmp_path: Path) -> None:
+    """Each measures; if each believed itself, ranks could compute in different precisions."""
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        "from bertsmith import distributed\n"
+        "distributed.start('cpu')\n"
+        "assert distributed.from_main(10.0 + distributed.rank()) == 10.0\n"
+        "assert distributed.from_main(distributed.rank() == 0) == 1.0\n"
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29539"]
+    result = subprocess.run([*launcher, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]

@@ -174,13 +174,15 @@ def decide_by_measuring(plan: Plan, reporter: Reporter) -> None:
 
     if training.precision == "auto":
         probe = make_batch(min(share, training.micro_batch_size or 16))
-        run.decide("measured", precision=faster_precision(model, probe))
+        half = distributed.from_main(faster_precision(model, probe) == "bfloat16")
+        run.decide("measured", precision="bfloat16" if half else "float32")
     precision = run.config.training.precision
     if training.micro_batch_size is None:
-        run.decide("measured", micro_batch_size=best_micro_batch(model, share, make_batch, precision))
+        size = best_micro_batch(model, share, make_batch, precision)
+        run.decide("measured", micro_batch_size=int(distributed.from_main(size)))
     if training.compile == "auto":
         division = plan.stages[-1].divide(run.config.training)
         number = division.micro_batches * (training.steps or 1)
         good = worth_compiling(model, make_batch(division.micro_batch_size), precision, micro_batches=number)
-        run.decide("measured", compile="yes" if good else "no")
+        run.decide("measured", compile="yes" if distributed.from_main(good) else "no")
     reporter.progress("measuring this machine", 1.0)
