@@ -93,7 +93,9 @@ def test_a_text_that_changed_is_not_measured_on(text: Path, tmp_path: Path) -> N
 def test_models_with_one_tokenizer_are_measured_on_the_same_rows(
     both: Path, mlm: Path, other: Path, pairs: Path
 ) -> None:
-    wanted = Wanted(text=open_corpus([str(other)]), blimp=pairs, pairs=3, words=100, sequence_length=24)
+    wanted = Wanted(
+        text=open_corpus([str(other)], document="blank-line"), blimp=pairs, pairs=3, words=100, sequence_length=24
+    )
     again = [evaluate([str(both), str(mlm / "model")], wanted, device="cpu", threads=1) for _ in range(2)]
     assert again[0] == again[1]
     first, second = again[0]

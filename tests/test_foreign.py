@@ -65,7 +65,7 @@ def test_the_vocabulary_is_scored_only_at_the_asked_places(folders: dict[str, Pa
 
 
 def test_a_bert_measures_the_same_through_transformers(folders: dict[str, Path], text: Path) -> None:
-    sections = sample_sections(open_corpus([str(text)]).sections(), 300).sections
+    sections = sample_sections(open_corpus([str(text)], document="blank-line").sections(), 300).sections
     ours = open_model(str(folders["bert"]), CPU)
     assert not isinstance(ours.network, ForeignModel)
     network, tokenizer, longest = load_foreign(folders["bert"])
