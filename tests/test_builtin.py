@@ -1,7 +1,9 @@
 """The built-in corpus."""
 
 import sys
+import sysconfig
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -102,7 +104,10 @@ def sections(corpus: Corpus) -> list[Section]:
 
 
 def test_builtin_text_has_10_to_20_megabytes(sections: list[Section]) -> None:
-    assert 10e6 < sum(len(section.text.encode()) for section in sections) < 20e6
+    least = (
+        10e6 if (Path(sysconfig.get_path("stdlib")) / "test" / "support").is_dir() else 9e6
+    )  # Debian leaves tests out
+    assert least < sum(len(section.text.encode()) for section in sections) < 20e6
 
 
 def test_builtin_text_comes_from_python_and_the_required_packages_alone(corpus: Corpus) -> None:
