@@ -1,42 +1,25 @@
-"""The end of a run: RUN/model/ in the layout of Hugging Face, and what the user is told.
-
-What the model learnt from is the user's: a few held-out sentences with their
-guesses are shown and written nowhere.
-"""
+"""The end of a run: RUN/model/ in the layout of Hugging Face, and what the user is told."""
 
 import shutil
-import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from bertsmith import atomic
 from bertsmith.card import model_card
 from bertsmith.errors import UserError
-from bertsmith.examples import TokenSource
+from bertsmith.fillings import Filling, fill_examples, hide_words, printable
 from bertsmith.intervals import wilson_interval
 from bertsmith.model import AnyPretrainingModel, architecture, new_model, with_dropout
 from bertsmith.model.classifier import BertClassifier
+from bertsmith.metrics import EVALUATION
 from bertsmith.plan import Plan
-from bertsmith.predict import Candidate, guess
 from bertsmith.reporter import Reporter
-from bertsmith.shards import Int64Array
 from bertsmith.step import Measured
 from bertsmith.tokenizer import Tokenizer
-
-EXAMPLES = 5
-CANDIDATES = 3
-
-SENTENCE_TOKENS = (8, 40)
-"""Shortest and longest sentence that is shown: enough to guess from, and not more than a line or two."""
-
-SENTENCES_TRIED = 1000
-"""Sentences looked at for one example. Text without fitting ones gives fewer examples."""
 
 
 def finish_run(
@@ -66,6 +49,7 @@ def finish_run(
     run = plan.run
     exported = for_fine_tuning(model)
     interval = wilson_interval(measured.nsp_accuracy, measured.nsp_targets) if measured.nsp_targets else None
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     card = model_card(
         config=exported.config,
         training=run.config.training,
@@ -73,9 +57,11 @@ def finish_run(
         measured=measured,
         nsp_interval=interval,
         state=state,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=parameters,
     )
     try:
+        numbers = {**measured._asdict(), "nsp_interval": interval, "parameters": parameters, "step": state["step"]}
+        atomic.write_json(run.folder / EVALUATION, numbers)
         publish_model(run.model, exported, plan.tokenizer, card, reporter)
     except OSError as error:
         raise UserError(
@@ -84,7 +70,8 @@ def finish_run(
         ) from error
     for line in results(measured, interval, plan.manifest, state):
         reporter.say(line)
-    for line in filled_masks(model, plan.tokenizer, plan.held_out.source):
+    examples = hide_words(plan.held_out.source, plan.tokenizer, longest=model.config.max_position_embeddings)
+    for line in filled_masks(fill_examples(model, plan.tokenizer, examples)):
         reporter.say(line)
     reporter.say(f"the model is in {run.model}")
 
@@ -159,93 +146,11 @@ def results(
     return lines
 
 
-class Example(NamedTuple):
-    """A sentence with one word hidden."""
-
-    ids: list[int]
-    """With [CLS] and [SEP], and [MASK] for the word."""
-
-    truth: int
-    """Id of the word."""
-
-
-def filled_masks(model: AnyPretrainingModel, tokenizer: Tokenizer, held_out: TokenSource) -> list[str]:
-    """Held-out sentences with a masked word and the guesses for it, as lines.
-
-    Args:
-        model: On any device.
-        tokenizer: The one it was trained with.
-        held_out: Always gives the same examples.
-
-    Returns:
-        A heading and a line for each example; nothing when no sentence fits.
-    """
+def filled_masks(fillings: Sequence[Filling]) -> list[str]:
+    """Held-out sentences with a masked word and the guesses for it: a heading and a line for each, or nothing."""
     lines = []
-    mask = tokenizer.tokens([tokenizer.mask_token_id])[0]
-    for example in hide_words(held_out, tokenizer, longest=model.config.max_position_embeddings):
-        (candidates,) = guess(model, tokenizer, example.ids, top_k=CANDIDATES)
-        text = tokenizer.decode(example.ids[1:-1], skip_special_tokens=False).replace(mask, f" {mask}")
-        truth = tokenizer.decode([example.truth]).strip()
-        lines.append(f"  {printable(text)}  (true: {truth}; guessed: {_ranked(candidates)})")
+    for filling in fillings:
+        ranked = ", ".join(f"{token} {probability:.0%}" for token, probability in filling.guesses)
+        text = printable(f"{filling.before} {filling.mask}{filling.after}")
+        lines.append(f"  {text}  (true: {filling.truth}; guessed: {ranked})")
     return ["masks filled in held-out text:", *lines] if lines else []
-
-
-def _ranked(candidates: list[Candidate]) -> str:
-    return ", ".join(f"{candidate.token} {candidate.probability:.0%}" for candidate in candidates)
-
-
-def printable(text: str) -> str:
-    """A text as one line, without characters that could steer a terminal."""
-    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
-
-
-def hide_words(held_out: TokenSource, tokenizer: Tokenizer, *, longest: int) -> Iterator[Example]:
-    """Up to `EXAMPLES` sentences from places spread evenly over the text, each with one ordinary word hidden.
-
-    Args:
-        held_out: Whole sentences are taken.
-        tokenizer: Tells which pieces are words.
-        longest: Tokens that the model reads, [CLS] and [SEP] included.
-    """
-    fewest, most = SENTENCE_TOKENS
-    most = min(most, longest - 2)
-    continues = tokenizer.continues_word()
-    bounds = np.append(held_out.sentence_starts, held_out.num_tokens)
-    lengths = np.diff(bounds)
-    fitting = np.flatnonzero((lengths >= fewest) & (lengths <= most))
-    for part in np.array_split(fitting, EXAMPLES):
-        for number in part[:SENTENCES_TRIED]:
-            ids = held_out.take(np.arange(bounds[number], bounds[number + 1]))
-            words = ordinary_words(ids, continues, tokenizer)
-            if words:
-                place = words[len(words) // 2]
-                hidden = [*ids[:place].tolist(), tokenizer.mask_token_id, *ids[place + 1 :].tolist()]
-                yield Example([tokenizer.cls_token_id, *hidden, tokenizer.sep_token_id], int(ids[place]))
-                break
-
-
-def ordinary_words(ids: Int64Array, continues: npt.NDArray[np.bool_], tokenizer: Tokenizer) -> list[int]:
-    """Find the words of a sentence that are worth guessing.
-
-    Args:
-        ids: [L]. A sentence.
-        continues: [V]. Whether a piece goes on with a word.
-        tokenizer: Spells the pieces.
-
-    Returns:
-        Places of the words that are one piece of letters alone: 4 or more, which leaves out most function
-        words, or any number in a script without upper case, such as Chinese, where words are shorter.
-    """
-    inside = continues[ids]
-    alone = np.flatnonzero(~inside & ~np.append(inside[1:], False))
-    words = {int(place): tokenizer.decode([int(ids[place])]).strip() for place in alone}
-    return [
-        place
-        for place, word in words.items()
-        if (len(word) >= 4 or word.lower() == word.upper()) and word and all(map(_is_letter, word))
-    ]
-
-
-def _is_letter(character: str) -> bool:
-    """A letter, or a mark that belongs to one."""
-    return unicodedata.category(character)[0] in "LM"

@@ -13,6 +13,7 @@ from bertsmith import distributed
 from bertsmith.averaging import WeightAverage
 from bertsmith.batch import Batch, collate
 from bertsmith.checkpoint import save_checkpoint
+from bertsmith.diary import Diary
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted, leave_signals_to_the_run, listening
 from bertsmith.metrics import MetricsLog
@@ -39,6 +40,7 @@ def train(
     state: dict[str, Any],
     *,
     reporter: Reporter,
+    diary: Diary,
     average: WeightAverage | None = None,
 ) -> None:
     """Do the steps that are left.
@@ -50,6 +52,7 @@ def train(
         optimizer: Its state belongs to the same step; updated.
         state: `step`, `tokens`, `seconds` and `skipped` so far; updated.
         reporter: Who to tell.
+        diary: Keeps what people look at.
         average: Of the weights; updated, and measured in their place.
 
     Raises:
@@ -105,18 +108,24 @@ def train(
             share = work_of_step(plan, stage) / seconds / peak
             record |= {"input_wait": round(waited / seconds, 5), "matrix_share": round(share, 4)}
             with average.in_place() if average else nullcontext():
-                record |= measure_if_due(plan, model, step)
+                measured = measure_if_due(plan, model, step)
+                if measured:
+                    diary.fill(model, step)
             last_step = time.monotonic()  # measuring is no training time
             if log is not None:
-                log.write(record)
-                reporter.step(record | levels | {"max_steps": plan.steps})
+                log.write(record | measured)
+                reporter.step(record | measured | levels | {"max_steps": plan.steps})
             watch.look(step, result)
             stopping = distributed.any_rank(stop.signal_number is not None, device)
             due = distributed.any_rank(now - last_save > 60 * training.checkpoint_every, device)
-            if stopping or due or step == plan.steps:
+            saving = stopping or due or step == plan.steps
+            if saving:
                 state |= {"wall_seconds": plan.clock.used(), "settings": lasting_settings(plan.run)}
                 save(plan.run, model, optimizer, state, average)
                 last_save = last_step = time.monotonic()
+            if saving or measured:
+                diary.write_page()
+                last_step = time.monotonic()
             if stopping:
                 raise Interrupted(stop.signal_number)
 

@@ -1,10 +1,12 @@
-"""The record of a run: metrics.jsonl, and TensorBoard files where that is installed."""
+"""The record of a run: files of lines, one for each step, and TensorBoard files where that is installed."""
 
 import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+METRICS, FILLINGS, EVALUATION = "metrics.jsonl", "fillings.jsonl", "evaluation.json"
 
 _BLOCK_BYTES = 1 << 16
 
@@ -18,9 +20,8 @@ class MetricsLog:
         Lines of that step and later ones, written after the checkpoint that the
         run goes on from, are removed: those steps are done again.
         """
-        self.path = run / "metrics.jsonl"
-        if self.path.exists():
-            _cut_after(self.path, first_step)
+        self.path = run / METRICS
+        cut_after(self.path, first_step)
         self._handle = self.path.open("a", encoding="utf-8")
         self._board = _open_board(run / "tensorboard", first_step)
 
@@ -40,8 +41,10 @@ class MetricsLog:
             self._board.close()
 
 
-def _cut_after(path: Path, step: int) -> None:
-    """Cut the log behind the line of `step`, reading it from its end, so that a long log costs no more."""
+def cut_after(path: Path, step: int) -> None:
+    """Cut a log behind the line of `step`, reading it from its end, so that a long log costs no more."""
+    if not path.exists():
+        return
     with path.open("r+b") as handle:
         end = handle.seek(0, os.SEEK_END)
         tail = b""
@@ -67,10 +70,10 @@ def _step_of(line: bytes) -> int | None:
         return None
 
 
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """All whole lines of a run's log, one for each step; a torn last line is left out."""
+def read_metrics(run: Path, name: str = METRICS) -> list[dict[str, Any]]:
+    """All whole lines of a log of a run, each with its `step`; a torn last line is left out."""
     try:
-        text = (run / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
+        text = (run / name).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
     lines = []

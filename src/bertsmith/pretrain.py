@@ -19,6 +19,7 @@ from bertsmith import distributed
 from bertsmith.averaging import WeightAverage
 from bertsmith.budget import REVISIONS
 from bertsmith.checkpoint import Found, list_checkpoints, load_checkpoint, newest_checkpoint, read_state, set_aside
+from bertsmith.diary import Diary
 from bertsmith.errors import UserError
 from bertsmith.finish import finish_run
 from bertsmith.keyed import text_hash
@@ -93,6 +94,7 @@ def pretrain(
         average = WeightAverage(model, training.average_decay) if training.average_decay else None
         if found.folder is not None:
             load_checkpoint(found.folder, model, optimizer, average)
+        diary = Diary(plan, reporter, first_step=state["step"])
         if state["step"] < (training.steps or 0):
             check_free_disk(run, model)
             losses = compiled_losses() if training.compile == "yes" else sum_losses
@@ -109,11 +111,14 @@ def pretrain(
             if plan_only:
                 run.save()
                 return run.folder
-            train(plan, model, losses, optimizer, state, average=average, reporter=reporter)
+            diary.fill(model, state["step"])
+            diary.write_page()
+            train(plan, model, losses, optimizer, state, average=average, diary=diary, reporter=reporter)
         with average.in_place() if average else nullcontext():
             measured = measure_held_out(plan, model, FULL_VALIDATION_ROWS)
             if main:
                 finish_run(model, plan, measured, state, reporter)
+                diary.write_page(last=True)
         distributed.barrier()
     return run.model
 

@@ -13,7 +13,7 @@ from bertsmith.config import DataConfig
 from bertsmith.corpus import CorpusReport
 from bertsmith.errors import UserError, suggestion
 from bertsmith.prepare.chunks import section_share, split_of
-from bertsmith.prepare.facts import measure_split, unigram_loss
+from bertsmith.prepare.facts import measure_split, most_frequent, unigram_loss
 from bertsmith.prepare.fingerprint import TRAINED, Inputs, difference, read_inputs
 from bertsmith.prepare.folder import PreparedFolder
 from bertsmith.prepare.job import Job, Progress, Report, tell_nobody
@@ -22,6 +22,10 @@ from bertsmith.tokenizer import Tokenizer, choose_vocab_size, load_tokenizer, tr
 
 SAMPLE_BYTES = 200_000_000
 """Most text that a tokenizer is trained on. More would change few pieces, and cost memory."""
+
+
+FREQUENT_IDS = 40
+"""Most frequent ids that the manifest keeps."""
 
 
 def build(job: Job, inputs: Inputs, state: dict[str, Any]) -> dict[str, Any]:
@@ -175,6 +179,7 @@ def _facts(job: Job, state: dict[str, Any], tokenizer: Tokenizer) -> dict[str, A
         "multi_sentence_fraction": train.multi_sentence_fraction,
         "unigram_loss": unigram_loss(train.counts, validation.counts),
         "uniform_loss": math.log(vocab_size),
+        "frequent_ids": most_frequent(train.counts, FREQUENT_IDS),
         "unknown_fraction": 0.0 if unknown is None else int(train.counts[unknown]) / tokens,
         "characters_per_token": state["sizes"]["train"]["characters"] / tokens,
         "bytes_per_token": state["sizes"]["train"]["bytes"] / tokens,

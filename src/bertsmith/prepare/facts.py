@@ -10,6 +10,10 @@ from bertsmith.atomic import sha256
 from bertsmith.shards import Int64Array, ShardContent, Split, read_shard, shard_name
 
 
+LENGTH_CLASSES = 40
+"""Powers of two that the length of a document is sorted by, in tokens."""
+
+
 class _Documents(NamedTuple):
     """Sizes of the documents of a shard, in order; one may go on in the next shard."""
 
@@ -44,7 +48,8 @@ def measure_split(folder: Path, split: Split, vocab_size: int) -> SplitFacts:
     """
     counts = np.zeros(vocab_size, dtype=np.int64)
     shards: list[dict[str, Any]] = []
-    sections = sentences = documents = in_several = 0
+    lengths = np.zeros(LENGTH_CLASSES, dtype=np.int64)
+    sections = sentences = in_several = 0
     open_document = _Documents(*(np.empty(0, dtype=np.int64) for _ in range(3)))
     while (path := folder / shard_name(split, len(shards))).exists():
         content = read_shard(path)
@@ -55,19 +60,32 @@ def measure_split(folder: Path, split: Split, vocab_size: int) -> SplitFacts:
         found = _join(open_document, _documents(content))
         closed = _Documents(*(part[:-1] for part in found))
         open_document = _Documents(*(part[-1:] for part in found))
-        documents += len(closed.ordinal)
+        lengths += _count_lengths(closed.tokens)
         in_several += int(closed.tokens[closed.sentences >= 2].sum())
-    documents += len(open_document.ordinal)
+    lengths += _count_lengths(open_document.tokens)
     in_several += int(open_document.tokens[open_document.sentences >= 2].sum())
     tokens = int(counts.sum())
     entry = {
         "tokens": tokens,
         "sections": sections,
-        "documents": documents,
+        "documents": int(lengths.sum()),
+        "document_lengths": np.trim_zeros(lengths, "b").tolist(),
         "sentences": sentences,
         "shards": shards,
     }
     return SplitFacts(entry, counts, in_several / max(tokens, 1))
+
+
+def _count_lengths(tokens: Int64Array) -> Int64Array:
+    """How many documents have 2^i to 2^(i + 1) - 1 tokens, for each i."""
+    power = np.frexp(np.maximum(tokens, 1))[1] - 1
+    return np.bincount(np.minimum(power, LENGTH_CLASSES - 1), minlength=LENGTH_CLASSES)
+
+
+def most_frequent(counts: npt.NDArray[np.int64], number: int) -> list[tuple[int, int]]:
+    """The ids that occur most often, most frequent first, each with its count; those that never occur are left out."""
+    order = np.argsort(-counts, kind="stable")[:number]
+    return [(int(index), int(counts[index])) for index in order if counts[index]]
 
 
 def _documents(content: ShardContent) -> _Documents:
