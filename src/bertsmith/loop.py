@@ -102,8 +102,8 @@ def train(
             seconds = now - last_step
             count(state, step, result, seconds)
             record = result.record(step, learning_rate, seconds, stage.places)
-            share = work_of_step(plan, stage) / seconds / peak
-            record |= {"input_wait": round(waited / seconds, 5), "matrix_share": round(share, 4)}
+            record["input_wait"] = round(waited / seconds, 5)
+            record["matrix_share"] = round(work_of_step(plan, stage) / seconds / peak, 4)
             with average.in_place() if average else nullcontext():
                 record |= measure_if_due(plan, model, step)
             last_step = time.monotonic()  # measuring is no training time
@@ -111,12 +111,16 @@ def train(
                 log.write(record)
                 reporter.step(record | levels | {"max_steps": plan.steps})
             watch.look(step, result)
-            stopping = distributed.any_rank(stop.signal_number is not None, device)
+            stopping = distributed.any_rank(
+                stop.signal_number is not None or (log is not None and log.error is not None), device
+            )
             due = distributed.any_rank(now - last_save > 60 * training.checkpoint_every, device)
             if stopping or due or step == plan.steps:
                 state |= {"wall_seconds": plan.clock.used(), "settings": lasting_settings(plan.run)}
                 save(plan.run, model, optimizer, state, average)
                 last_save = last_step = time.monotonic()
+            if log is not None:
+                log.refuse_error(step)
             if stopping:
                 raise Interrupted(stop.signal_number)
 

@@ -123,9 +123,10 @@ def train(
             log.write(record)
             shown = {"step": (attempt.number - 1) * steps + state["step"], "max_steps": config.tries * steps}
             reporter.step(record | shown)
-            if due:
+            if due or log.error is not None:
                 save(attempt.folder / "checkpoints", model, optimizer, state)
                 last_save = time.monotonic()
+            log.refuse_error(state["step"])
             if due and stop.signal_number is not None:
                 raise Interrupted(stop.signal_number)
 
