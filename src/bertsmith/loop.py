@@ -58,7 +58,6 @@ def train(
     """
     training, device = plan.run.config.training, plan.device
     pace = Pace(plan, state["step"])
-    levels = {"unigram_loss": plan.manifest["unigram_loss"]}
     batches = load_batches(plan, first_step=state["step"])
     watch = plan.watch(reporter)
     peak = matrix_rate(device, training.precision, quick=True) * distributed.world_size()
@@ -109,7 +108,7 @@ def train(
             last_step = time.monotonic()  # measuring is no training time
             if log is not None:
                 log.write(record)
-                reporter.step(record | levels | {"max_steps": plan.steps})
+                reporter.step(record | {"unigram_loss": plan.manifest["unigram_loss"], "max_steps": plan.steps})
             watch.look(step, result)
             stopping = distributed.any_rank(
                 stop.signal_number is not None or (log is not None and log.error is not None), device
