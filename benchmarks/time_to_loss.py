@@ -113,8 +113,8 @@ def train_baseline(case: dict[str, Any]) -> None:
     (Path(case["out"]) / "baseline.json").write_text(json.dumps(done), encoding="utf-8")
 
 
-def held_out_loss(model_folder: Path, data: Path) -> float:
-    """Loss on the held-out rows that Bertsmith's own runs are measured on, in float32."""
+def held_out_loss(model_folder: Path, data: Path, most_rows: int = 4096) -> float:
+    """Loss on the held-out rows that Bertsmith's own runs on masked words are measured on, in float32."""
     from bertsmith.batch import collate
     from bertsmith.decisions import VALIDATION_SEED
     from bertsmith.examples import open_rows
@@ -123,7 +123,7 @@ def held_out_loss(model_folder: Path, data: Path) -> float:
     from bertsmith.step import evaluate_loss
 
     rows = open_rows(data, "validation", objective="mlm", seed=VALIDATION_SEED)
-    numbers = range(min(4096, rows.rows_per_epoch))
+    numbers = range(min(most_rows, rows.rows_per_epoch))
     batches = (collate(rows.__getitems__(list(numbers[i : i + 32]))) for i in range(0, len(numbers), 32))
     return evaluate_loss(load_model(model_folder, heads=True), sum_losses, batches, precision="float32").mlm_loss
 
