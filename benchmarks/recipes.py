@@ -84,12 +84,23 @@ def run(recipe: Recipe, seed: int, options: argparse.Namespace) -> Found:
     if not kept.exists():
         threads = max(1, len(os.sched_getaffinity(0)) // options.lanes)
         steps = options.steps * ROWS // recipe.rows
-        command = [sys.executable, "-m", "bertsmith", "pretrain", str(options.data), "-o", str(out), *recipe.flags.split()]
+        command = [
+            sys.executable,
+            "-m",
+            "bertsmith",
+            "pretrain",
+            str(options.data),
+            "-o",
+            str(out),
+            *recipe.flags.split(),
+        ]
         command += ["--steps", str(steps), "--global-batch-size", str(recipe.rows), "--seed", str(seed)]
         command += ["--validation-every", str(max(1, steps // 10)), "--threads", str(threads), "--compile", "no"]
         command += ["--precision", "bfloat16"]
         with Path(f"{out}.log").open("a", encoding="utf-8") as log:
-            subprocess.run(command, check=True, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+            subprocess.run(
+                command, check=True, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": str(threads)}
+            )
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         speed = statistics.median(line["tokens_per_second"] for line in lines)
         done, curve = 0, []

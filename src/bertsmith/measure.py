@@ -82,26 +82,25 @@ def faster_precision(model: nn.Module, batch: Any, losses: SumLosses = sum_losse
 
 
 def best_micro_batch(model: nn.Module, rows: int, make_batch: Callable[[int], Batch], precision: str) -> int:
-    """Rows to compute at once: the fastest of `rows`, its half, ... that fits into memory.
+    """Rows to compute at once: of `rows`, its half, ... the smallest that is as fast as any and fits into memory.
+
+    Few rows at once take little memory, and beyond some number more of them are no faster.
 
     Args:
         rows: Rows of one step on this rank.
         make_batch: Makes a batch of so many rows, on the model's device.
         precision: "float32" or "bfloat16".
     """
-    best, best_seconds = 0, 0.0
+    found: dict[int, float] = {}
     size = rows
     while size >= 1 and size >= rows // 8:
         if rows % size == 0 and _fits(model, make_batch(1), size):
             try:
-                seconds = seconds_per_micro_batch(model, sum_losses, make_batch(size), precision) / size
+                found[size] = seconds_per_micro_batch(model, sum_losses, make_batch(size), precision) / size
             except torch.cuda.OutOfMemoryError:
                 model.zero_grad(set_to_none=True)
-            else:
-                if best == 0 or seconds * FASTER < best_seconds:
-                    best, best_seconds = size, seconds
         size //= 2
-    return best or 1
+    return min((size for size in found if found[size] < FASTER * min(found.values())), default=1)
 
 
 def _fits(model: nn.Module, one_row: Batch, rows: int) -> bool:
