@@ -15,7 +15,7 @@ from bertsmith.budget import Clock
 from bertsmith.config import changed
 from bertsmith.errors import UserError
 from bertsmith.examples import TrainingRows, open_rows
-from bertsmith.measure import faster_precision, seconds_per_micro_batch
+from bertsmith.measure import fastest, seconds_per_micro_batch
 from bertsmith.model import AnyConfig, AnyPretrainingModel, new_config, new_model
 from bertsmith.objective import sum_losses
 from bertsmith.presets import PRESETS, sizes_of
@@ -70,17 +70,27 @@ def decide_by_budget(run: Run, clock: Clock, rows: TrainingRows, tokenizer: Toke
         decide_shape(probe)
         return probe
 
+    half: dict[str, bool] = {}
+
     def seconds_per_row(preset: str) -> float:
         model = model_of(sized(preset), tokenizer).to(device)
-        precision = faster_precision(model, batch) if training.precision == "auto" else training.precision
-        return distributed.from_main(seconds_per_micro_batch(model, sum_losses, batch, precision) / PROBE_ROWS)
+        if training.precision != "auto":
+            seconds = seconds_per_micro_batch(model, sum_losses, batch, training.precision)
+        else:
+            precision, seconds = fastest(model, batch)
+            half[preset] = bool(distributed.from_main(precision == "bfloat16"))
+        return distributed.from_main(seconds / PROBE_ROWS)
 
-    rate = distributed.from_main(matrix_rate(device, "bfloat16", quick=True))
-    seconds = distributed.from_main(clock.left()) if budget.operations is None else budget.operations / rate
+    if budget.operations is None:
+        seconds = distributed.from_main(clock.left())
+    else:
+        seconds = budget.operations / distributed.from_main(matrix_rate(device, "bfloat16", quick=True))
     sizes = (run.config.model.preset,) if "preset" in run.origin else sizes_of("bert")
     choice = choose_size(sizes, seconds, training.sequence_length, seconds_per_row)
     if "preset" not in run.origin:
         run.decide("measured", preset=choice.preset)
+    if choice.preset in half:
+        run.decide("measured", precision="bfloat16" if half[choice.preset] else "float32")
     decide_shape(run)
     step_rows = run.config.training.global_batch_size or 1
     if budget.operations is None:

@@ -26,7 +26,7 @@ from bertsmith.examples import TrainingRows
 from bertsmith.keyed import Stream, keyed_seed
 from bertsmith.measure import (
     best_micro_batch,
-    faster_precision,
+    fastest,
     has_compiler,
     require_memory,
     worth_compiling,
@@ -174,7 +174,7 @@ def decide_by_measuring(plan: Plan, reporter: Reporter) -> None:
 
     if training.precision == "auto":
         probe = make_batch(min(share, training.micro_batch_size or 16))
-        half = distributed.from_main(faster_precision(model, probe) == "bfloat16")
+        half = distributed.from_main(fastest(model, probe).precision == "bfloat16")
         run.decide("measured", precision="bfloat16" if half else "float32")
     precision = run.config.training.precision
     if training.micro_batch_size is None:

@@ -28,13 +28,11 @@ from bertsmith.objective import sum_losses
 from bertsmith.optim import make_optimizer
 from bertsmith.output_folder import CONFIG, locked, new_folder
 from bertsmith.overview import describe, seconds_left
+from bertsmith.pace import last_rows
 from bertsmith.plan import make_plan
 from bertsmith.prepare import prepare
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run, note_environment, open_run, read_run, refuse_edits
-
-FULL_VALIDATION_ROWS = 4096
-"""Held-out rows measured at the end."""
 
 
 def pretrain(
@@ -111,7 +109,8 @@ def pretrain(
                 return run.folder
             train(plan, model, losses, optimizer, state, average=average, reporter=reporter)
         with average.in_place() if average else nullcontext():
-            measured = measure_held_out(plan, model, FULL_VALIDATION_ROWS)
+            seconds_per_row = state["seconds"] / max(1, plan.stages[-1].row_of(plan.steps))
+            measured = measure_held_out(plan, model, int(distributed.from_main(last_rows(plan, seconds_per_row))))
             if main:
                 finish_run(model, plan, measured, state, reporter)
         distributed.barrier()

@@ -30,7 +30,7 @@ from bertsmith.checkpoint import (
 )
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted, listening
-from bertsmith.measure import faster_precision
+from bertsmith.measure import fastest
 from bertsmith.metrics import MetricsLog
 from bertsmith.model.classifier import BertClassifier
 from bertsmith.optim import AnyOptimizer, learning_rate_at, make_optimizer, set_learning_rate
@@ -143,7 +143,7 @@ def batches_from(work: Work, seed: int, first_step: int) -> Iterator[list[TaskBa
 def measured_precision(work: Work) -> Literal["bfloat16", "float32"]:
     """ "bfloat16" where the first step of the first try is faster with it, else "float32"."""
     batch = next(batches_from(work, work.config.seed, 0))[0].to(work.device)
-    faster = faster_precision(work.new_model(work.config.seed), batch, work.objective().sum_losses)
+    faster = fastest(work.new_model(work.config.seed), batch, work.objective().sum_losses).precision
     return "bfloat16" if faster == "bfloat16" else "float32"
 
 
