@@ -19,7 +19,7 @@ from bertsmith.flags import default_folder, settings
 @click.option("--fresh", is_flag=True, help="Start a new run beside an existing one: OUTPUT-2, OUTPUT-3, ...")
 @settings(FinetuneConfig)
 def finetune(model: Path, data: str, output: Path | None, fresh: bool, **flags: Any) -> None:
-    """Fine-tune MODEL, a run or a BERT folder, on labelled rows: CSV, TSV, JSON lines, Parquet, or words and tags.
+    """Fine-tune MODEL, a run, a folder or a hub id, on labelled rows: CSV, TSV, JSON lines, Parquet, or words and tags.
 
     The same command again goes on with a run that was stopped.
     """
