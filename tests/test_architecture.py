@@ -14,9 +14,10 @@ MAX_RUN_STATEMENTS = 90
 ROWS = [
     {"cli"},
     {"model_commands"},
-    {"evaluation_table"},
-    {"pretrain", "evaluate", "finetune", "classify"},
-    {"finish", "info", "console", "bench", "flags", "token_scores", "outcome", "tuning"},
+    {"comparison_table"},
+    {"evaluation_table", "compare"},
+    {"pretrain", "evaluate", "finetune", "classify", "contenders"},
+    {"finish", "info", "console", "bench", "flags", "token_scores", "outcome", "tuning", "differences", "baselines"},
     {"any_model"},
     {"predict", "loop", "overview", "tries"},
     {"pace"},

@@ -6,6 +6,7 @@ The same call again goes on where the run was stopped, and ends with the same
 weights as a run that was never interrupted.
 """
 
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -60,6 +61,14 @@ def finetune(folder: Path, model: Path, data: str, given: Mapping[str, Any], rep
         UserError: A setting, the model, the rows or the folder is not usable, or the disk is full.
         Interrupted: The run was asked to stop and has saved its state.
     """
+    finetune_and_judge(folder, model, data, given, reporter)
+    return folder / "model"
+
+
+def finetune_and_judge(
+    folder: Path, model: Path, data: str, given: Mapping[str, Any], reporter: Reporter | None = None
+) -> Outcome:
+    """What `finetune` does, and all that it writes, with the predictions of the held-out rows."""
     reporter = reporter or Reporter()
     source = find_model(model)
     with ExitStack() as stack:
@@ -92,11 +101,12 @@ def finetune(folder: Path, model: Path, data: str, given: Mapping[str, Any], rep
         chosen = choose(tries, work.metric)
 
         best = best_model(work, chosen)
-        judged = {
-            part: judge_model(work, best, part=part, precision="float32", scaled=True)
-            for part in ("validation", "test")
-            if getattr(task, part) is not None
-        }
+        judged, seconds = {}, {}
+        for part in ("validation", "test"):
+            if getattr(task, part) is not None:
+                began = time.monotonic()
+                judged[part] = judge_model(work, best, part=part, precision="float32", scaled=True)
+                seconds[part] = time.monotonic() - began
         results = [attempt.result or {} for attempt in tries]
         outcome = Outcome(
             task,
@@ -106,6 +116,7 @@ def finetune(folder: Path, model: Path, data: str, given: Mapping[str, Any], rep
             chosen.number,
             parameters=sum(p.numel() for p in best.parameters()),
             reads=start.reads,
+            seconds=seconds,
         )
         write_scores(folder, outcome)
         write_mistakes(folder, outcome)
@@ -116,7 +127,7 @@ def finetune(folder: Path, model: Path, data: str, given: Mapping[str, Any], rep
             f"the model is in {folder / 'model'}, scores in {folder / 'metrics.json'}, "
             f"the rows it got most wrong in {folder / 'mistakes.csv'}"
         )
-    return folder / "model"
+    return outcome
 
 
 def decide(config: FinetuneConfig, task: TaskData, width: int, device: torch.device, threads: int) -> FinetuneConfig:

@@ -40,6 +40,9 @@ class Outcome:
     reads: str
     """What the layer of a text reads, in words."""
 
+    seconds: Mapping[str, float]
+    """Time of predicting each of the parts."""
+
     @property
     def last(self) -> str:
         """The part that the result is stated on."""
