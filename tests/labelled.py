@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from bertsmith.finetune import finetune
-from bertsmith.model import BertConfig, BertPretrainingModel
+from bertsmith.model import BertConfig, BertPretrainingModel, ModernBertConfig, ModernBertPretrainingModel
 from bertsmith.reporter import Reporter
-from bertsmith.tokenizer import train_tokenizer
+from bertsmith.tokenizer import load_tokenizer, train_tokenizer
 
 TOPICS = {
     "animals": "dog cat horse sheep goat",
@@ -136,6 +136,32 @@ def tiny_encoder(folder: Path, *, pooler: bool = True, dropout: float = 0.0, kin
     )
     BertPretrainingModel(config, next_sentence=pooler).save_pretrained(folder)
     tokenizer.save(folder, model_max_length=LONGEST)
+    return folder
+
+
+def tiny_modern(folder: Path, *, heads: bool = True, dropout: float = 0.0) -> Path:
+    """The same for ModernBERT; with the layer before the vocabulary, or without."""
+    tokenizer = load_tokenizer(tiny_encoder(folder))
+    torch.manual_seed(0)
+    config = ModernBertConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=LONGEST,
+        local_attention=8,
+        embedding_dropout=dropout,
+        mlp_dropout=dropout,
+        attention_dropout=dropout,
+        initializer_range=0.1,
+        **{
+            name: getattr(tokenizer, name) for name in ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
+        },
+    )
+    model = ModernBertPretrainingModel(config)
+    (model if heads else model.bert).save_pretrained(folder)
+    tokenizer.save(folder, model_max_length=LONGEST, model_input_names=("input_ids", "attention_mask"))
     return folder
 
 

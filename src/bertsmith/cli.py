@@ -15,7 +15,7 @@ import click
 from bertsmith.config import DataConfig, ModelConfig, TrainingConfig, by_table
 from bertsmith.errors import UserError, suggestion
 from bertsmith.flags import default_folder, gather, settings
-from bertsmith.model_commands import evaluate, fill, finetune, predict
+from bertsmith.model_commands import compare, evaluate, fill, finetune, predict
 
 BENCH_SETTINGS = (
     "preset",
@@ -192,7 +192,7 @@ def bench(prepared: Path | None, as_json: bool, **flags: Any) -> None:
         click.echo(line)
 
 
-for command in (fill, finetune, predict, evaluate):
+for command in (fill, finetune, predict, evaluate, compare):
     app.add_command(command)
 
 

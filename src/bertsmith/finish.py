@@ -16,12 +16,12 @@ import numpy.typing as npt
 import torch
 
 from bertsmith import atomic
+from bertsmith.any_classifier import AnyClassifier, ForeignClassifier
 from bertsmith.card import model_card
 from bertsmith.errors import UserError
 from bertsmith.examples import TokenSource
 from bertsmith.intervals import wilson_interval
 from bertsmith.model import AnyPretrainingModel, architecture, new_model, with_dropout
-from bertsmith.model.classifier import BertClassifier
 from bertsmith.plan import Plan
 from bertsmith.predict import Candidate, guess
 from bertsmith.reporter import Reporter
@@ -100,7 +100,7 @@ def for_fine_tuning(model: AnyPretrainingModel) -> AnyPretrainingModel:
 
 
 def publish_model(
-    folder: Path, model: AnyPretrainingModel | BertClassifier, tokenizer: Tokenizer, card: str, reporter: Reporter
+    folder: Path, model: AnyPretrainingModel | AnyClassifier, tokenizer: Tokenizer, card: str, reporter: Reporter
 ) -> None:
     """Write a Hugging Face folder in one step: a kill leaves the one before, a whole one, or none.
 
@@ -114,7 +114,10 @@ def publish_model(
     shutil.rmtree(staging, ignore_errors=True)
     try:
         model.save_pretrained(staging)
-        names = architecture(model.config.model_type).input_names
+        if isinstance(model, ForeignClassifier):
+            names = model.input_names
+        else:
+            names = architecture(model.config.model_type).input_names
         tokenizer.save(staging, model_max_length=model.config.max_position_embeddings, model_input_names=names)
         if holds_same(folder, staging):
             return

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 
 from bertsmith import atomic
+from bertsmith.any_classifier import AnyClassifier
 from bertsmith.checkpoint import (
     checkpoint_name,
     find_damage,
@@ -32,7 +33,7 @@ from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted, listening
 from bertsmith.measure import fastest
 from bertsmith.metrics import MetricsLog
-from bertsmith.model.classifier import BertClassifier
+from bertsmith.model.classifier import rescale
 from bertsmith.optim import AnyOptimizer, learning_rate_at, make_optimizer, set_learning_rate
 from bertsmith.reporter import Reporter
 from bertsmith.step import train_step
@@ -73,7 +74,7 @@ def run_try(work: Work, attempt: Try, reporter: Reporter) -> None:
 
 
 def train(
-    work: Work, attempt: Try, model: BertClassifier, optimizer: AnyOptimizer, state: dict[str, Any], *,
+    work: Work, attempt: Try, model: AnyClassifier, optimizer: AnyOptimizer, state: dict[str, Any], *,
     reporter: Reporter,
 ) -> None:  # fmt: skip
     """Do the steps that are left; `state` and the weights are updated."""
@@ -160,7 +161,7 @@ def refuse_divergence(skipped: int, step: int, attempt: Try) -> None:
         )
 
 
-def judge_model(work: Work, model: BertClassifier, *, part: str, precision: str, scaled: bool) -> Judged:
+def judge_model(work: Work, model: AnyClassifier, *, part: str, precision: str, scaled: bool) -> Judged:
     """Score a model on a part of the data.
 
     Args:
@@ -176,7 +177,7 @@ def judge_model(work: Work, model: BertClassifier, *, part: str, precision: str,
     return judge([each * deviation + mean for each in logits], rows, work.data.head)
 
 
-def validate(work: Work, attempt: Try, model: BertClassifier, state: dict[str, Any]) -> dict[str, Any]:
+def validate(work: Work, attempt: Try, model: AnyClassifier, state: dict[str, Any]) -> dict[str, Any]:
     """Measure on the validation rows, keep the weights if they are the best so far, and count if they are not.
 
     Returns:
@@ -202,7 +203,7 @@ def validate(work: Work, attempt: Try, model: BertClassifier, state: dict[str, A
 
 
 def save(
-    folder: Path, model: BertClassifier, optimizer: AnyOptimizer | None, state: dict[str, Any], *, keep: int = 1
+    folder: Path, model: AnyClassifier, optimizer: AnyOptimizer | None, state: dict[str, Any], *, keep: int = 1
 ) -> None:
     """Write a checkpoint, of which the newest stay.
 
@@ -218,7 +219,7 @@ def save(
         ) from error
 
 
-def best_model(work: Work, attempt: Try) -> BertClassifier:
+def best_model(work: Work, attempt: Try) -> AnyClassifier:
     """The model of a try at its best validation score, giving numbers as they are in the data.
 
     Raises:
@@ -229,5 +230,5 @@ def best_model(work: Work, attempt: Try) -> BertClassifier:
         raise UserError(f"{weights} is damaged ({problem}); start again with another -o")
     model = work.new_model(attempt.seed)
     load_checkpoint(weights, model)
-    model.rescale(*work.scale)
+    rescale(model.last_layer, *work.scale)
     return model.eval()

@@ -157,6 +157,21 @@ class Tokenizer:
         named = {self._vocabulary[name] for name in self._names.values()}
         return named | {index for index, token in added.items() if token.special}
 
+    @cached_property
+    def pair_form(self) -> tuple[int, bool]:
+        """How two texts are joined: separator tokens between them, and whether the second has type ids of its own.
+
+        (1, True), or (2, False) as in RoBERTa.
+        """
+        pair = self.encode("a", "a")
+        return pair.ids.count(self.sep_token_id) - 1, 1 in pair.type_ids
+
+    @cached_property
+    def reads_space(self) -> bool:
+        """Whether a word with the space before it is not the same word without, as in running text after the first."""
+        bare, spaced = self.encode_sentences(["b", " b"])
+        return bare != spaced
+
     def save(
         self,
         folder: Path,
