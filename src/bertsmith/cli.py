@@ -221,7 +221,8 @@ def run(arguments: list[str] | None = None) -> int:
     except UserError as error:
         return _complain(str(error))
     except (click.Abort, KeyboardInterrupt):
-        return _complain("stopped; the same command goes on from here", code_when_stopped)
+        goes_on = {"pretrain", "prepare", "finetune", "compare"}.intersection(arguments or sys.argv[1:])
+        return _complain("stopped; the same command goes on from here" if goes_on else "stopped", code_when_stopped)
     except BrokenPipeError:
         return 141
     except OSError as error:
