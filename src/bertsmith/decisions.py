@@ -57,6 +57,15 @@ def decide_objective(run: Run, manifest: dict[str, Any]) -> None:
         run.decide("measured", objective="mlm+nsp" if enough else "mlm")
 
 
+def decide_recipe(run: Run) -> None:
+    """Take from the preset how it is trained, where nothing else was said."""
+    recipe = dict(PRESETS[run.config.model.preset].recipe)
+    if {"mlm_probability", "end_probability"} & run.origin.keys():  # they belong together
+        recipe.pop("mlm_probability", None)
+        recipe.pop("end_probability", None)
+    run.decide("preset", **{name: value for name, value in recipe.items() if name not in run.origin})
+
+
 def decide_by_budget(run: Run, clock: Clock, rows: TrainingRows, tokenizer: Tokenizer, device: torch.device) -> None:
     """Choose the size, if none was given, the schedule, and the number of steps, which the clock will correct."""
     training, budget = run.config.training, clock.budget

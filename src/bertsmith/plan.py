@@ -16,6 +16,7 @@ from bertsmith.decisions import (
     decide_by_budget,
     decide_length,
     decide_objective,
+    decide_recipe,
     decide_shape,
     model_config,
     model_of,
@@ -115,7 +116,9 @@ class Plan:
         )
 
 
-def make_plan(run: Run, device: torch.device, reporter: Reporter, *, seconds_before: float = 0.0) -> Plan:
+def make_plan(
+    run: Run, device: torch.device, reporter: Reporter, *, seconds_before: float = 0.0, is_begun: bool = False
+) -> Plan:
     """Open the prepared data and decide what is not decided yet; the decisions are saved with the run.
 
     Args:
@@ -123,10 +126,13 @@ def make_plan(run: Run, device: torch.device, reporter: Reporter, *, seconds_bef
         device: Where to train.
         reporter: Who to tell.
         seconds_before: Time that earlier commands have spent on the run.
+        is_begun: It has a checkpoint, so that nothing that matters may change.
     """
     manifest = read_manifest(run.folder / "data")
     tokenizer = load_tokenizer(run.folder / "tokenizer")
     decide_objective(run, manifest)
+    if not is_begun:
+        decide_recipe(run)
     training = run.config.training
     clock = Clock(parse_budget(training.budget) if training.budget else None, used_before=seconds_before)
     rows = {

@@ -74,7 +74,7 @@ def pretrain(
         if found.folder is not None:
             state |= read_state(found.folder)
             refuse_edits(run, state.get("settings", {}))
-        plan = make_plan(run, device, reporter, seconds_before=state["wall_seconds"])
+        plan = make_plan(run, device, reporter, seconds_before=state["wall_seconds"], is_begun=found.folder is not None)
         training = run.config.training
         if main:
             note_environment(run.folder, reporter, device=device.type, threads=threads, ranks=distributed.world_size())
