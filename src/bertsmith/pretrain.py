@@ -163,8 +163,8 @@ def prepare_text(run: Run, reporter: Reporter, *, keep_existing: bool) -> None:
         prepare_replay(
             run.folder,
             replay,
+            run.config.data,
             reporter,
-            workers=run.config.data.workers,
             sequence_length=run.config.training.sequence_length,
             keep_existing=keep_existing,
         )

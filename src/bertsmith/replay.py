@@ -73,24 +73,25 @@ AnyRows = TrainingRows | MixedRows
 
 
 def prepare_replay(
-    folder: Path, text: str, reporter: Reporter, *, workers: int | None, sequence_length: int, keep_existing: bool
+    folder: Path, text: str, data: DataConfig, reporter: Reporter, *, sequence_length: int, keep_existing: bool
 ) -> None:
     """Turn the general text into RUN/replay/, with the tokenizer of the run.
 
     Args:
         folder: The run, its own text prepared.
         text: A file or folder, or one that was prepared.
+        data: How the run's own text is read; of it only the held-out share and the processes count.
         reporter: Who to tell.
-        workers: Processes.
         sequence_length: Places in a row.
         keep_existing: As of `prepare`.
 
     Raises:
         UserError: The text cannot be read, is too small, or was prepared with another tokenizer.
     """
-    config = DataConfig(text=(text,), workers=workers)
+    config = DataConfig(text=(text,), workers=data.workers)
     if prepared_source(config) is None:
-        config = replace(config, tokenizer=str(folder / "tokenizer"))
+        share = data.validation_fraction
+        config = replace(config, tokenizer=str(folder / "tokenizer"), validation_fraction=share)
     prepared = prepare(
         config,
         folder / REPLAY,
