@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bertsmith.cli import run as command
 from bertsmith.config import DataConfig
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
@@ -89,6 +90,24 @@ def test_an_interrupted_run_needs_its_model_no_more_and_ends_the_same(source: Pa
     shutil.rmtree(tmp_path / "copy")
     further(tmp_path / "stopped", text, tmp_path / "copy", steps=6)
     assert same(tmp_path / "straight" / "model", tmp_path / "stopped" / "model")
+
+
+def test_the_command_takes_the_name_of_a_folder_as_it_is_typed(
+    source: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And another objective before the first checkpoint makes another beginning."""
+    shutil.copytree(source / "model", tmp_path / "words")
+    monkeypatch.chdir(tmp_path)
+    flags = "--init words --sequence-length 32 --document blank-line --validation-fraction 0.15 --workers 1".split()
+    train_flags = "--steps 2 --global-batch-size 4 --micro-batch-size 4 --precision float32 --threads 1".split()
+    arguments = [str(text), "-o", "run", *flags, *train_flags, "--device", "cpu"]
+    assert command(["plan", *arguments, "--compile", "no"]) == 0
+    assert settings(tmp_path / "run")["model"]["init"] == str(tmp_path / "words")
+    assert "bert.pooler.dense.weight" in weights(tmp_path / "run" / "init")
+    assert command(["pretrain", *arguments, "--compile", "no", "--objective", "mlm"]) == 0
+    assert "bert.pooler.dense.weight" not in weights(tmp_path / "run" / "init")
+    shutil.rmtree(tmp_path / "words")
+    assert command(["pretrain", *arguments, "--compile", "no", "--objective", "mlm"]) == 0
 
 
 def test_new_words_begin_as_the_mean_of_their_pieces(source: Path, text: Path, tmp_path: Path) -> None:

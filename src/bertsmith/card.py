@@ -183,8 +183,10 @@ def _masking(training: TrainingConfig) -> str:
 
 
 def _limits(config: AnyConfig, training: TrainingConfig) -> str:
+    longest = config.max_position_embeddings
     lines = [
-        f"- It was trained on sequences of at most {config.max_position_embeddings:,} tokens and reads no longer ones.",
+        f"- It was trained on sequences of at most {training.sequence_length:,} tokens and reads "
+        + ("no longer ones." if training.sequence_length == longest else f"up to {longest:,}."),
         "- It knows the text it was trained on, and its topics, language and errors; elsewhere it is worse.",
         "- It can repeat parts of that text: share it only with those who may see the text.",
         "- Nobody checked it for bias, or for harm its guesses may do.",

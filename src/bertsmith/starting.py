@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from bertsmith import atomic
+from bertsmith.any_classifier import inspect_folder
 from bertsmith.decisions import SPECIAL_IDS
 from bertsmith.errors import UserError
 from bertsmith.finetune_folder import find_model, model_hash
@@ -60,7 +61,7 @@ def take_init(run: Run) -> Source | None:
         UserError: It is no BERT or ModernBERT, another one than before, or contradicts a setting.
     """
     model = run.config.model
-    if model.init is None or _start_of(run).get("init") == model.init:
+    if model.init is None or _holds_start(run):
         return None
     folder = find_model(Path(model.init))
     kind_name = str(read_config(folder).get("model_type", "bert"))
@@ -68,12 +69,14 @@ def take_init(run: Run) -> Source | None:
         raise UserError(f"init is {model.init}, a {kind_name!r}; only BERT and ModernBERT can be trained further here")
     kind = architecture(kind_name)
     opened = ModelFolder(folder, kind.naming)
-    source = Source(model.init, opened, kind.config(**opened.shape), load_tokenizer(folder), model_hash(folder))
+    tokenizer = inspect_folder(folder).tokenizer
+    source = Source(model.init, opened, kind.config(**opened.shape), tokenizer, model_hash(folder))
     if run.origin.get("init_sha256") in GIVEN and model.init_sha256 != source.sha256:
         raise UserError(f"init_sha256 is {model.init_sha256}, but {model.init} has {source.sha256}; give that model")
     _refuse_contradictions(run, source)
-    shape = {name: getattr(source.config, name) for name in SHAPE}
-    run.decide("init", init_sha256=source.sha256, preset=nearest_preset(source.config), **shape)
+    found = {name: getattr(source.config, name) for name in SHAPE}
+    found |= {"init_sha256": source.sha256, "preset": nearest_preset(source.config)}
+    run.decide("init", **{name: value for name, value in found.items() if run.origin.get(name) not in GIVEN})
     if run.origin.get("tokenizer") not in GIVEN and prepared_source(run.config.data) is None:
         run.decide("init", tokenizer=str(folder.resolve()))
     return source
@@ -152,7 +155,7 @@ def write_start(run: Run, source: Source, reporter: Reporter) -> None:
             f"vocabulary: {kept:,} of {tokenizer.vocab_size:,} pieces keep their embeddings, the others {rest}"
         )
     run.save()  # the objective belongs to what is published
-    _publish(run, model, tokenizer, {"init": source.name, "sha256": source.sha256})
+    _publish(run, model, tokenizer, {"sha256": source.sha256, **_asked(run)})
     for line in lines:
         reporter.say(line)
 
@@ -247,7 +250,13 @@ def carry_over(model: AnyPretrainingModel, source: Source, tokenizer: Tokenizer,
     return kept
 
 
-def _publish(run: Run, model: AnyPretrainingModel, tokenizer: Tokenizer, facts: dict[str, str]) -> None:
+def _asked(run: Run) -> dict[str, Any]:
+    """What decides RUN/init/, the tokenizer aside."""
+    training = run.config.training
+    return {"init": run.config.model.init, "objective": training.objective, "seed": training.seed}
+
+
+def _publish(run: Run, model: AnyPretrainingModel, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
     folder = run.folder / INIT
     staging = folder.with_name(INIT + atomic.TEMPORARY_SUFFIX)
     for path in (staging, folder):  # what stands there was made of another model or text, by this run
@@ -263,11 +272,11 @@ def _publish(run: Run, model: AnyPretrainingModel, tokenizer: Tokenizer, facts: 
         raise UserError(f"{folder} could not be written: {error.strerror or error}; make room and try again") from error
 
 
-def _start_of(run: Run) -> dict[str, Any]:
-    """RUN/init/start.json, if it fits the tokenizer that the run has now; else nothing."""
+def _holds_start(run: Run) -> bool:
+    """Whether RUN/init/ is what is asked for now, and fits the tokenizer that the run has."""
     try:
         facts: dict[str, Any] = json.loads((run.folder / INIT / START).read_text(encoding="utf-8"))
         fits = facts["tokenizer"] == load_tokenizer(run.folder / "tokenizer").fingerprint()
     except (OSError, ValueError, KeyError, UserError):
-        return {}
-    return facts if fits else {}
+        return False
+    return fits and facts.items() >= _asked(run).items()
