@@ -74,6 +74,7 @@ def finish_run(
         nsp_interval=interval,
         state=state,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
+        init_sha256=run.config.model.init_sha256,
     )
     try:
         publish_model(run.model, exported, plan.tokenizer, card, reporter)

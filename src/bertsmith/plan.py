@@ -18,9 +18,11 @@ from bertsmith.decisions import (
     decide_objective,
     decide_recipe,
     decide_shape,
+    first_model,
     model_config,
     model_of,
     rows_of,
+    training_rows,
 )
 from bertsmith.errors import UserError
 from bertsmith.examples import TrainingRows
@@ -33,6 +35,7 @@ from bertsmith.measure import (
     worth_compiling,
 )
 from bertsmith.model import AnyConfig, AnyPretrainingModel, has_dropout
+from bertsmith.replay import AnyRows
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
 from bertsmith.shards import read_manifest
@@ -49,7 +52,7 @@ class Plan:
     manifest: dict[str, Any]
     tokenizer: Tokenizer
     stages: tuple[Stage, ...]
-    rows: dict[int, TrainingRows]
+    rows: dict[int, AnyRows]
     """What is learnt from, by length."""
 
     held_out: TrainingRows
@@ -79,7 +82,7 @@ class Plan:
     def new_model(self) -> AnyPretrainingModel:
         """The model with its first weights, the same at each call."""
         torch.manual_seed(keyed_seed(self.run.config.training.seed, Stream.INITIAL))
-        return model_of(self.run, self.tokenizer).to(self.device)
+        return first_model(self.run, self.tokenizer).to(self.device)
 
     @property
     def steps(self) -> int:
@@ -136,7 +139,7 @@ def make_plan(
     training = run.config.training
     clock = Clock(parse_budget(training.budget) if training.budget else None, used_before=seconds_before)
     rows = {
-        length: rows_of(run, "train", length) for length in (training.sequence_length, training.short_length) if length
+        length: training_rows(run, length) for length in (training.sequence_length, training.short_length) if length
     }
     if clock.budget is not None and training.steps is None:
         decide_by_budget(run, clock, rows[training.sequence_length], tokenizer, device)

@@ -31,8 +31,10 @@ from bertsmith.overview import describe, seconds_left
 from bertsmith.pace import last_rows
 from bertsmith.plan import make_plan
 from bertsmith.prepare import prepare
+from bertsmith.replay import prepare_replay
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run, note_environment, open_run, read_run, refuse_edits
+from bertsmith.starting import take_init, write_start
 
 
 def pretrain(
@@ -135,8 +137,11 @@ def set_up(
     found = newest_checkpoint(run.checkpoints)
     for line, damaged in zip(found.damaged, found.damaged_folders, strict=True):
         reporter.warn(f"{line}; it is kept as {set_aside(damaged).name}")
+    source = take_init(run) if found.folder is None else None
     run.save()
     prepare_text(run, reporter, keep_existing=found.folder is not None)
+    if found.folder is None and (source := source or take_init(run)):  # the text may have given another tokenizer
+        write_start(run, source, reporter)
     return run, found
 
 
@@ -153,6 +158,15 @@ def prepare_text(run: Run, reporter: Reporter, *, keep_existing: bool) -> None:
     )
     if not keep_existing:
         run.begin_with(fingerprint_of(prepared.manifest))
+    if (replay := run.config.training.replay) is not None:
+        prepare_replay(
+            run.folder,
+            replay,
+            run.config.data,
+            reporter,
+            sequence_length=run.config.training.sequence_length,
+            keep_existing=keep_existing,
+        )
 
 
 def fingerprint_of(manifest: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """What the rest of the project calls: text to ids, ids to text, facts about the vocabulary."""
 
+import copy
 import hashlib
 import json
 import re
@@ -197,6 +198,15 @@ class Tokenizer:
         }
         write_text(folder / "tokenizer.json", json.dumps(self._content, indent=1, ensure_ascii=False) + "\n")
         write_json(folder / "tokenizer_config.json", config)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The token of each of `ROLES`."""
+        return dict(self._names)
+
+    def content(self) -> dict[str, Any]:
+        """A copy of the tokenizer.json, parsed."""
+        return copy.deepcopy(self._content)
 
     def fingerprint(self) -> str:
         """Hash of everything that decides the ids: SHA-256 of the tokenizer.json, whatever its layout."""
