@@ -68,7 +68,7 @@ def model_card(
         _results(measured, nsp_interval, manifest),
         _text(manifest),
         _recipe(config, training, manifest, state),
-        _limits(config, training),
+        _limits(config, training, init_sha256),
     )
     return "\n".join(parts)
 
@@ -182,11 +182,12 @@ def _masking(training: TrainingConfig) -> str:
     return share + end + units + (", others in each epoch" if training.mask_covering else "")
 
 
-def _limits(config: AnyConfig, training: TrainingConfig) -> str:
-    longest = config.max_position_embeddings
+def _limits(config: AnyConfig, training: TrainingConfig, init_sha256: str | None) -> str:
+    longest = f"{config.max_position_embeddings:,} tokens"
     lines = [
-        f"- It was trained on sequences of at most {training.sequence_length:,} tokens and reads "
-        + ("no longer ones." if training.sequence_length == longest else f"up to {longest:,}."),
+        f"- It reads at most {longest}; its further training was on sequences of {training.sequence_length:,} at most."
+        if init_sha256
+        else f"- It was trained on sequences of at most {longest} and reads no longer ones.",
         "- It knows the text it was trained on, and its topics, language and errors; elsewhere it is worse.",
         "- It can repeat parts of that text: share it only with those who may see the text.",
         "- Nobody checked it for bias, or for harm its guesses may do.",

@@ -42,7 +42,7 @@ MAX_EPOCHS = 20.0
 WARMUP_SHARE = 0.06
 
 CONTINUED_RATE = 0.5
-"""Of the preset's peak learning rate, where a run goes on from a model: a higher one unlearns (docs/log.md)."""
+"""Of the preset's peak learning rate, where a run goes on from a model: more of what it knew stays (docs/log.md)."""
 
 SPECIAL_IDS = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
 
