@@ -13,9 +13,9 @@ MAX_RUN_STATEMENTS = 90
 
 ROWS = [
     {"cli"},
-    {"model_commands"},
+    {"model_commands", "export_commands"},
     {"evaluation_table"},
-    {"pretrain", "evaluate", "finetune", "classify"},
+    {"pretrain", "evaluate", "finetune", "classify", "export"},
     {"finish", "info", "console", "bench", "flags", "token_scores", "outcome", "tuning"},
     {"any_model"},
     {"predict", "loop", "overview", "tries"},

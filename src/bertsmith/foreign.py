@@ -60,7 +60,7 @@ class ForeignModel(nn.Module):
             packed: Boundaries of a packed batch. Its sequences become padded rows here.
         """
         if packed is not None:
-            rows = _to_rows(input_ids, packed.cu_seqlens)
+            rows = to_rows(input_ids, packed.cu_seqlens)
             index = rows.places if masked_index is None else rows.places[masked_index]
             return BertPretrainingOutput(self._score(rows.input_ids, rows.attention_mask, index), None)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -79,7 +79,7 @@ class ForeignModel(nn.Module):
         return logits.flatten(0, 1).index_select(0, index) if logits.dim() == 3 else logits
 
 
-class _Rows(NamedTuple):
+class PaddedRows(NamedTuple):
     """A packed batch as padded rows."""
 
     input_ids: Tensor
@@ -92,7 +92,7 @@ class _Rows(NamedTuple):
     """int64 [T]. Flat place of each token in the rows."""
 
 
-def _to_rows(input_ids: Tensor, cu_seqlens: Tensor) -> _Rows:
+def to_rows(input_ids: Tensor, cu_seqlens: Tensor) -> PaddedRows:
     """One row for each sequence that is not empty."""
     lengths = cu_seqlens.diff().long()
     lengths = lengths[lengths > 0]
@@ -102,7 +102,7 @@ def _to_rows(input_ids: Tensor, cu_seqlens: Tensor) -> _Rows:
     flat = input_ids.new_zeros(2, len(lengths) * longest)
     flat[0, places], flat[1, places] = input_ids, 1
     ids, mask = flat.view(2, len(lengths), longest)
-    return _Rows(ids, mask, places)
+    return PaddedRows(ids, mask, places)
 
 
 class Foreign(NamedTuple):
@@ -132,7 +132,7 @@ def load_foreign(folder: Path) -> Foreign:
             raise UserError(
                 f"{folder} is no BERT; to read other models transformers is needed: pip install bertsmith[hf]"
             ) from None
-        with _quiet(transformers):
+        with quiet(transformers):
             network = _load_network(folder, transformers.AutoModelForMaskedLM)
             tokenizer, longest = _load_tokenizer(folder, transformers.AutoTokenizer)
     places = network.get_input_embeddings().num_embeddings
@@ -192,7 +192,7 @@ def _line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet(transformers: Any) -> Iterator[None]:
     """Without its own bars and warnings: what matters is said by the errors here."""
     log = transformers.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
