@@ -3,11 +3,13 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from bertsmith.any_model import open_model
 from bertsmith.cli import run as command
 from bertsmith.errors import UserError
 from bertsmith.export.graph import compare, example, our_outputs
@@ -15,8 +17,12 @@ from bertsmith.export.onnx import export_onnx
 from bertsmith.export.runtime import Session
 from bertsmith.model import ModernBertConfig, ModernBertPretrainingModel
 from bertsmith.model.classifier import BertClassifier, Head
+from bertsmith.run_folder import read_run
+from bertsmith.token_scores import score_own_rows
 from bertsmith.tokenizer import load_tokenizer
-from labelled import LONGEST, tiny_encoder
+from labelled import LONGEST, tagged_rows, tiny_encoder, topic_rows, tune, write_rows
+
+from runs import Listener, train
 
 for library in ("onnxruntime", "onnxscript", "transformers"):
     pytest.importorskip(library)
@@ -99,7 +105,7 @@ def test_the_folder_is_usable_by_itself_as_its_card_says(bert: Path, tmp_path: P
     export_onnx(bert, tmp_path / "out")
     names = {"model.onnx", "config.json", "tokenizer.json", "tokenizer_config.json", "README.md"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
-    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    card = read_card(tmp_path / "out")
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert str(tmp_path) not in card
     found: dict[str, object] = {}
@@ -128,6 +134,58 @@ def test_values_that_are_no_numbers_do_not_agree(bert: Path, tmp_path: Path) -> 
     broken = ours._replace(outputs=lambda inputs: {"logits": ours.outputs(inputs)["logits"] * float("nan")})
     with pytest.raises(UserError, match="the ONNX graph is not the model"):
         compare(broken, Session(tmp_path / "out" / "model.onnx"))
+
+
+def test_8_bit_weights_are_measured_on_what_a_run_held_out(text: Path, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", text, objective="mlm+nsp").parent
+    lines = Listener()
+    exported = export_onnx(run, tmp_path / "out", int8=True, reporter=lines)
+    assert exported.cost is not None
+    loss, accuracy = exported.cost.measures
+    measured = score_own_rows(open_model(str(run), torch.device("cpu")), read_run(run), lambda _share: None).masked
+    assert loss.float32 == pytest.approx(measured.loss, abs=1e-5)
+    assert accuracy.float32 == pytest.approx(measured.accuracy, abs=1e-9)
+    assert 0 < abs(loss.int8 - loss.float32) < 0.1
+    sizes = [(tmp_path / "out" / name).stat().st_size for name in ("model.onnx", "model_quantized.onnx")]
+    assert sizes[1] < 0.8 * sizes[0]  # the graph itself is a large part of so small a model
+    assert any("masked-token loss, nats" in line for line in lines.lines)
+    assert f"| masked-token loss, nats | {loss.float32:.4f} | {loss.int8:.4f} |" in read_card(tmp_path / "out")
+    vectors = export_onnx(run, tmp_path / "vectors", task="feature-extraction", int8=True).cost
+    assert vectors is not None
+    assert 0.9 < vectors.measures[1].int8 < vectors.measures[0].int8 < 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings"),
+    [(topic_rows(120), {"label": "topic"}), (tagged_rows(60), {"epochs": 2.0})],
+    ids=["text", "tags"],
+)
+def test_8_bit_weights_of_a_classifier_are_measured_on_its_test_rows(
+    rows: list[dict[str, Any]], settings: dict[str, Any], bert: Path, tmp_path: Path
+) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    metrics = tune(tmp_path / "run", bert, path, **settings)
+    exported = export_onnx(tmp_path / "run", tmp_path / "out", int8=True)
+    assert exported.cost is not None
+    found = {each.name: each for each in exported.cost.measures}
+    assert found["accuracy"].float32 == pytest.approx(metrics["test_accuracy"], abs=1e-9)
+    assert found["loss"].float32 == pytest.approx(metrics["test_loss"], abs=1e-5)
+    assert found["loss"].int8 != found["loss"].float32
+    again = export_onnx(tmp_path / "run" / "model", tmp_path / "again", int8=True, data=str(path))
+    assert again.cost is not None
+    assert again.cost.rows == f"{len(rows)} held-out rows"
+
+
+def test_8_bit_weights_without_rows_to_measure_on_are_refused(
+    bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, "export", bert, "--to", "onnx", "--int8", "-o", tmp_path / "out")
+    assert "has no held-out text of its own; name some with --data" in line
+    assert not any(tmp_path.iterdir())
+
+
+def read_card(folder: Path) -> str:
+    return (folder / "README.md").read_text(encoding="utf-8")
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

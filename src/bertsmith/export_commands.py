@@ -16,6 +16,8 @@ TASKS = ("auto", "feature-extraction", "fill-mask", "text-classification", "toke
 @click.option("--to", "form", type=click.Choice(FORMS), required=True, help="The form to write.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write [MODEL-FORM].")
 @click.option("--task", type=click.Choice(TASKS), default="auto", show_default=True, help="onnx: what it gives.")
+@click.option("--int8", is_flag=True, help="onnx: also with 8-bit weights, whose cost is measured and shown.")
+@click.option("--data", help="onnx: text or labelled rows to measure 8-bit weights on [what the run held out].")
 def export(model: Path, form: str, output: Path | None, **flags: Any) -> None:
     """Write MODEL, a run or a folder, in a form that other programs load; checked before it is there."""
     from bertsmith.console import make_reporter
@@ -24,7 +26,7 @@ def export(model: Path, form: str, output: Path | None, **flags: Any) -> None:
     output = output or default_output(model, form)
     reporter = make_reporter()
     try:
-        export_onnx(model, output, task=flags["task"], reporter=reporter)
+        export_onnx(model, output, **flags, reporter=reporter)
     finally:
         reporter.close()
 

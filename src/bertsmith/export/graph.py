@@ -18,8 +18,9 @@ from torch import Tensor
 from bertsmith.errors import UserError
 from bertsmith.export.runtime import Session, require_onnx
 from bertsmith.foreign import quiet
-from bertsmith.model import AnyConfig, ModelFolder, architecture, load_model, pad, read_config, unpad
+from bertsmith.model import AnyConfig, architecture, load_model, pad, unpad
 from bertsmith.model.classifier import SEQUENCE, TOKEN, BertClassifier
+from bertsmith.model.folder import ModelFolder, read_config
 
 TASKS = {
     "feature-extraction": "AutoModel",

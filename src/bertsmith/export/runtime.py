@@ -45,7 +45,7 @@ class Session:
         self.output_names = [each.name for each in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Outputs by name, float32, of int64 inputs [B, L] by name; inputs that the graph does not take are left out."""
+        """Outputs by name, float32, of int64 inputs [B, L] by name; those that the graph does not take are left out."""
         given = {name: inputs[name].numpy() for name in self.input_names}
         return dict(zip(self.output_names, map(torch.from_numpy, self._session.run(None, given)), strict=True))
 
