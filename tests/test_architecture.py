@@ -14,9 +14,9 @@ MAX_RUN_STATEMENTS = 90
 ROWS = [
     {"cli"},
     {"model_commands", "export_commands"},
-    {"evaluation_table"},
+    {"evaluation_table", "embed"},
     {"pretrain", "evaluate", "finetune", "classify", "export"},
-    {"finish", "info", "console", "bench", "flags", "token_scores", "outcome", "tuning"},
+    {"finish", "info", "console", "bench", "flags", "token_scores", "outcome", "tuning", "sentence_vectors"},
     {"any_model"},
     {"predict", "loop", "overview", "tries"},
     {"pace"},

@@ -14,7 +14,7 @@ import click
 
 from bertsmith.config import DataConfig, ModelConfig, TrainingConfig, by_table
 from bertsmith.errors import UserError, suggestion
-from bertsmith.export_commands import export
+from bertsmith.export_commands import embed, export
 from bertsmith.flags import default_folder, gather, settings
 from bertsmith.model_commands import evaluate, fill, finetune, predict
 
@@ -193,7 +193,7 @@ def bench(prepared: Path | None, as_json: bool, **flags: Any) -> None:
         click.echo(line)
 
 
-for command in (fill, finetune, predict, evaluate, export):
+for command in (fill, finetune, predict, evaluate, export, embed):
     app.add_command(command)
 
 
