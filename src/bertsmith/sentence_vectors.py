@@ -153,10 +153,11 @@ def _from_modules(folder: Path, wanted: str) -> SentenceEncoder:
             raise UserError(f"{folder} has a layer after [CLS], which only a BERT has here; use sentence-transformers")
         model.pooler = _read_pooler(paths["Dense"], model)
     tokenizer = tokenizer_of(place, model.config.vocab_size)
-    settings = (
-        _read(place / "sentence_bert_config.json", dict) if (place / "sentence_bert_config.json").exists() else {}
-    )
-    longest = min(model.config.max_position_embeddings, settings.get("max_seq_length") or 1 << 30)
+    limits = [model.config.max_position_embeddings]
+    for name, key in (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
+        found = _read(place / name, dict).get(key) if (place / name).exists() else None
+        limits += [found] if isinstance(found, int) and found > 2 else []  # earlier versions have the first
+    longest = min(limits)
     return SentenceEncoder(model.eval(), tokenizer, chosen, longest, "Normalize" in paths)
 
 
