@@ -138,7 +138,7 @@ def _from_modules(folder: Path, wanted: str) -> SentenceEncoder:
     if "Transformer" not in paths or "Pooling" not in paths:
         raise UserError(f"{folder} has no Transformer and Pooling in its {MODULES}; use it in sentence-transformers")
     pooling = _pooling_mode(_read(paths["Pooling"] / "config.json", dict))
-    if (pooling == "cls") != ("Dense" in paths):
+    if pooling not in ("mean", "cls") or (pooling == "cls") != ("Dense" in paths):
         raise UserError(
             f"{folder} makes vectors by {pooling} pooling {'with' if 'Dense' in paths else 'without'} a layer after "
             "it; only the mean, and [CLS] with a layer, are read here: use it in sentence-transformers"
