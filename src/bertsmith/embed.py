@@ -92,7 +92,7 @@ def embed_file(
     seconds = time.monotonic() - began
     reporter.say(
         f"{count:,} rows in {seconds:.1f} s ({count / seconds:,.0f} rows/s): float32 [{count:,}, {width}], "
-        f"{'pooled output' if encoder.pooling == 'pooled' else 'mean over the tokens'}, written to {output}"
+        f"written to {output}; a vector is {encoder.recipe}"
     )
     if empty:
         reporter.warn(f"{empty:,} of {count:,} rows have no text; their vectors mean nothing")

@@ -10,7 +10,11 @@ from bertsmith.finetune_config import FinetuneConfig
 from bertsmith.flags import settings
 
 FORMS = ("onnx", "sentence-transformers", "hub")
-FLAGS = {"onnx": ("task", "int8", "data"), "sentence-transformers": ("pooling",), "hub": ()}
+FLAGS = {
+    "onnx": ("task", "int8", "data"),
+    "sentence-transformers": ("pooling",),
+    "hub": ("licence", "data_description", "upload", "repo"),
+}
 """Which flags each form has."""
 
 TASKS = ("auto", "feature-extraction", "fill-mask", "text-classification", "token-classification")
@@ -28,6 +32,10 @@ POOLING_HELP = "what makes a vector [pooled output if next sentences or labels t
 @click.option("--int8", is_flag=True, help="onnx: also with 8-bit weights, whose cost is measured and shown.")
 @click.option("--data", help="onnx: text or labelled rows to measure 8-bit weights on [what the run held out].")
 @click.option("--pooling", type=click.Choice(POOLINGS), default="auto", help="sentence-transformers: " + POOLING_HELP)
+@click.option("--licence", help="hub: under which others may use the model, such as apache-2.0; required.")
+@click.option("--data-description", help="hub: what text it was trained on, from where, with what rights; required.")
+@click.option("--upload", is_flag=True, help="hub: send the folder there; without this and --repo nothing leaves.")
+@click.option("--repo", help="hub: OWNER/NAME of the new, private repository to upload to.")
 def export(model: Path, form: str, output: Path | None, **flags: Any) -> None:
     """Write MODEL, a run or a folder, in a form that other programs load; checked before it is there."""
     from bertsmith.console import make_reporter
@@ -44,6 +52,10 @@ def export(model: Path, form: str, output: Path | None, **flags: Any) -> None:
             from bertsmith.export.sentences import export_sentences
 
             export_sentences(model, output, **given, reporter=reporter)
+        else:
+            from bertsmith.export.hub import export_hub
+
+            export_hub(model, output, **given, reporter=reporter)
     finally:
         reporter.close()
 

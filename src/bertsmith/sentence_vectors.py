@@ -56,6 +56,13 @@ class SentenceEncoder:
     cut: int = 0
     """Sentences so far that were longer."""
 
+    @property
+    def recipe(self) -> str:
+        """How a vector is made, in words."""
+        if self.pooling == "mean":
+            return "the mean over the tokens"
+        return "the pooled output, which next sentences or labels trained (--pooling mean is another way)"
+
     @torch.no_grad()
     def encode(self, texts: Sequence[str], *, precision: str = "float32") -> FloatArray:
         """Vectors of sentences.

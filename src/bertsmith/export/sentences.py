@@ -74,8 +74,7 @@ def export_sentences(
         difference = compare(encoder, staging)
         reporter.progress("writing the modules", 1.0)
         atomic.write_text(staging / "README.md", _card(source, encoder, difference))
-    words = "pooled output" if encoder.pooling == "pooled" else "mean over the tokens"
-    reporter.say(f"vectors: the {words}; those of SentenceTransformer are ours within {difference:.1g}")
+    reporter.say(f"a vector is {encoder.recipe}; those of SentenceTransformer are ours within {difference:.1g}")
     reporter.say(f"written to {output}")
     return Exported(encoder.pooling, difference)
 
