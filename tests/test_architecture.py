@@ -14,6 +14,7 @@ MAX_RUN_STATEMENTS = 90
 ROWS = [
     {"cli"},
     {"model_commands", "export_commands"},
+    {"contrastive"},
     {"evaluation_table", "embed"},
     {"pretrain", "evaluate", "finetune", "classify", "export"},
     {"finish", "info", "console", "bench", "flags", "token_scores", "outcome", "tuning", "sentence_vectors"},

@@ -34,7 +34,7 @@ def read_texts(path: str, field: str | None) -> Iterator[list[str]]:
     column = choose_columns(path, sample, Columns(field or "", None, None), labelled=False).text
     while chunk := list(islice(rows, CHUNK_ROWS)):
         if report.skipped:
-            raise UserError(f"{report.skipped_examples[0]}; repair it, since each row gets one vector")
+            raise UserError(f"{report.skipped_examples[0]}; repair it, or take it out")
         yield [str(read_text(path, row, column, as_words=False)) for row in chunk]
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bertsmith.errors import UserError
 from bertsmith.finetune_folder import find_model, tokenizer_of
-from bertsmith.model import AnyModel, BertModel, BertPooler, Packed, architecture, load_model
+from bertsmith.model import AnyModel, BertModel, BertPooler, Packed, architecture
 from bertsmith.model.classifier import SEQUENCE
 from bertsmith.model.folder import ModelFolder, read_config
 from bertsmith.step import autocast
@@ -110,17 +110,30 @@ def load_sentence_encoder(source: Path, *, pooling: Literal["auto", "mean", "poo
     Raises:
         UserError: There is no such model, it cannot be read, or it has no trained pooler and one was asked for.
     """
-    if (source / MODULES).is_file():
-        return _from_modules(source, pooling)
-    folder = find_model(source)
+    folder = find_encoder(source)
     if (folder / MODULES).is_file():
         return _from_modules(folder, pooling)
-    model, trained = load_model(folder, heads=False), has_trained_pooler(folder)
+    trained = has_trained_pooler(folder)
     if pooling == "pooled" and not trained:
         raise UserError(f"--pooling is pooled, but nothing trained a pooler in {folder}; give --pooling mean")
-    tokenizer = tokenizer_of(folder, model.config.vocab_size)
     chosen: Pooling = ("pooled" if trained else "mean") if pooling == "auto" else pooling
+    model = _read_encoder(folder, pooler=chosen == "pooled")
+    tokenizer = tokenizer_of(folder, model.config.vocab_size)
     return SentenceEncoder(model, tokenizer, chosen, model.config.max_position_embeddings)
+
+
+def find_encoder(source: Path) -> Path:
+    """The folder that a path means: of sentence-transformers, its own or its `model`, else as `find_model`.
+
+    Raises:
+        UserError: There is none.
+    """
+    return next((each for each in (source, source / "model") if (each / MODULES).is_file()), None) or find_model(source)
+
+
+def _read_encoder(folder: Path, *, pooler: bool) -> AnyModel:
+    kind = architecture(str(read_config(folder).get("model_type")), f"model_type in {folder / 'config.json'}")
+    return kind.model.from_pretrained(folder, **({"add_pooling_layer": pooler} if kind.adds_pooler else {}))
 
 
 def has_trained_pooler(folder: Path) -> bool:
@@ -154,7 +167,7 @@ def _from_modules(folder: Path, wanted: str) -> SentenceEncoder:
     if wanted not in ("auto", chosen):
         raise UserError(f"--pooling is {wanted}, but {folder} was made for {chosen}; leave --pooling out")
     place = paths["Transformer"]
-    model = load_model(place, heads=False)
+    model = _read_encoder(place, pooler=False)
     if chosen == "pooled":
         if not isinstance(model, BertModel):
             raise UserError(f"{folder} has a layer after [CLS], which only a BERT has here; use sentence-transformers")

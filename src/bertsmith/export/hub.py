@@ -12,9 +12,10 @@ from typing import Any
 from bertsmith import atomic
 from bertsmith.errors import UserError
 from bertsmith.export.folder import staged
-from bertsmith.finetune_folder import find_model, tokenizer_of
+from bertsmith.finetune_folder import tokenizer_of
 from bertsmith.model import load_model
 from bertsmith.reporter import Reporter
+from bertsmith.sentence_vectors import find_encoder
 
 FILES = (
     "config.json", "model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors",
@@ -58,7 +59,7 @@ def export_hub(
     reporter = reporter or Reporter()
     licence, description = _check(licence, data_description, upload, repo)
     hub = require_hub()
-    folder = source if (source / "modules.json").is_file() else find_model(source)
+    folder = find_encoder(source)
     tokenizer_of(folder, load_model(folder).config.vocab_size)
     if not (folder / "README.md").is_file():
         raise UserError(f"{folder} has no model card (README.md) with measured numbers; export a run, or write one")

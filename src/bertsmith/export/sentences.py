@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +13,10 @@ import torch
 from bertsmith import atomic
 from bertsmith.errors import UserError
 from bertsmith.export.folder import staged
-from bertsmith.finetune_folder import find_model
 from bertsmith.foreign import quiet
-from bertsmith.model import BertModel, architecture
+from bertsmith.model import architecture
 from bertsmith.reporter import Reporter
-from bertsmith.sentence_vectors import SentenceEncoder, load_sentence_encoder
+from bertsmith.sentence_vectors import SentenceEncoder, find_encoder, load_sentence_encoder
 
 TOLERANCE = 1e-4
 """Largest difference from our vectors, as a share of their largest value, or of 1."""
@@ -43,8 +43,9 @@ def sentence_transformers() -> Iterator[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its own code
         try:
-            import sentence_transformers as library
-            import sentence_transformers.models
+            library = import_module("sentence_transformers")
+            import_module("sentence_transformers.models")
+            import_module("sentence_transformers.losses")
             import transformers
         except ImportError as error:
             raise UserError(f"sentence vectors need more ({error}): pip install bertsmith[embed]") from None
@@ -91,18 +92,17 @@ def build_modules(library: Any, encoder: SentenceEncoder, folder: Path) -> Any:
     """A `SentenceTransformer` of an encoder, on the CPU; `folder` is used to hand the weights over."""
     parts = library.models
     network, pooler = encoder.model, getattr(encoder.model, "pooler", None)
-    if isinstance(network, BertModel):
-        network.pooler = None  # as a module of its own
+    if pooler is not None:
+        network.pooler = None  # it becomes a module of its own
     network.save_pretrained(folder)
-    if isinstance(network, BertModel):
+    if pooler is not None:
         network.pooler = pooler
     save_tokenizer(encoder, folder)
     bare = {"add_pooling_layer": False} if architecture(network.config.model_type).adds_pooler else {}
     transformer = parts.Transformer(str(folder), model_kwargs=bare, max_seq_length=encoder.longest)
     width = network.config.hidden_size
     modules = [transformer, parts.Pooling(width, "cls" if encoder.pooling == "pooled" else "mean")]
-    if encoder.pooling == "pooled":
-        assert pooler is not None
+    if pooler is not None:
         dense = parts.Dense(width, width, True, torch.nn.Tanh())
         dense.linear.load_state_dict(pooler.dense.state_dict())
         modules.append(dense)
@@ -148,8 +148,7 @@ def made_up(encoder: SentenceEncoder) -> list[str]:
 
 def _card(source: Path, encoder: SentenceEncoder, difference: float) -> str:
     """The model's card, and how its vectors are made."""
-    folder = source if (source / "modules.json").is_file() else find_model(source)
-    path = folder / "README.md"
+    path = find_encoder(source) / "README.md"
     card = path.read_text(encoding="utf-8").rstrip() + "\n\n" if path.is_file() else ""
     words = (
         "the pooled output: a layer with tanh over `[CLS]`, which was trained before this export"
