@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from bertsmith.finetune import finetune
-from bertsmith.model import BertConfig, BertPretrainingModel
+from bertsmith.model import BertConfig, BertModel, BertPretrainingModel, ModernBertConfig, ModernBertPretrainingModel
+from bertsmith.model.classifier import BertClassifier, Head
 from bertsmith.reporter import Reporter
-from bertsmith.tokenizer import train_tokenizer
+from bertsmith.tokenizer import load_tokenizer, train_tokenizer
 
 TOPICS = {
     "animals": "dog cat horse sheep goat",
@@ -135,6 +136,27 @@ def tiny_encoder(folder: Path, *, pooler: bool = True, dropout: float = 0.0, kin
         initializer_range=0.1,
     )
     BertPretrainingModel(config, next_sentence=pooler).save_pretrained(folder)
+    tokenizer.save(folder, model_max_length=LONGEST)
+    return folder
+
+
+def other_model(kind: str, bert: Path, folder: Path) -> Path:
+    """The same vocabulary with another model: "without next sentences", "fine-tuned", "ModernBERT" or "bare"."""
+    tokenizer = load_tokenizer(bert)
+    torch.manual_seed(0)
+    if kind == "without next sentences":
+        return tiny_encoder(folder, pooler=False)
+    if kind == "fine-tuned":
+        BertClassifier.start(bert, Head("classification", ("a", "b"))).save_pretrained(folder)
+    elif kind == "ModernBERT":
+        ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "cls_token_id", "sep_token_id")}
+        shape = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
+        config = ModernBertConfig(
+            vocab_size=tokenizer.vocab_size, max_position_embeddings=LONGEST, local_attention=6, **shape, **ids
+        )
+        ModernBertPretrainingModel(config).save_pretrained(folder)
+    elif kind == "bare":
+        BertModel.from_pretrained(bert).save_pretrained(folder)
     tokenizer.save(folder, model_max_length=LONGEST)
     return folder
 

@@ -15,12 +15,11 @@ from bertsmith.errors import UserError
 from bertsmith.export.graph import compare, example, our_outputs
 from bertsmith.export.onnx import export_onnx
 from bertsmith.export.runtime import Session
-from bertsmith.model import ModernBertConfig, ModernBertPretrainingModel
 from bertsmith.model.classifier import BertClassifier, Head
 from bertsmith.run_folder import read_run
 from bertsmith.token_scores import score_own_rows
 from bertsmith.tokenizer import load_tokenizer
-from labelled import LONGEST, tagged_rows, tiny_encoder, topic_rows, tune, write_rows
+from labelled import LONGEST, other_model, tagged_rows, tiny_encoder, topic_rows, tune, write_rows
 
 from runs import Listener, train
 
@@ -40,27 +39,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def modern(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ModernBERT whose local layers see three places on each side."""
-    folder = tmp_path_factory.mktemp("modern") / "model"
-    tokenizer = load_tokenizer(bert)
-    torch.manual_seed(0)
-    config = ModernBertConfig(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=48,
-        max_position_embeddings=LONGEST,
-        local_attention=6,
-        global_attn_every_n_layers=2,
-        initializer_range=0.2,
-        pad_token_id=tokenizer.pad_token_id,
-        cls_token_id=tokenizer.cls_token_id,
-        sep_token_id=tokenizer.sep_token_id,
-    )
-    ModernBertPretrainingModel(config).save_pretrained(folder)
-    tokenizer.save(folder, model_max_length=LONGEST, model_input_names=("input_ids", "attention_mask"))
-    return folder
+    return other_model("ModernBERT", bert, tmp_path_factory.mktemp("modern") / "model")
 
 
 def tuned(bert: Path, folder: Path, task: str) -> Path:

@@ -13,11 +13,10 @@ from bertsmith.cli import run as command
 from bertsmith.embed import embed_file
 from bertsmith.errors import UserError
 from bertsmith.export.sentences import compare, export_sentences, made_up, sentence_transformers
-from bertsmith.model import BertModel, ModernBertConfig, ModernBertPretrainingModel
-from bertsmith.model.classifier import BertClassifier, Head
+from bertsmith.model import BertModel
 from bertsmith.sentence_vectors import SentenceEncoder, load_sentence_encoder
 from bertsmith.tokenizer import load_tokenizer
-from labelled import LONGEST, tiny_encoder, topic_rows, write_rows
+from labelled import LONGEST, other_model, tiny_encoder, topic_rows, write_rows
 
 from runs import Listener
 
@@ -29,27 +28,6 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_encoder(tmp_path_factory.mktemp("bert") / "model")
 
 
-def other(kind: str, bert: Path, folder: Path) -> Path:
-    """The same vocabulary with another model."""
-    tokenizer = load_tokenizer(bert)
-    torch.manual_seed(0)
-    if kind == "without next sentences":
-        return tiny_encoder(folder, pooler=False)
-    if kind == "fine-tuned":
-        BertClassifier.start(bert, Head("classification", ("a", "b"))).save_pretrained(folder)
-    elif kind == "ModernBERT":
-        ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "cls_token_id", "sep_token_id")}
-        shape = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
-        config = ModernBertConfig(
-            vocab_size=tokenizer.vocab_size, max_position_embeddings=LONGEST, local_attention=6, **shape, **ids
-        )
-        ModernBertPretrainingModel(config).save_pretrained(folder)
-    elif kind == "bare":
-        BertModel.from_pretrained(bert).save_pretrained(folder)
-    tokenizer.save(folder, model_max_length=LONGEST)
-    return folder
-
-
 KINDS = {"without next sentences": "mean", "fine-tuned": "pooled", "ModernBERT": "mean", "bare": "mean"}
 
 
@@ -57,7 +35,7 @@ KINDS = {"without next sentences": "mean", "fine-tuned": "pooled", "ModernBERT":
 def test_an_exported_folder_gives_our_vectors_in_sentence_transformers(kind: str, bert: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    source = other(kind, bert, tmp_path / "model") if kind in KINDS else bert
+    source = other_model(kind, bert, tmp_path / "model") if kind in KINDS else bert
     exported = export_sentences(source, tmp_path / "out")
     assert exported.pooling == KINDS.get(kind, "pooled")
     texts = ["", "the dog", *(row["text"] for row in topic_rows(9)), "here " * 2 * LONGEST]
@@ -176,7 +154,7 @@ def test_what_cannot_be_embedded_is_said_in_one_line(
     assert "broken.jsonl:2: not valid JSON; repair it" in refused(capsys, "embed", bert, broken, "-o", out)
     assert "nothing is overwritten" in refused(capsys, "embed", bert, rows, "-o", rows)
     assert "does not exist; make it" in refused(capsys, "embed", bert, rows, "-o", tmp_path / "no" / "out.npy")
-    mean = other("without next sentences", bert, tmp_path / "mean")
+    mean = other_model("without next sentences", bert, tmp_path / "mean")
     assert "nothing trained a pooler" in refused(capsys, "embed", mean, rows, "-o", out, "--pooling", "pooled")
     pickled = tmp_path / "pickled"
     pickled.mkdir()
