@@ -139,11 +139,11 @@ def compare(encoder: SentenceEncoder, folder: Path) -> float:
 
 
 def made_up(encoder: SentenceEncoder) -> list[str]:
-    """Sentences of random pieces, from one to more than the model reads."""
+    """Sentences of random pieces, from none to more than the model reads."""
     draw = np.random.default_rng(0)
     ordinary = encoder.tokenizer.ordinary_ids()
     lengths = np.linspace(1, 1.2 * min(encoder.longest, 1024), CHECKED).astype(int)
-    return [encoder.tokenizer.decode(draw.choice(ordinary, length)) for length in lengths]
+    return ["", *(encoder.tokenizer.decode(draw.choice(ordinary, length)) for length in lengths[1:])]
 
 
 def _card(source: Path, encoder: SentenceEncoder, difference: float) -> str:
