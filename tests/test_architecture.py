@@ -13,10 +13,10 @@ MAX_RUN_STATEMENTS = 90
 
 ROWS = [
     {"cli"},
-    {"model_commands"},
-    {"comparison_table"},
-    {"evaluation_table", "compare"},
-    {"pretrain", "evaluate", "finetune", "classify", "contenders"},
+    {"model_commands", "export_commands"},
+    {"comparison_table", "contrastive"},
+    {"evaluation_table", "compare", "embed"},
+    {"pretrain", "evaluate", "finetune", "classify", "contenders", "export"},
     {
         "finish",
         "info",
@@ -29,6 +29,7 @@ ROWS = [
         "differences",
         "baselines",
         "starting",
+        "sentence_vectors",
     },
     {"any_model"},
     {"predict", "loop", "overview", "tries"},

@@ -17,7 +17,7 @@ from bertsmith.foreign import load_foreign_tokenizer, load_network, quiet_transf
 from bertsmith.model import MODEL_TYPES, Packed, architecture, read_config
 from bertsmith.model.classifier import BertClassifier, Head, ModernBertClassifier, read_head
 from bertsmith.model.folder import ModelFolder
-from bertsmith.tokenizer import Tokenizer, load_tokenizer
+from bertsmith.tokenizer import Tokenizer, load_fitting_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +120,7 @@ def inspect_folder(folder: Path) -> Start:
     kind = architecture(str(read_config(folder).get("model_type", "bert")))
     source = ModelFolder(folder, kind.naming)
     config = kind.config(**source.shape)
-    tokenizer = load_tokenizer(folder)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"the tokenizer in {folder} has {tokenizer.vocab_size:,} pieces and the model {config.vocab_size:,}; "
-            "they do not belong together: get the folder again"
-        )
+    tokenizer = load_fitting_tokenizer(folder, config.vocab_size)
     return Start(config.hidden_size, tokenizer, config.max_position_embeddings, _size(source), _reads(source))
 
 

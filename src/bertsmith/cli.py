@@ -14,6 +14,7 @@ import click
 
 from bertsmith.config import DataConfig, ModelConfig, TrainingConfig, by_table
 from bertsmith.errors import UserError, suggestion
+from bertsmith.export_commands import embed, export
 from bertsmith.flags import default_folder, gather, settings
 from bertsmith.model_commands import compare, evaluate, fill, finetune, predict
 
@@ -192,7 +193,7 @@ def bench(prepared: Path | None, as_json: bool, **flags: Any) -> None:
         click.echo(line)
 
 
-for command in (fill, finetune, predict, evaluate, compare):
+for command in (fill, finetune, predict, evaluate, compare, export, embed):
     app.add_command(command)
 
 

@@ -217,14 +217,20 @@ def quiet_transformers(folder: Path) -> Iterator[Any]:
             raise UserError(
                 f"{folder} is no BERT; to read other models transformers is needed: pip install bertsmith[hf]"
             ) from None
-        library: Any = transformers
-        log = library.utils.logging
-        level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-        log.set_verbosity_error()
-        log.disable_progress_bar()
-        try:
-            yield library
-        finally:
-            log.set_verbosity(level)
-            if bars:
-                log.enable_progress_bar()
+        with quiet(transformers):
+            yield transformers
+
+
+@contextmanager
+def quiet(transformers: Any) -> Iterator[None]:
+    """Without its own bars and warnings: what matters is said by the errors here."""
+    log = transformers.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()

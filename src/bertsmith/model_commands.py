@@ -9,6 +9,7 @@ from typing import Any, get_args
 import click
 
 from bertsmith.config import DataConfig, TrainingConfig
+from bertsmith.errors import UserError
 from bertsmith.finetune_config import FinetuneConfig, Kind
 from bertsmith.flags import default_folder, settings
 
@@ -18,22 +19,34 @@ from bertsmith.flags import default_folder, settings
 @click.argument("data")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run [runs/NAME OF DATA].")
 @click.option("--fresh", is_flag=True, help="Start a new run beside an existing one: OUTPUT-2, OUTPUT-3, ...")
+@click.option("--embeddings", is_flag=True, help="Learn sentence vectors from DATA, one sentence a row, unlabelled.")
+@click.option("--pooling", type=click.Choice(("auto", "mean", "pooled")), help="--embeddings: as for `embed` [auto].")
 @settings(FinetuneConfig)
 def finetune(model: Path, data: str, output: Path | None, fresh: bool, **flags: Any) -> None:
     """Fine-tune MODEL, a run, a folder or a hub id, on labelled rows: CSV, TSV, JSON lines, Parquet, or words and tags.
 
-    The same command again goes on with a run that was stopped.
+    The same command again goes on with a run that was stopped; with --embeddings it begins anew. There --test names
+    pairs of sentences with scores, to measure before and after.
     """
     from bertsmith.atomic import next_free
     from bertsmith.console import make_reporter
-    from bertsmith.finetune import finetune as run_finetuning
 
+    embeddings, pooling = flags.pop("embeddings"), flags.pop("pooling")
+    if pooling is not None and not embeddings:
+        raise UserError("--pooling is given without --embeddings; leave it out")
     folder = output or default_folder((data,))
     folder = next_free(folder.resolve()) if fresh else folder
     reporter = make_reporter()
     reporter.say(f"run: {folder}")
     try:
-        run_finetuning(folder, model, data, flags, reporter)
+        if embeddings:
+            from bertsmith.contrastive import train_embeddings
+
+            train_embeddings(folder, model, data, flags, pooling=pooling or "auto", reporter=reporter)
+        else:
+            from bertsmith.finetune import finetune as run_finetuning
+
+            run_finetuning(folder, model, data, flags, reporter)
     finally:
         reporter.close()
 

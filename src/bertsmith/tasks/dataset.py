@@ -113,7 +113,9 @@ def load_task(path: str, config: FinetuneConfig, tokenizer: Tokenizer, *, longes
     for name, examples in given.items():
         if shared := shared_texts(train, examples):
             notes.append(f"{shared:,} of {len(examples):,} {name} rows have a text that is also trained on")
-    parts = {name: _encode(examples, head, tokenizer, length) for name, examples in {"train": train, **given}.items()}
+    parts = {
+        name: encode_part(examples, head, tokenizer, length) for name, examples in {"train": train, **given}.items()
+    }
     notes += _warnings(parts, length, config, head)
     digest = hashlib.sha256(json.dumps([[name, part.examples] for name, part in parts.items()]).encode())
     return TaskData(
@@ -131,7 +133,8 @@ def _kind_of(file: LabelledFile, config: FinetuneConfig) -> Kind:
     return "regression" if isinstance(label, float) else "classification"
 
 
-def _encode(examples: list[Example], head: Head, tokenizer: Tokenizer, length: int) -> Part:
+def encode_part(examples: list[Example], head: Head, tokenizer: Tokenizer, length: int) -> Part:
+    """Turn labelled rows into inputs of at most `length` tokens, and targets."""
     encoded = encode_texts(
         tokenizer, [each.text for each in examples], [each.pair for each in examples], max_length=length
     )

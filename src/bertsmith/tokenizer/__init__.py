@@ -12,7 +12,7 @@ This package alone uses the `tokenizers` library.
 """
 
 from bertsmith.tokenizer.extending import extend_tokenizer
-from bertsmith.tokenizer.loading import load_tokenizer
+from bertsmith.tokenizer.loading import load_fitting_tokenizer, load_tokenizer
 from bertsmith.tokenizer.remember import Encoded
 from bertsmith.tokenizer.tokenizer import ROLES, SPECIAL_TOKENS, Tokenizer
 from bertsmith.tokenizer.training import choose_vocab_size, train_tokenizer
@@ -24,6 +24,7 @@ __all__ = [
     "Tokenizer",
     "choose_vocab_size",
     "extend_tokenizer",
+    "load_fitting_tokenizer",
     "load_tokenizer",
     "train_tokenizer",
 ]
