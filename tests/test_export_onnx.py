@@ -15,7 +15,7 @@ from bertsmith.errors import UserError
 from bertsmith.export.graph import compare, example, our_outputs
 from bertsmith.export.onnx import export_onnx
 from bertsmith.export.runtime import Session
-from bertsmith.model.classifier import BertClassifier, Head
+from bertsmith.model.classifier import BertClassifier, Head, ModernBertClassifier
 from bertsmith.run_folder import read_run
 from bertsmith.token_scores import score_own_rows
 from bertsmith.tokenizer import load_tokenizer
@@ -74,10 +74,16 @@ def test_a_bert_gives_the_same_in_onnx_runtime(bert: Path, tmp_path: Path, task:
     agree(source, tmp_path / "out", task)
 
 
-@pytest.mark.parametrize("task", ["fill-mask", "feature-extraction"])
+@pytest.mark.parametrize("task", ["fill-mask", "feature-extraction", *HEADS])
 def test_a_modernbert_gives_the_same_in_onnx_runtime(modern: Path, tmp_path: Path, task: str) -> None:
-    export_onnx(modern, tmp_path / "out", task=task)
-    agree(modern, tmp_path / "out", task)
+    source = modern
+    if task in HEADS:
+        source = tmp_path / "model"
+        torch.manual_seed(0)
+        ModernBertClassifier.start(modern, HEADS[task]).save_pretrained(source)
+        load_tokenizer(modern).save(source, model_max_length=LONGEST, model_input_names=("input_ids", "attention_mask"))
+    export_onnx(source, tmp_path / "out", task=task)
+    agree(source, tmp_path / "out", task)
 
 
 def test_the_folder_is_usable_by_itself_as_its_card_says(bert: Path, tmp_path: Path) -> None:
@@ -115,6 +121,7 @@ def test_values_that_are_no_numbers_do_not_agree(bert: Path, tmp_path: Path) -> 
         compare(broken, Session(tmp_path / "out" / "model.onnx"))
 
 
+@pytest.mark.slow
 def test_8_bit_weights_are_measured_on_what_a_run_held_out(text: Path, tmp_path: Path) -> None:
     run = train(tmp_path / "run", text, objective="mlm+nsp").parent
     lines = Listener()

@@ -299,6 +299,7 @@ def test_each_row_of_a_mixture_is_a_function_of_its_number() -> None:
         assert np.array_equal(row.input_ids, rows[number].input_ids)
 
 
+@pytest.mark.slow
 def test_general_text_is_replayed_and_a_resume_is_exact(source: Path, text: Path, tmp_path: Path) -> None:
     general = write_prose(tmp_path / "general.txt", documents=500, seed=9)
     given: dict[str, Any] = {"replay": str(general), "replay_share": 0.3, "steps": 6}

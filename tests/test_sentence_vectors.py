@@ -37,7 +37,7 @@ def test_an_exported_folder_gives_our_vectors_in_sentence_transformers(kind: str
 
     source = other_model(kind, bert, tmp_path / "model") if kind in KINDS else bert
     exported = export_sentences(source, tmp_path / "out")
-    assert exported.pooling == KINDS.get(kind, "pooled")
+    assert exported.pooling == KINDS.get(kind, "mean")
     texts = ["", "the dog", *(row["text"] for row in topic_rows(9)), "here " * 2 * LONGEST]
     ours = load_sentence_encoder(source).encode(texts)
     theirs = SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(texts, show_progress_bar=False)

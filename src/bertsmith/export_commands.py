@@ -21,7 +21,7 @@ TASKS = ("auto", "feature-extraction", "fill-mask", "text-classification", "toke
 
 
 POOLINGS = ("auto", "mean", "pooled")
-POOLING_HELP = "what makes a vector [pooled output if next sentences or labels trained the pooler, else the mean]."
+POOLING_HELP = "what makes a vector [pooled output if labels of texts trained the pooler, else the mean]."
 
 
 @click.command("export")

@@ -104,8 +104,8 @@ def load_sentence_encoder(source: Path, *, pooling: Literal["auto", "mean", "poo
 
     Args:
         source: A run, or a folder of a BERT, a ModernBERT, or of sentence-transformers.
-        pooling: "auto": as a folder of sentence-transformers says; else the pooled output if next sentences or labels
-            trained the pooler, else the mean.
+        pooling: "auto": as a folder of sentence-transformers says; else the pooled output if labels of texts trained
+            the pooler, else the mean: a pooler that next sentences trained makes worse vectors (docs/log.md).
 
     Raises:
         UserError: There is no such model, it cannot be read, or it has no trained pooler and one was asked for.
@@ -113,10 +113,10 @@ def load_sentence_encoder(source: Path, *, pooling: Literal["auto", "mean", "poo
     folder = find_encoder(source)
     if (folder / MODULES).is_file():
         return _from_modules(folder, pooling)
-    trained = has_trained_pooler(folder)
+    by_labels, trained = _pooler_training(folder)
     if pooling == "pooled" and not trained:
         raise UserError(f"--pooling is pooled, but nothing trained a pooler in {folder}; give --pooling mean")
-    chosen: Pooling = ("pooled" if trained else "mean") if pooling == "auto" else pooling
+    chosen: Pooling = ("pooled" if by_labels else "mean") if pooling == "auto" else pooling
     model = _read_encoder(folder, pooler=chosen == "pooled")
     tokenizer = load_fitting_tokenizer(folder, model.config.vocab_size)
     return SentenceEncoder(model, tokenizer, chosen, model.config.max_position_embeddings)
@@ -136,15 +136,15 @@ def _read_encoder(folder: Path, *, pooler: bool) -> AnyModel:
     return kind.model.from_pretrained(folder, **({"add_pooling_layer": pooler} if kind.adds_pooler else {}))
 
 
-def has_trained_pooler(folder: Path) -> bool:
-    """Whether a folder has a pooler, and the head that it was trained with: next sentences, or labels of texts."""
+def _pooler_training(folder: Path) -> tuple[bool, bool]:
+    """Whether labels of texts trained a folder's pooler, and whether anything did: next sentences do, too."""
     config = read_config(folder)
     kind = architecture(str(config.get("model_type")), f"model_type in {folder / 'config.json'}")
-    if not kind.adds_pooler:
-        return False
     source = ModelFolder(folder, kind.naming)
-    labels = SEQUENCE in (config.get("architectures") or [])
-    return source.has("bert.pooler.") and (labels or source.has("cls.seq_relationship."))
+    if not kind.adds_pooler or not source.has("bert.pooler."):
+        return False, False
+    by_labels = any(str(name).endswith(SEQUENCE) for name in config.get("architectures") or [])
+    return by_labels, by_labels or source.has("cls.seq_relationship.")
 
 
 def _from_modules(folder: Path, wanted: str) -> SentenceEncoder:

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bertsmith.any_classifier import ForeignClassifier, read_classifier
 from bertsmith.errors import UserError
 from bertsmith.export.runtime import Session, require_onnx
 from bertsmith.foreign import quiet
 from bertsmith.model import AnyConfig, architecture, load_model, pad, unpad
-from bertsmith.model.classifier import SEQUENCE, TOKEN, BertClassifier
+from bertsmith.model.classifier import SEQUENCE, TOKEN, BertClassifier, ModernBertClassifier
 from bertsmith.model.folder import ModelFolder, read_config
 
 TASKS = {
@@ -99,7 +100,9 @@ def our_outputs(folder: Path, task: str) -> Ours:
     if task == "feature-extraction":
         model = load_model(folder, heads=False)
         return Ours(model.config, lambda inputs: _hidden(model(**inputs)))
-    classifier = BertClassifier.from_pretrained(folder)
+    classifier = read_classifier(folder)
+    if isinstance(classifier, ForeignClassifier):
+        raise UserError(f"{folder} is neither BERT nor ModernBERT; export it with the tools of transformers")
     if classifier.head.per_token != (task == "token-classification"):
         held = TOKEN if classifier.head.per_token else SEQUENCE
         raise UserError(f"--task is {task}, but {folder} holds {held}; leave --task out")
@@ -111,11 +114,11 @@ def _hidden(output: Any) -> Outputs:
     return {name: value for name, value in named.items() if value is not None}
 
 
-def _classify(model: BertClassifier, inputs: Inputs) -> Tensor:
+def _classify(model: BertClassifier | ModernBertClassifier, inputs: Inputs) -> Tensor:
     """Logits of a padded batch, [B, C] or [B, L, C]."""
     rows, length = inputs["input_ids"].shape
     tokens, indices, packed = unpad(inputs["input_ids"], inputs["attention_mask"])
-    types = inputs["token_type_ids"].flatten()[indices]
+    types = inputs.get("token_type_ids", torch.zeros_like(inputs["input_ids"])).flatten()[indices]
     logits = model(tokens, types, packed, torch.arange(len(tokens)))
     return pad(logits, indices, (rows, length)) if model.head.per_token else logits
 
