@@ -20,8 +20,9 @@ from torch import Tensor
 from bertsmith.export.graph import compare, our_outputs, write_graph
 from bertsmith.export.int8 import quantize
 from bertsmith.export.runtime import Session
-from bertsmith.model import load_model, new_config, new_model
+from bertsmith.model import new_config, new_model
 from bertsmith.presets import PRESETS
+from bertsmith.sentence_vectors import read_encoder
 from bertsmith.step import autocast
 
 VOCAB, LONGEST = 8192, 512
@@ -85,7 +86,7 @@ def main() -> None:
         agreement = compare(ours, sessions["ONNX Runtime"])
         quantize(graph, small)
         sessions["ONNX Runtime, 8 bits"] = Session(small, given.threads)
-        model = load_model(folder, heads=False)
+        model = read_encoder(folder, pooler=False)
         print(f"{given.preset}, {given.threads} threads, {given.rounds} rounds; largest difference of the outputs "
               f"{agreement.difference:.1g} of {agreement.largest:.3g}")  # fmt: skip
         print("| batch | way | ms, median | time against ours in float32 (range) |\n|---|---|---|---|")

@@ -74,7 +74,7 @@ def test_a_bert_gives_the_same_in_onnx_runtime(bert: Path, tmp_path: Path, task:
     agree(source, tmp_path / "out", task)
 
 
-@pytest.mark.parametrize("task", ["fill-mask", "feature-extraction", *HEADS])
+@pytest.mark.parametrize("task", ["fill-mask", pytest.param("feature-extraction", marks=pytest.mark.slow), *HEADS])
 def test_a_modernbert_gives_the_same_in_onnx_runtime(modern: Path, tmp_path: Path, task: str) -> None:
     source = modern
     if task in HEADS:
@@ -143,8 +143,10 @@ def test_8_bit_weights_are_measured_on_what_a_run_held_out(text: Path, tmp_path:
 
 @pytest.mark.parametrize(
     ("rows", "settings"),
-    [(topic_rows(120), {"label": "topic"}), (tagged_rows(60), {"epochs": 2.0})],
-    ids=["text", "tags"],
+    [
+        pytest.param(topic_rows(120), {"label": "topic"}, id="text"),
+        pytest.param(tagged_rows(60), {"epochs": 2.0}, id="tags", marks=pytest.mark.slow),
+    ],
 )
 def test_8_bit_weights_of_a_classifier_are_measured_on_its_test_rows(
     rows: list[dict[str, Any]], settings: dict[str, Any], bert: Path, tmp_path: Path

@@ -28,6 +28,11 @@ def test_what_is_given_wins_over_the_recipe(text: Path, tmp_path: Path) -> None:
     assert found == {"schedule": "linear", "mlm_probability": 0.2, "end_probability": None}
 
 
+def test_a_replay_has_no_falling_share(text: Path, tmp_path: Path) -> None:
+    found = trained(tmp_path / "run", text, preset="modern-tiny", replay=str(text))
+    assert found == {"schedule": "trapezoid", "mlm_probability": 0.15, "end_probability": None}
+
+
 def test_bert_keeps_the_masks_of_the_paper(text: Path, tmp_path: Path) -> None:
     assert trained(tmp_path / "run", text) == {
         "schedule": "linear",

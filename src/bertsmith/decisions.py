@@ -74,7 +74,8 @@ def decide_objective(run: Run, manifest: dict[str, Any]) -> None:
 def decide_recipe(run: Run) -> None:
     """Take from the preset how it is trained, where nothing else was said."""
     recipe = dict(PRESETS[run.config.model.preset].recipe)
-    if {"mlm_probability", "end_probability"} & run.origin.keys():  # they belong together
+    given = {"mlm_probability", "end_probability"} & run.origin.keys()  # they belong together
+    if given or run.config.training.replay is not None:  # rows of two texts have no falling share
         recipe.pop("mlm_probability", None)
         recipe.pop("end_probability", None)
     run.decide("preset", **{name: value for name, value in recipe.items() if name not in run.origin})

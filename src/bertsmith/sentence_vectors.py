@@ -117,7 +117,7 @@ def load_sentence_encoder(source: Path, *, pooling: Literal["auto", "mean", "poo
     if pooling == "pooled" and not trained:
         raise UserError(f"--pooling is pooled, but nothing trained a pooler in {folder}; give --pooling mean")
     chosen: Pooling = ("pooled" if by_labels else "mean") if pooling == "auto" else pooling
-    model = _read_encoder(folder, pooler=chosen == "pooled")
+    model = read_encoder(folder, pooler=chosen == "pooled")
     tokenizer = load_fitting_tokenizer(folder, model.config.vocab_size)
     return SentenceEncoder(model, tokenizer, chosen, model.config.max_position_embeddings)
 
@@ -131,7 +131,8 @@ def find_encoder(source: Path) -> Path:
     return next((each for each in (source, source / "model") if (each / MODULES).is_file()), None) or find_model(source)
 
 
-def _read_encoder(folder: Path, *, pooler: bool) -> AnyModel:
+def read_encoder(folder: Path, *, pooler: bool) -> AnyModel:
+    """The encoder of a folder, with its pooler or without."""
     kind = architecture(str(read_config(folder).get("model_type")), f"model_type in {folder / 'config.json'}")
     return kind.model.from_pretrained(folder, **({"add_pooling_layer": pooler} if kind.adds_pooler else {}))
 
@@ -167,7 +168,7 @@ def _from_modules(folder: Path, wanted: str) -> SentenceEncoder:
     if wanted not in ("auto", chosen):
         raise UserError(f"--pooling is {wanted}, but {folder} was made for {chosen}; leave --pooling out")
     place = paths["Transformer"]
-    model = _read_encoder(place, pooler=False)
+    model = read_encoder(place, pooler=False)
     if chosen == "pooled":
         if not isinstance(model, BertModel):
             raise UserError(f"{folder} has a layer after [CLS], which only a BERT has here; use sentence-transformers")

@@ -21,7 +21,8 @@ from bertsmith.export.runtime import Session, require_onnx
 from bertsmith.foreign import quiet
 from bertsmith.model import AnyConfig, architecture, load_model, pad, unpad
 from bertsmith.model.classifier import SEQUENCE, TOKEN, BertClassifier, ModernBertClassifier
-from bertsmith.model.folder import ModelFolder, read_config
+from bertsmith.model.folder import ModelFolder, Naming, read_config
+from bertsmith.sentence_vectors import read_encoder
 
 TASKS = {
     "feature-extraction": "AutoModel",
@@ -80,12 +81,15 @@ def task_of(folder: Path, wanted: str = "auto") -> str:
         return "text-classification"
     if name.endswith("ForTokenClassification"):
         return "token-classification"
-    return "fill-mask" if _has_mlm_head(folder) else "feature-extraction"
+    return "fill-mask" if _has(folder, _naming(folder).mlm_head) else "feature-extraction"
 
 
-def _has_mlm_head(folder: Path) -> bool:
-    naming = architecture(str(read_config(folder).get("model_type")), f"model_type in {folder / 'config.json'}").naming
-    return ModelFolder(folder, naming).has(naming.mlm_head)
+def _naming(folder: Path) -> Naming:
+    return architecture(str(read_config(folder).get("model_type")), f"model_type in {folder / 'config.json'}").naming
+
+
+def _has(folder: Path, prefix: str) -> bool:
+    return ModelFolder(folder, _naming(folder)).has(prefix)
 
 
 def our_outputs(folder: Path, task: str) -> Ours:
@@ -98,7 +102,7 @@ def our_outputs(folder: Path, task: str) -> Ours:
         masked = load_model(folder, heads=True)
         return Ours(masked.config, lambda inputs: {"logits": masked(**inputs).mlm_logits})
     if task == "feature-extraction":
-        model = load_model(folder, heads=False)
+        model = read_encoder(folder, pooler=_has(folder, "bert.pooler."))
         return Ours(model.config, lambda inputs: _hidden(model(**inputs)))
     classifier = read_classifier(folder)
     if isinstance(classifier, ForeignClassifier):
