@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from bertsmith.finetune import finetune
-from bertsmith.model import BertConfig, BertPretrainingModel
+from bertsmith.model import BertConfig, BertModel, BertPretrainingModel, ModernBertConfig, ModernBertPretrainingModel
+from bertsmith.model.classifier import BertClassifier, Head
 from bertsmith.reporter import Reporter
-from bertsmith.tokenizer import train_tokenizer
+from bertsmith.tokenizer import load_tokenizer, train_tokenizer
 
 TOPICS = {
     "animals": "dog cat horse sheep goat",
@@ -135,6 +136,53 @@ def tiny_encoder(folder: Path, *, pooler: bool = True, dropout: float = 0.0, kin
         initializer_range=0.1,
     )
     BertPretrainingModel(config, next_sentence=pooler).save_pretrained(folder)
+    tokenizer.save(folder, model_max_length=LONGEST)
+    return folder
+
+
+def tiny_modern(folder: Path, *, heads: bool = True, dropout: float = 0.0) -> Path:
+    """The same for ModernBERT; with the layer before the vocabulary, or without."""
+    tokenizer = load_tokenizer(tiny_encoder(folder))
+    torch.manual_seed(0)
+    config = ModernBertConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=LONGEST,
+        local_attention=8,
+        embedding_dropout=dropout,
+        mlp_dropout=dropout,
+        attention_dropout=dropout,
+        initializer_range=0.1,
+        **{
+            name: getattr(tokenizer, name) for name in ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
+        },
+    )
+    model = ModernBertPretrainingModel(config)
+    (model if heads else model.bert).save_pretrained(folder)
+    tokenizer.save(folder, model_max_length=LONGEST, model_input_names=("input_ids", "attention_mask"))
+    return folder
+
+
+def other_model(kind: str, bert: Path, folder: Path) -> Path:
+    """The same vocabulary with another model: "without next sentences", "fine-tuned", "ModernBERT" or "bare"."""
+    tokenizer = load_tokenizer(bert)
+    torch.manual_seed(0)
+    if kind == "without next sentences":
+        return tiny_encoder(folder, pooler=False)
+    if kind == "fine-tuned":
+        BertClassifier.start(bert, Head("classification", ("a", "b"))).save_pretrained(folder)
+    elif kind == "ModernBERT":
+        ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "cls_token_id", "sep_token_id")}
+        shape = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
+        config = ModernBertConfig(
+            vocab_size=tokenizer.vocab_size, max_position_embeddings=LONGEST, local_attention=6, **shape, **ids
+        )
+        ModernBertPretrainingModel(config).save_pretrained(folder)
+    elif kind == "bare":
+        BertModel.from_pretrained(bert).save_pretrained(folder)
     tokenizer.save(folder, model_max_length=LONGEST)
     return folder
 

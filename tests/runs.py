@@ -26,6 +26,12 @@ TINY: dict[str, Any] = {
     "workers": 1,
 }
 
+FLAGS = ["--preset", "bert-tiny", "--sequence-length", "32", "--vocab-size", "500", "--validation-fraction", "0.15"]
+FLAGS += ["--document", "blank-line"]
+FLAGS += ["--global-batch-size", "4", "--micro-batch-size", "4", "--precision", "float32", "--compile", "no"]
+FLAGS += ["--threads", "1", "--workers", "1", "--device", "cpu"]
+"""Nearly the same, for the command line."""
+
 
 class Listener(Reporter):
     """Keeps what is said, and asks the run to stop after a step, as SIGTERM does."""

@@ -103,6 +103,7 @@ def sections(corpus: Corpus) -> list[Section]:
     return list(corpus.sections())
 
 
+@pytest.mark.slow
 def test_builtin_text_has_10_to_20_megabytes(sections: list[Section]) -> None:
     least = (
         10e6 if (Path(sysconfig.get_path("stdlib")) / "test" / "test_ast.py").exists() else 9e6
@@ -125,6 +126,7 @@ def test_builtin_files_tell_version_and_size(corpus: Corpus) -> None:
     assert open_corpus([]).files == corpus.files
 
 
+@pytest.mark.slow
 def test_modules_are_split_as_a_whole(sections: list[Section]) -> None:
     keys: dict[int, set[bytes]] = {}
     for section in sections:
@@ -134,18 +136,21 @@ def test_modules_are_split_as_a_whole(sections: list[Section]) -> None:
     assert text_hash("python/argparse.py") in {section.split_key for section in sections}
 
 
+@pytest.mark.slow
 def test_language_reference_is_there(sections: list[Section]) -> None:
     assert any(
         "The try statement specifies exception handlers" in section.text.replace('"', "") for section in sections
     )
 
 
+@pytest.mark.slow
 def test_every_pass_gives_the_same(corpus: Corpus, sections: list[Section]) -> None:
     report = CorpusReport()
     assert list(corpus.sections(report)) == sections
     assert report.sections == len(sections)
 
 
+@pytest.mark.slow
 def test_reading_imports_nothing_of_what_it_reads(sections: list[Section]) -> None:
     assert sections
     assert "turtledemo" not in sys.modules

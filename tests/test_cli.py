@@ -11,11 +11,7 @@ from pathlib import Path
 import pytest
 
 from prose import write_prose
-
-TINY = ["--preset", "bert-tiny", "--sequence-length", "32", "--vocab-size", "500", "--validation-fraction", "0.15"]
-TINY += ["--document", "blank-line"]
-TINY += ["--global-batch-size", "4", "--micro-batch-size", "4", "--precision", "float32", "--compile", "no"]
-TINY += ["--threads", "1", "--workers", "1", "--device", "cpu"]
+from runs import FLAGS
 
 
 def bertsmith(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
@@ -83,7 +79,7 @@ def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:
 
 def test_a_vocabulary_larger_than_the_text_can_give_is_one_line(tmp_path: Path) -> None:
     write_prose(tmp_path / "prose.txt")
-    assert "--vocab-size" in complaint("pretrain", "prose.txt", *TINY, "--vocab-size", "30000", cwd=tmp_path)
+    assert "--vocab-size" in complaint("pretrain", "prose.txt", *FLAGS, "--vocab-size", "30000", cwd=tmp_path)
 
 
 def test_an_output_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
@@ -104,7 +100,7 @@ def test_an_output_folder_that_is_not_writable_is_one_line(tmp_path: Path) -> No
 def test_from_text_to_filled_mask(tmp_path: Path) -> None:
     """The whole journey, as a newcomer types it."""
     write_prose(tmp_path / "prose.txt")
-    result = bertsmith("pretrain", "prose.txt", "--steps", "6", *TINY, cwd=tmp_path)
+    result = bertsmith("pretrain", "prose.txt", "--steps", "6", *FLAGS, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
     assert (tmp_path / "runs" / "prose" / "model" / "model.safetensors").exists()
@@ -114,10 +110,10 @@ def test_from_text_to_filled_mask(tmp_path: Path) -> None:
     described = bertsmith("info", "runs/prose", "--verify", cwd=tmp_path)
     assert described.returncode == 0, described.stderr
     assert "6" in described.stdout
-    again = bertsmith("pretrain", "prose.txt", "--steps", "6", *TINY, "--fresh", cwd=tmp_path)
+    again = bertsmith("pretrain", "prose.txt", "--steps", "6", *FLAGS, "--fresh", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "runs" / "prose-2" / "model").is_dir()
-    assert "steps" in complaint("pretrain", "prose.txt", "--steps", "7", *TINY, cwd=tmp_path)
+    assert "steps" in complaint("pretrain", "prose.txt", "--steps", "7", *FLAGS, cwd=tmp_path)
 
 
 def test_prepared_text_is_text(tmp_path: Path) -> None:
@@ -126,7 +122,7 @@ def test_prepared_text_is_text(tmp_path: Path) -> None:
     result = bertsmith("prepare", "prose.txt", "-o", "ready", "--sequence-length", "32", *data, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     (tmp_path / "prose.txt").unlink()
-    settings = TINY[: TINY.index("--vocab-size")] + TINY[TINY.index("--global-batch-size") :]
+    settings = FLAGS[: FLAGS.index("--vocab-size")] + FLAGS[FLAGS.index("--global-batch-size") :]
     result = bertsmith("pretrain", "ready", "-o", "run", "--steps", "2", *settings, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
 
@@ -141,7 +137,7 @@ def test_a_tokenizer_is_trained_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals, code: int) -> None:
     write_prose(tmp_path / "prose.txt")
-    command = [sys.executable, "-m", "bertsmith", "pretrain", "prose.txt", "-o", "run", "--steps", "100000", *TINY]
+    command = [sys.executable, "-m", "bertsmith", "pretrain", "prose.txt", "-o", "run", "--steps", "100000", *FLAGS]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     until = time.monotonic() + 60
     log = tmp_path / "run" / "metrics.jsonl"
@@ -158,9 +154,9 @@ def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals, code:
 def test_a_run_inside_its_own_text_is_not_read(tmp_path: Path) -> None:
     write_prose(tmp_path / "prose.txt")
     for _ in range(2):
-        result = bertsmith("pretrain", ".", "-o", "runs/here", "--steps", "2", *TINY, cwd=tmp_path)
+        result = bertsmith("pretrain", ".", "-o", "runs/here", "--steps", "2", *FLAGS, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
-    assert "1 file" in bertsmith("pretrain", ".", "-o", "runs/next", "--steps", "2", *TINY, cwd=tmp_path).stdout
+    assert "1 file" in bertsmith("pretrain", ".", "-o", "runs/next", "--steps", "2", *FLAGS, cwd=tmp_path).stdout
 
 
 def test_an_empty_path_is_one_line(tmp_path: Path) -> None:

@@ -134,3 +134,24 @@ def test_unknown_encoding_is_refused(tmp_path: Path, name: str, hint: str) -> No
     path = write(tmp_path / "a.txt", "Some text.")
     with pytest.raises(UserError, match=hint):
         open_corpus([str(path)], encoding=name)
+
+
+def test_an_encoding_is_found_where_the_first_odd_byte_comes_late(tmp_path: Path) -> None:
+    plain = "Nothing but plain letters stands in this line.\n"
+    path = write(tmp_path / "a.txt", (plain * 40_000 + GERMAN).encode("cp1252"))
+    sections, report = read(path)
+    assert sections[-1].text.endswith("jeden größeren Zwerg.")
+    assert report.skipped == 0
+    assert report.encodings == {"cp1252": 1}
+
+
+def test_of_a_file_joined_from_two_both_encodings_are_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", RUSSIAN.encode("cp1251") + RUSSIAN.encode() + RUSSIAN.encode("cp1251"))
+    assert "\n".join(texts(path)) == (RUSSIAN * 3).strip()
+
+
+def test_one_odd_byte_does_not_spoil_the_utf8_that_follows(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", b"It\x92s odd here.\n" + b"Plain.\n" * 200_000 + GERMAN.encode())
+    text = "\n".join(texts(path))
+    assert text.startswith("It’s odd here.")
+    assert text.endswith("jeden größeren Zwerg.")

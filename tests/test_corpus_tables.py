@@ -231,3 +231,23 @@ def test_text_among_other_values_of_an_array_is_read(tmp_path: Path) -> None:
     sections, report = read(write(tmp_path / "a.json", '[null, 1, "Some text.", {}, ["More", "of it."]]'))
     assert [section.text for section in sections] == ["Some text.", "More\nof it."]
     assert report.skipped == 3
+
+
+def test_a_field_is_found_though_its_first_rows_are_empty(tmp_path: Path) -> None:
+    late = [{"id": f"row-{n}", "text": None} for n in range(300)] + ROWS
+    assert texts(write(tmp_path / "a.jsonl", json_lines(late))) == TEXTS
+    columns = {name: [row[name] for row in late] for name in ("id", "text")}
+    assert texts(parquet(tmp_path / "a.parquet", columns)) == TEXTS
+
+
+def test_a_file_of_json_lines_may_begin_with_broken_ones(tmp_path: Path) -> None:
+    sections, report = read(write(tmp_path / "a.json", '{"text": \nnot JSON\n' + json_lines(ROWS)))
+    assert [section.text for section in sections] == TEXTS
+    assert report.skipped_reasons == {"not valid JSON": 2}
+
+
+def test_texts_that_parquet_holds_as_bytes_are_read(tmp_path: Path) -> None:
+    columns = {"text": [*(text.encode() for text in TEXTS), b"\xff\xfe\x00"], "n": list(range(6))}
+    sections, report = read(parquet(tmp_path / "a.parquet", columns))
+    assert [section.text for section in sections] == TEXTS
+    assert report.skipped == 1

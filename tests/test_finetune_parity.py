@@ -7,10 +7,30 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from bertsmith.any_classifier import inspect_folder, read_classifier, start_classifier
 from bertsmith.classify import load_classifier, predict_file
-from bertsmith.model.classifier import BertClassifier
-from labelled import number_rows, pair_rows, set_rows, tagged_rows, tiny_encoder, topic_rows, tune, write_rows
+from bertsmith.errors import UserError
+from bertsmith.interrupt import Interrupted
+from bertsmith.model import Packed
+from bertsmith.model.classifier import BertClassifier, Head
+from bertsmith.tokenizer import Tokenizer, load_tokenizer
+from labelled import (
+    LONGEST,
+    number_rows,
+    pair_rows,
+    set_rows,
+    tagged_rows,
+    tiny_encoder,
+    tiny_modern,
+    topic_rows,
+    tune,
+    write_rows,
+)
+
+from references import write_foreign
+from runs import Listener
 
 transformers = pytest.importorskip("transformers")
 
@@ -18,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 
 def tuned(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> Path:
-    encoder = tiny_encoder(
+    encoder = changes.pop("encoder", None) or tiny_encoder(
         folder / "encoder", pooler=changes.pop("pooler", True), kind=changes.pop("kind", "wordpiece")
     )
     tune(folder / "run", encoder, write_rows(folder / "rows.jsonl", rows), epochs=2.0, **changes)
@@ -113,8 +133,6 @@ def test_what_transformers_wrote_is_read(architecture: str, labels: int, tmp_pat
     ours = BertClassifier.from_pretrained(tmp_path)
     assert len(ours.head.labels) == labels
     ids = torch.randint(50, (7,))
-    from bertsmith.model import Packed
-
     packed = Packed(torch.tensor([0, 7], dtype=torch.int32), 7)
     places = torch.arange(7)
     expected = theirs(ids[None]).logits.squeeze(0).reshape(-1, labels)
@@ -137,3 +155,133 @@ def test_a_tuned_model_can_be_tuned_again(tmp_path: Path) -> None:
     run = tuned(tmp_path, topic_rows(60), label="topic")
     found = tune(tmp_path / "again", run, write_rows(tmp_path / "tags.jsonl", tagged_rows(60)), epochs=1.0)
     assert found["task"] == "tagging"
+
+
+def foreign(folder: Path, kind: str) -> Path:
+    tokenizer = load_tokenizer(tiny_encoder(folder / "words", kind="bpe" if kind == "roberta" else "wordpiece"))
+    if kind == "roberta":
+        content = json.loads((folder / "words" / "tokenizer.json").read_text(encoding="utf-8"))
+        content["pre_tokenizer"]["add_prefix_space"] = False
+        names = {
+            role: f"[{role[:-6].upper()}]"
+            for role in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+        }
+        cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+        content["post_processor"] = {
+            "type": "RobertaProcessing", "sep": ["[SEP]", sep], "cls": ["[CLS]", cls],
+            "trim_offsets": True, "add_prefix_space": False,
+        }  # fmt: skip
+        tokenizer = Tokenizer(content, names)
+    return write_foreign(folder / kind, kind, tokenizer)
+
+
+ENCODERS = ("modern", "modern without head", "roberta", "distilbert", "deberta-v2")
+
+
+def encoder_of(folder: Path, kind: str) -> Path:
+    if kind.startswith("modern"):
+        return tiny_modern(folder / "modern", heads=kind == "modern")
+    return foreign(folder, kind)
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_other_encoders_classify_pairs_as_by_the_pipeline(kind: str, tmp_path: Path) -> None:
+    run = tuned(tmp_path, pair_rows(60), encoder=encoder_of(tmp_path, kind))
+    rows = pair_rows(12, seed=9)
+    rows[3]["text"] = " ".join([rows[3]["text"]] * 9)
+    pipe = transformers.pipeline("text-classification", str(run / "model"), top_k=None, device="cpu")
+    longest = inspect_folder(run / "model").longest
+    for row, ours in zip(rows, predicted(run, rows, tmp_path), strict=True):
+        given = {"text": row["text"], "text_pair": row["text_pair"]}
+        for each in pipe(given, truncation=True, max_length=longest):
+            assert float(ours[f"probability_{each['label']}"]) == pytest.approx(each["score"], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_other_encoders_tag_as_by_the_pipeline(kind: str, tmp_path: Path) -> None:
+    run = tuned(tmp_path, tagged_rows(60), encoder=encoder_of(tmp_path, kind))
+    rows = tagged_rows(8, seed=9)
+    ours = predicted(run, rows, tmp_path)
+    pipe = transformers.pipeline(
+        "token-classification", str(run / "model"), device="cpu", aggregation_strategy="none", ignore_labels=[]
+    )
+    for number, row in enumerate(rows, 1):
+        mine = [each for each in ours if each["row"] == str(number)]
+        text = " ".join(row["tokens"])
+        by_start = {each["start"]: each for each in reversed(pipe(text))}
+        starts = [len(" ".join(row["tokens"][:place])) + (place > 0) for place in range(len(row["tokens"]))]
+        for each, start in zip(mine, starts, strict=True):
+            assert float(each["probability"]) == pytest.approx(float(by_start[start]["score"]), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["modern", "roberta"])
+def test_other_encoders_give_numbers_as_by_the_pipeline(kind: str, tmp_path: Path) -> None:
+    run = tuned(tmp_path, number_rows(80), encoder=encoder_of(tmp_path, kind))
+    rows = number_rows(12, seed=9)
+    pipe = transformers.pipeline("text-classification", str(run / "model"), device="cpu", function_to_apply="none")
+    for row, ours in zip(rows, predicted(run, rows, tmp_path), strict=True):
+        assert float(ours["prediction"]) == pytest.approx(pipe(row["text"])[0]["score"], rel=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("name", ["ModernBertForSequenceClassification", "ModernBertForTokenClassification"])
+def test_what_transformers_wrote_of_modernbert_is_read(name: str, pooling: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.ModernBertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=48,
+        max_position_embeddings=16, num_labels=3, classifier_pooling=pooling, pad_token_id=0, cls_token_id=1,
+        sep_token_id=2, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    theirs = getattr(transformers, name)(config).eval()
+    theirs.save_pretrained(tmp_path)
+    ours = read_classifier(tmp_path)
+    ids = torch.randint(3, 50, (12,))
+    packed = Packed(torch.tensor([0, 7, 12], dtype=torch.int32), 7)
+    given = ours(ids, torch.zeros_like(ids), packed, torch.arange(12))
+    expected = torch.cat([theirs(part[None]).logits.reshape(-1, 3) for part in (ids[:7], ids[7:])])
+    torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_layer_that_masked_words_trained_goes_on(tmp_path: Path) -> None:
+    folder = tiny_modern(tmp_path / "modern")
+    head = Head("classification", ("a", "b"))
+    torch.manual_seed(1)
+    one, other = (start_classifier(folder, head).state_dict() for _ in range(2))
+    trained = load_file(folder / "model.safetensors")["head.dense.weight"]
+    assert torch.equal(one["prediction_head.dense.weight"], trained)
+    assert torch.equal(other["prediction_head.dense.weight"], trained)
+    assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
+    assert 0.5 * LONGEST**-0.5 < float(one["classifier.weight"].std()) < 1.5 * LONGEST**-0.5  # the hidden size is equal
+
+
+def test_a_hub_id_is_downloaded_without_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub itself is not asked here: what is downloaded is a folder on this machine."""
+    asked: list[tuple[str, list[str]]] = []
+
+    def download(source: str, *, allow_patterns: list[str]) -> str:
+        asked.append((source, allow_patterns))
+        return str(tmp_path / source)
+
+    tiny_modern(tmp_path / "someone" / "model")
+    (tmp_path / "someone" / "pickle").mkdir()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    rows = write_rows(tmp_path / "rows.jsonl", topic_rows(40))
+    assert tune(tmp_path / "run", Path("someone/model"), rows, label="topic", epochs=1.0)["test_accuracy"] >= 0
+    assert asked[0][0] == "someone/model"
+    assert not any(".bin" in pattern or ".py" in pattern for pattern in asked[0][1])
+    with pytest.raises(UserError, match="someone/pickle has no weights as safetensors on the hub"):
+        tune(tmp_path / "other", Path("someone/pickle"), rows, label="topic")
+
+
+@pytest.mark.parametrize("kind", ["modern", "distilbert"])
+def test_an_interrupted_run_of_another_encoder_ends_with_the_same_weights(kind: str, tmp_path: Path) -> None:
+    encoder = tiny_modern(tmp_path / "modern", dropout=0.1) if kind == "modern" else foreign(tmp_path, kind)
+    rows = write_rows(tmp_path / "rows.jsonl", topic_rows(80))
+    given: dict[str, Any] = {"label": "topic", "epochs": 2.0, "micro_batch_tokens": 64}
+    tune(tmp_path / "straight", encoder, rows, **given)
+    with pytest.raises(Interrupted):
+        tune(tmp_path / "stopped", encoder, rows, Listener(3), **given)
+    tune(tmp_path / "stopped", encoder, rows, **given)
+    one, other = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("straight", "stopped"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)

@@ -92,7 +92,7 @@ def test_a_folder_of_prepared_text(finished: Path, text: Path, tmp_path: Path) -
     assert facts["state"] == "prepared"
     assert facts["progress"] is facts["settings"] is facts["checkpoints"] is None
     assert facts["data"] == run_facts(finished)["data"]
-    (tmp_path / "data" / "manifest.json").unlink()
+    (tmp_path / "data" / "manifest.json").rename(tmp_path / "data" / "state.json")
     assert describe_run(run_facts(tmp_path)) == [f"{tmp_path}: preparing", "data: not prepared yet"]
 
 
@@ -176,3 +176,10 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UserError, match="neither a run nor prepared text"):
             describe_run(run_facts(folder))
+
+
+def test_a_folder_with_data_of_others_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.csv").touch()
+    with pytest.raises(UserError, match="neither a run nor prepared text"):
+        run_facts(tmp_path)

@@ -173,7 +173,7 @@ def test_a_few_skipped_steps_in_a_row_stop_the_run_with_advice() -> None:
 def test_a_run_at_the_unigram_level_is_told_once(loss: float, warnings: int) -> None:
     said: list[str] = []
     watch = make_watch(said)
-    for step in range(1, 400):
+    for step in range(1, 700):
         watch.look(step, result_with(loss))
     assert len(said) == warnings
     assert all("--learning-rate 0.001" in line for line in said)

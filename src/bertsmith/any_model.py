@@ -1,25 +1,20 @@
 """Any masked-language model that can be named: a run, a folder of ours or of transformers, a hub id."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from bertsmith.corpus.hub import hub_id
-from bertsmith.errors import UserError
 from bertsmith.foreign import load_foreign
-from bertsmith.model.folder import read_config
+from bertsmith.model import MODEL_TYPES, read_config
+from bertsmith.model_source import local_folder
 from bertsmith.output_folder import CONFIG
 from bertsmith.pll import Scorer
 from bertsmith.predict import load_for_prediction
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run, read_run
 from bertsmith.tokenizer import Tokenizer
-
-OWN_TYPES = ("bert", "modernbert")
-"""Values of model_type in config.json that our own code reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,33 +67,12 @@ def open_model(source: str, device: torch.device, reporter: Reporter | None = No
     Raises:
         UserError: There is no such model, or it has no head for masked words.
     """
-    path = Path(source).expanduser()
-    if not path.exists() and hub_id(source) is not None and not path.parent.is_dir():
-        path = _download(source)
+    path = local_folder(source)
     run = read_run(path) if (path / CONFIG).is_file() else None
     network: Any
-    if run is None and (path / "config.json").is_file() and read_config(path).get("model_type") not in OWN_TYPES:
+    if run is None and (path / "config.json").is_file() and read_config(path).get("model_type") not in MODEL_TYPES:
         network, tokenizer, longest = load_foreign(path)
     else:
         network, tokenizer = load_for_prediction(path, reporter)
         longest = network.config.max_position_embeddings
     return AnyModel(source, network.to(device).eval(), tokenizer, longest, run)
-
-
-def _download(source: str) -> Path:
-    """Get the files of a model from the hub; weights as safetensors alone.
-
-    Raises:
-        UserError: `huggingface_hub` is not installed, or the model cannot be had.
-    """
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise UserError(
-            f"{source} does not exist here, and to get it from the hub more is needed: pip install bertsmith[hf]"
-        ) from None
-    try:
-        return Path(snapshot_download(source, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]))
-    except Exception as error:  # whatever it raises means that there is no such model
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{source} does not exist here and cannot be had from the hub: {line}") from error

@@ -50,8 +50,8 @@ def publish(staging: Path, final: Path) -> None:
     """
     if final.exists():
         raise FileExistsError(f"{final} already exists")
-    for file in staging.iterdir():
-        sync_file(file)
+    for path in staging.rglob("*"):
+        sync_folder(path) if path.is_dir() else sync_file(path)
     sync_folder(staging)
     os.rename(staging, final)
     sync_folder(final.parent)

@@ -16,7 +16,7 @@ from bertsmith.decisions import TOKEN_GOAL
 from bertsmith.measure import (
     activation_bytes,
     compiled_losses,
-    faster_precision,
+    fastest,
     find_device,
     has_compiler,
     set_threads,
@@ -78,7 +78,7 @@ def run_bench(given: Mapping[str, Any], prepared: Path | None = None) -> dict[st
     model = new_model(config, next_sentence=preset.has_next_sentence_head).to(device)
     parameters = sum(p.numel() for p in model.parameters())
     precision = given.get("precision", "auto")
-    precision = faster_precision(model, batch) if precision == "auto" else precision
+    precision = fastest(model, batch).precision if precision == "auto" else precision
     optimizer = given.get("optimizer", "muon")
     rates = {kind: matrix_rate(device, kind) for kind in ("bfloat16", "float32")}
     work = step_operations(
@@ -106,8 +106,8 @@ def run_bench(given: Mapping[str, Any], prepared: Path | None = None) -> dict[st
         for way in _ways(given.get("compile", "auto"), device)
     }
     tokens = manifest["splits"]["train"]["tokens"] if manifest else int(TOKEN_GOAL)
-    fastest = max(way["tokens_per_second"] for way in facts["ways"].values())
-    facts |= {"text": str(prepared) if prepared else None, "text_tokens": tokens, "text_seconds": tokens / fastest}
+    best = max(way["tokens_per_second"] for way in facts["ways"].values())
+    facts |= {"text": str(prepared) if prepared else None, "text_tokens": tokens, "text_seconds": tokens / best}
     return facts | {"joules": joules_of(update.run, device)}
 
 

@@ -18,7 +18,7 @@ library_name: transformers
 pipeline_tag: fill-mask
 tags:
 - {tag}
-- pretrained-from-scratch
+- {begin}
 - bertsmith
 ---
 """
@@ -42,6 +42,7 @@ def model_card(
     nsp_interval: tuple[float, float] | None,
     state: Mapping[str, Any],
     parameters: int,
+    init_sha256: str | None = None,
 ) -> str:
     """Write the card of a pretrained model.
 
@@ -53,30 +54,36 @@ def model_card(
         nsp_interval: 95 % interval of the next-sentence accuracy; None without that task.
         state: `step`, `tokens` and `seconds` of the whole run.
         parameters: Weights of the model, tied ones counted once.
+        init_sha256: Hash of the model that it was pretrained further from; None: from new weights.
 
     Returns:
         Markdown with a YAML header.
     """
     parts = (
-        HEADER.format(tag=config.model_type),
-        _what_it_is(config, training, parameters),
+        HEADER.format(
+            tag=config.model_type, begin="continued-pretraining" if init_sha256 else "pretrained-from-scratch"
+        ),
+        _what_it_is(config, training, parameters, init_sha256),
         _how_to_load(config, training),
         _results(measured, nsp_interval, manifest),
         _text(manifest),
         _recipe(config, training, manifest, state),
-        _limits(config, training),
+        _limits(config, training, init_sha256),
     )
     return "\n".join(parts)
 
 
-def _what_it_is(config: AnyConfig, training: TrainingConfig, parameters: int) -> str:
+def _what_it_is(config: AnyConfig, training: TrainingConfig, parameters: int, init_sha256: str | None) -> str:
     tasks = TASKS[training.objective]
+    begin, how = "random weights", "pretrained from scratch"
+    if init_sha256 is not None:
+        begin, how = f"the weights of another model (hash {init_sha256})", "pretrained further"
     kind = architecture(config.model_type)
     return f"""\
-# {kind.naming.title}, {config.num_hidden_layers} layers x {config.hidden_size}, pretrained from scratch
+# {kind.naming.title}, {config.num_hidden_layers} layers x {config.hidden_size}, {how}
 
 An encoder with {parameters:,} parameters and the architecture of {kind.naming.title} ({kind.paper}), pretrained with
-Bertsmith from random weights on the text of its maker: {tasks}.
+Bertsmith from {begin} on the text of its maker: {tasks}.
 """
 
 
@@ -175,9 +182,12 @@ def _masking(training: TrainingConfig) -> str:
     return share + end + units + (", others in each epoch" if training.mask_covering else "")
 
 
-def _limits(config: AnyConfig, training: TrainingConfig) -> str:
+def _limits(config: AnyConfig, training: TrainingConfig, init_sha256: str | None) -> str:
+    longest = f"{config.max_position_embeddings:,} tokens"
     lines = [
-        f"- It was trained on sequences of at most {config.max_position_embeddings:,} tokens and reads no longer ones.",
+        f"- It reads at most {longest}; its further training was on sequences of {training.sequence_length:,} at most."
+        if init_sha256
+        else f"- It was trained on sequences of at most {longest} and reads no longer ones.",
         "- It knows the text it was trained on, and its topics, language and errors; elsewhere it is worse.",
         "- It can repeat parts of that text: share it only with those who may see the text.",
         "- Nobody checked it for bias, or for harm its guesses may do.",

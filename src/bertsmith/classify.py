@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from bertsmith import atomic
+from bertsmith.any_classifier import AnyClassifier, read_classifier, tokenizer_of
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.errors import UserError
-from bertsmith.finetune_folder import SETTINGS, find_model, read_settings, tokenizer_of
+from bertsmith.finetune_folder import SETTINGS, find_model, read_settings
 from bertsmith.measure import find_device
-from bertsmith.model.classifier import BertClassifier
 from bertsmith.outcome import answer
 from bertsmith.reporter import Reporter
 from bertsmith.tasks.encoding import encode_texts
@@ -34,7 +34,7 @@ CPU_PLACES, GPU_PLACES = 2048, 32768
 class Classifier:
     """A fine-tuned model with its tokenizer, ready to predict."""
 
-    def __init__(self, model: BertClassifier, tokenizer: Tokenizer, columns: Columns | None, precision: str) -> None:
+    def __init__(self, model: AnyClassifier, tokenizer: Tokenizer, columns: Columns | None, precision: str) -> None:
         self.model = model
         self.head = model.head
         self.tokenizer = tokenizer
@@ -70,7 +70,7 @@ def load_classifier(source: Path, *, device: str = "auto", precision: str = "flo
     """Read a fine-tuned model.
 
     Args:
-        source: A run of `bertsmith finetune`, or a folder that transformers loads as a classifier.
+        source: A run of `bertsmith finetune`, a folder that transformers loads as a classifier, or its id on the hub.
         device: As the setting.
         precision: "float32" gives what transformers gives; "bfloat16" is faster where the device has it.
 
@@ -78,8 +78,8 @@ def load_classifier(source: Path, *, device: str = "auto", precision: str = "flo
         UserError: There is none, or it cannot be read.
     """
     folder = find_model(source)
-    model = BertClassifier.from_pretrained(folder).to(find_device(device))
-    tokenizer = tokenizer_of(folder, model.config.vocab_size)
+    model = read_classifier(folder).to(find_device(device))
+    tokenizer = tokenizer_of(folder, model)
     columns = Columns(**read_settings(source)["columns"]) if (source / SETTINGS).is_file() else None
     return Classifier(model, tokenizer, columns, precision)
 

@@ -3,7 +3,10 @@
 import errno
 import json
 import os
+import signal
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,9 @@ import click
 
 from bertsmith.config import DataConfig, ModelConfig, TrainingConfig, by_table
 from bertsmith.errors import UserError, suggestion
+from bertsmith.export_commands import embed, export, report
 from bertsmith.flags import default_folder, gather, settings
-from bertsmith.model_commands import evaluate, fill, finetune, predict
+from bertsmith.model_commands import compare, evaluate, fill, finetune, predict
 
 BENCH_SETTINGS = (
     "preset",
@@ -189,7 +193,7 @@ def bench(prepared: Path | None, as_json: bool, **flags: Any) -> None:
         click.echo(line)
 
 
-for command in (fill, finetune, predict, evaluate):
+for command in (fill, finetune, predict, evaluate, compare, export, embed, report):
     app.add_command(command)
 
 
@@ -202,6 +206,15 @@ def run(arguments: list[str] | None = None) -> int:
     """Run the command line. Mistakes become one line on the error stream."""
     # Threads that wait by spinning make a step ten times as slow when another program needs a core (docs/log.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    code_when_stopped = 130
+
+    def terminate(number: int, _frame: Any) -> None:
+        nonlocal code_when_stopped
+        code_when_stopped = 128 + number
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, terminate)  # a run's steps have handlers of their own
     try:
         app.main(arguments, prog_name="bertsmith", standalone_mode=False)
     except click.ClickException as error:
@@ -209,7 +222,8 @@ def run(arguments: list[str] | None = None) -> int:
     except UserError as error:
         return _complain(str(error))
     except (click.Abort, KeyboardInterrupt):
-        return _complain("stopped; the same command goes on from here", 130)
+        goes_on = {"pretrain", "prepare", "finetune", "compare"}.intersection(arguments or sys.argv[1:])
+        return _complain("stopped; the same command goes on from here" if goes_on else "stopped", code_when_stopped)
     except BrokenPipeError:
         return 141
     except OSError as error:
@@ -224,5 +238,6 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _complain(line: str, code: int = 2) -> int:
-    click.echo(f"bertsmith: {line}", err=True)
+    with suppress(OSError):  # the terminal may be gone
+        click.echo(f"bertsmith: {line}", err=True)
     return code

@@ -18,7 +18,7 @@ from bertsmith.errors import UserError, suggestion
 from bertsmith.presets import PRESETS
 from bertsmith.strict import from_mapping
 
-Origin = Literal["default", "preset", "file", "flag", "measured", "memory"]
+Origin = Literal["default", "preset", "file", "flag", "init", "measured", "memory"]
 
 
 def _setting(default: Any, help_text: str) -> Any:
@@ -47,6 +47,7 @@ class DataConfig:
     )
     tokenizer: str = _setting("wordpiece", "Train 'wordpiece' or 'bpe', or the path of an existing tokenizer.")
     vocab_size: int | None = _setting(None, "Pieces in the vocabulary [chosen from the size of the text].")
+    extend_vocab: int | None = _setting(None, "Add so many words of the text to an existing WordPiece tokenizer.")
     lowercase: bool = _setting(True, "Lower-case the text (an uncased model).")
     strip_accents: bool | None = _setting(None, "Remove accents [as --lowercase].")
     workers: int | None = _setting(None, "Processes that prepare the text [all cores].")
@@ -67,6 +68,10 @@ class DataConfig:
             "leave one out",
         )
         _require(
+            self.extend_vocab is None or 0 < self.extend_vocab < 1_000_000,
+            f"extend_vocab is {self.extend_vocab}; give a number of words such as 1000",
+        )
+        _require(
             self.workers is None or self.workers > 0,
             f"workers is {self.workers}; give at least 1",
         )
@@ -76,6 +81,8 @@ class DataConfig:
 class ModelConfig:
     """Shape of the model: a preset, and what differs from it."""
 
+    init: str | None = _setting(None, "Go on from this model: a run, a BERT or ModernBERT folder, or a hub id [none].")
+    init_sha256: str | None = _setting(None, "Hash of that model [found]; another one is refused.")
     preset: str = _setting("bert-mini", f"Architecture and size of the model: {', '.join(PRESETS)}.")
     num_hidden_layers: int | None = _setting(None, "Blocks [preset].")
     hidden_size: int | None = _setting(None, "Width of the model [preset].")
@@ -136,6 +143,8 @@ class TrainingConfig:
     batch_ramp: float = _setting(0.0, "First share of the steps in which their rows grow from a quarter to all.")
     short_length: int | None = _setting(None, "Begin with rows of this many places, as many places a step [no].")
     short_share: float = _setting(0.9, "First share of the steps that have the short rows.")
+    replay: str | None = _setting(None, "General text, a file or folder, to learn from beside TEXT [none].")
+    replay_share: float = _setting(0.1, "Share of the rows that are of --replay, in (0, 1).")
     short_sequence_probability: float = _setting(0.1, "Share of the sequences that are shorter than a row.")
     seed: int = _setting(0, "Decides the initial weights, the order, the masks and the dropout.")
     device: Literal["auto", "cuda", "mps", "cpu"] = _setting("auto", "Where to compute.")
@@ -175,6 +184,11 @@ class TrainingConfig:
         for name in ("short_sequence_probability", "decay_share", "batch_ramp", "short_share", "average_decay"):
             value = getattr(self, name)
             _require(0 <= value < 1, f"{name} is {value}; give a share in [0, 1)")
+        _require(0 < self.replay_share < 1, f"replay_share is {self.replay_share}; give a share in (0, 1)")
+        _require(
+            self.replay is None or self.end_probability is None,
+            f"replay is {self.replay} and end_probability {self.end_probability}; give one of them",
+        )
         short = self.short_length
         _require(
             short is None or (16 <= short < self.sequence_length and self.sequence_length % short == 0),

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +74,16 @@ class PlainReporter(Reporter):
         self._task = ""
 
     def say(self, line: str) -> None:
-        """Print a line. A closed pipe, as of `| head`, ends the output and not the run."""
+        """Print a line. A closed pipe, as of `| head`, or a terminal that is gone ends the output and not the run."""
         try:
             print(line, flush=True)  # noqa: T201
-        except BrokenPipeError:
+        except OSError:
             sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
     def warn(self, line: str) -> None:
         """Print a line on the error stream."""
-        print(f"warning: {line}", file=sys.stderr, flush=True)  # noqa: T201
+        with suppress(OSError):
+            print(f"warning: {line}", file=sys.stderr, flush=True)  # noqa: T201
 
     def progress(self, task: str, fraction: float) -> None:
         """Print the task when it begins and every ten seconds."""
@@ -104,7 +106,7 @@ class PlainReporter(Reporter):
 
 
 class TerminalReporter(Reporter):
-    """For a terminal: one live bar below the lines."""
+    """For a terminal: one live bar below the lines. A terminal that is gone ends the output and not the run."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -115,28 +117,33 @@ class TerminalReporter(Reporter):
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        with suppress(OSError):
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def warn(self, line: str) -> None:
         """Print a line in yellow above the bar."""
-        self._console.print(f"warning: {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        with suppress(OSError):
+            self._console.print(f"warning: {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
     def progress(self, task: str, fraction: float) -> None:
         """Move the bar of a task; the bar goes when it is done."""
-        self._move(task, fraction, "")
+        with suppress(OSError):
+            self._move(task, fraction, "")
 
     def step(self, values: dict[str, Any]) -> None:
         """Move the bar of the training."""
         done = values["step"] / values["max_steps"]
         left = self._left.update(done)
-        self._move("training", done, step_line(values) + (f", {duration(left)} left" if left else ""))
+        with suppress(OSError):
+            self._move("training", done, step_line(values) + (f", {duration(left)} left" if left else ""))
         if was_measured(values):
             self.say(step_line(values))
 
     def close(self) -> None:
         """Take the bar away."""
         if self._bar is not None:
-            self._bar.stop()
+            with suppress(OSError):
+                self._bar.stop()
             self._bar = None
         self._name = ""
 

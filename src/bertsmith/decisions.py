@@ -5,6 +5,7 @@ Each is decided once, written to the run and read again on resume.
 
 from dataclasses import replace
 from math import ceil
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,10 +16,20 @@ from bertsmith.budget import Clock
 from bertsmith.config import changed
 from bertsmith.errors import UserError
 from bertsmith.examples import TrainingRows, open_rows
-from bertsmith.measure import faster_precision, seconds_per_micro_batch
-from bertsmith.model import AnyConfig, AnyPretrainingModel, new_config, new_model
+from bertsmith.measure import fastest, seconds_per_micro_batch
+from bertsmith.model import (
+    AnyConfig,
+    AnyPretrainingModel,
+    architecture,
+    new_config,
+    new_model,
+    read_config,
+    with_dropout,
+)
+from bertsmith.model.folder import ModelFolder
 from bertsmith.objective import sum_losses
 from bertsmith.presets import PRESETS, sizes_of
+from bertsmith.replay import REPLAY, AnyRows, MixedRows
 from bertsmith.run_folder import Run
 from bertsmith.sizing import choose_size
 from bertsmith.tokenizer import Tokenizer
@@ -29,6 +40,9 @@ MAX_EPOCHS = 20.0
 """Default length of a run: enough epochs for TOKEN_GOAL tokens, at least 1, at most MAX_EPOCHS."""
 
 WARMUP_SHARE = 0.06
+
+CONTINUED_RATE = 0.5
+"""Of the preset's peak learning rate, where a run goes on from a model: more of what it knew stays (docs/log.md)."""
 
 SPECIAL_IDS = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
 
@@ -57,7 +71,17 @@ def decide_objective(run: Run, manifest: dict[str, Any]) -> None:
         run.decide("measured", objective="mlm+nsp" if enough else "mlm")
 
 
-def decide_by_budget(run: Run, clock: Clock, rows: TrainingRows, tokenizer: Tokenizer, device: torch.device) -> None:
+def decide_recipe(run: Run) -> None:
+    """Take from the preset how it is trained, where nothing else was said."""
+    recipe = dict(PRESETS[run.config.model.preset].recipe)
+    given = {"mlm_probability", "end_probability"} & run.origin.keys()  # they belong together
+    if given or run.config.training.replay is not None:  # rows of two texts have no falling share
+        recipe.pop("mlm_probability", None)
+        recipe.pop("end_probability", None)
+    run.decide("preset", **{name: value for name, value in recipe.items() if name not in run.origin})
+
+
+def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer, device: torch.device) -> None:
     """Choose the size, if none was given, the schedule, and the number of steps, which the clock will correct."""
     training, budget = run.config.training, clock.budget
     assert budget is not None
@@ -70,17 +94,27 @@ def decide_by_budget(run: Run, clock: Clock, rows: TrainingRows, tokenizer: Toke
         decide_shape(probe)
         return probe
 
+    half: dict[str, bool] = {}
+
     def seconds_per_row(preset: str) -> float:
         model = model_of(sized(preset), tokenizer).to(device)
-        precision = faster_precision(model, batch) if training.precision == "auto" else training.precision
-        return distributed.from_main(seconds_per_micro_batch(model, sum_losses, batch, precision) / PROBE_ROWS)
+        if training.precision != "auto":
+            seconds = seconds_per_micro_batch(model, sum_losses, batch, training.precision)
+        else:
+            precision, seconds = fastest(model, batch)
+            half[preset] = bool(distributed.from_main(precision == "bfloat16"))
+        return distributed.from_main(seconds / PROBE_ROWS)
 
-    rate = distributed.from_main(matrix_rate(device, "bfloat16", quick=True))
-    seconds = distributed.from_main(clock.left()) if budget.operations is None else budget.operations / rate
+    if budget.operations is None:
+        seconds = distributed.from_main(clock.left())
+    else:
+        seconds = budget.operations / distributed.from_main(matrix_rate(device, "bfloat16", quick=True))
     sizes = (run.config.model.preset,) if "preset" in run.origin else sizes_of("bert")
     choice = choose_size(sizes, seconds, training.sequence_length, seconds_per_row)
     if "preset" not in run.origin:
         run.decide("measured", preset=choice.preset)
+    if choice.preset in half:
+        run.decide("measured", precision="bfloat16" if half[choice.preset] else "float32")
     decide_shape(run)
     step_rows = run.config.training.global_batch_size or 1
     if budget.operations is None:
@@ -102,12 +136,12 @@ def decide_shape(run: Run) -> None:
     run.decide("preset", **{name: value for name, value in shape.items() if getattr(model, name) is None})
     if training.learning_rate is None:
         rate = preset.muon_rate if training.optimizer == "muon" else preset.adamw_rate
-        run.decide("preset", learning_rate=rate)
+        run.decide("preset", learning_rate=rate * (CONTINUED_RATE if model.init else 1))
     if training.global_batch_size is None:
         run.decide("preset", global_batch_size=preset.global_batch_size)
 
 
-def decide_length(run: Run, rows: TrainingRows) -> None:
+def decide_length(run: Run, rows: AnyRows) -> None:
     """Fill in the number of steps, the warm-up and how often the held-out loss is measured."""
     training = run.config.training
     if training.steps is None:
@@ -127,8 +161,13 @@ def decide_length(run: Run, rows: TrainingRows) -> None:
 
 
 def model_config(run: Run, tokenizer: Tokenizer) -> AnyConfig:
-    """The model as it is pretrained."""
+    """The model as it is pretrained. That of a run with --init has the shape that is in RUN/init/."""
     model = run.config.model
+    if model.init is not None:
+        path = run.folder / "init" / "config.json"
+        kind = architecture(str(read_config(path.parent).get("model_type")))
+        config = kind.config(**kind.naming.read_shape(read_config(path.parent), path))
+        return with_dropout(config, hidden=model.hidden_dropout_prob, attention=model.attention_probs_dropout_prob)
     return new_config(
         PRESETS[model.preset].model_type,
         special_ids={name: getattr(tokenizer, name) for name in SPECIAL_IDS},
@@ -145,13 +184,31 @@ def model_of(run: Run, tokenizer: Tokenizer) -> AnyPretrainingModel:
     return new_model(model_config(run, tokenizer), next_sentence=run.config.training.objective != "mlm")
 
 
-def rows_of(run: Run, split: Literal["train", "validation"], sequence_length: int) -> TrainingRows:
-    """The rows this run learns from, or those it is measured on, whose masks are the same for every run."""
+def first_model(run: Run, tokenizer: Tokenizer) -> AnyPretrainingModel:
+    """The model of a run at its beginning: new weights, or those of RUN/init/."""
+    if run.config.model.init is None:
+        return model_of(run, tokenizer)
+    kind = architecture(model_config(run, tokenizer).model_type)
+    return ModelFolder(run.folder / "init", kind.naming).load(lambda: model_of(run, tokenizer)).train()
+
+
+def training_rows(run: Run, sequence_length: int) -> AnyRows:
+    """The rows this run learns from: of its text, and of the general text where there is one."""
+    training, rows = run.config.training, rows_of(run, "train", sequence_length)
+    if training.replay is None:
+        return rows
+    return MixedRows(rows, rows_of(run, "train", sequence_length, run.folder / REPLAY), training.replay_share)
+
+
+def rows_of(
+    run: Run, split: Literal["train", "validation"], sequence_length: int, folder: Path | None = None
+) -> TrainingRows:
+    """Rows of the run's text, or of another folder, to learn from, or to measure on with masks as in every run."""
     training = run.config.training
     assert training.objective != "auto"
     held_out = split == "validation"
     return open_rows(
-        run.folder,
+        folder or run.folder,
         split,
         sequence_length=sequence_length,
         objective=training.objective,

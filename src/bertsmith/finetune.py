@@ -6,6 +6,7 @@ The same call again goes on where the run was stopped, and ends with the same
 weights as a run that was never interrupted.
 """
 
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,12 +16,12 @@ from typing import Any
 
 import torch
 
+from bertsmith.any_classifier import inspect_folder
 from bertsmith.errors import UserError
 from bertsmith.finetune_config import FinetuneConfig
-from bertsmith.finetune_folder import SETTINGS, find_model, model_hash, open_settings, save_settings, tokenizer_of
+from bertsmith.finetune_folder import SETTINGS, find_model, model_hash, open_settings, save_settings
 from bertsmith.finish import publish_model
 from bertsmith.measure import find_device, require_memory, set_threads
-from bertsmith.model.classifier import inspect_folder
 from bertsmith.outcome import Outcome, describe_outcome, model_card, write_mistakes, write_scores
 from bertsmith.output_folder import locked, new_folder
 from bertsmith.reporter import Reporter
@@ -47,7 +48,7 @@ def finetune(folder: Path, model: Path, data: str, given: Mapping[str, Any], rep
 
     Args:
         folder: The run's folder.
-        model: A run, or a Hugging Face folder of a BERT.
+        model: A run, a Hugging Face folder of any encoder, or the id of one on the hub.
         data: CSV, TSV, JSON lines, Parquet, or columns of words and tags.
         given: Settings by name (`FinetuneConfig`); all others keep their
             defaults, or what the run decided when it began.
@@ -60,6 +61,14 @@ def finetune(folder: Path, model: Path, data: str, given: Mapping[str, Any], rep
         UserError: A setting, the model, the rows or the folder is not usable, or the disk is full.
         Interrupted: The run was asked to stop and has saved its state.
     """
+    finetune_and_judge(folder, model, data, given, reporter)
+    return folder / "model"
+
+
+def finetune_and_judge(
+    folder: Path, model: Path, data: str, given: Mapping[str, Any], reporter: Reporter | None = None
+) -> Outcome:
+    """What `finetune` does, and all that it writes, with the predictions of the held-out rows."""
     reporter = reporter or Reporter()
     source = find_model(model)
     with ExitStack() as stack:
@@ -72,18 +81,17 @@ def finetune(folder: Path, model: Path, data: str, given: Mapping[str, Any], rep
 
         start = inspect_folder(source)
         require_memory(start.parameters, device)
-        tokenizer = tokenizer_of(source, start.config.vocab_size)
         reporter.progress("reading the rows", 0.0)
-        task = load_task(data, config, tokenizer, longest=start.config.max_position_embeddings)
+        task = load_task(data, config, start.tokenizer, longest=start.longest)
         reporter.progress("reading the rows", 1.0)
-        config = decide(config, task, start.config.hidden_size, device, threads)
+        config = decide(config, task, start.hidden_size, device, threads)
         work = Work(config, source, task, device)
         if config.precision == "auto":
             config = replace(config, precision=measured_precision(work))
             work = replace(work, config=config)
         save_settings(folder, source, data, config, facts_of(task, source))
         note_environment(folder, reporter, device=device.type, threads=threads, ranks=1)
-        for line in describe_task(task, config, has_pooler=start.has_pooler):
+        for line in describe_task(task, config, start.reads):
             reporter.say(line)
 
         tries = list_tries(folder, config)
@@ -93,11 +101,12 @@ def finetune(folder: Path, model: Path, data: str, given: Mapping[str, Any], rep
         chosen = choose(tries, work.metric)
 
         best = best_model(work, chosen)
-        judged = {
-            part: judge_model(work, best, part=part, precision="float32", scaled=True)
-            for part in ("validation", "test")
-            if getattr(task, part) is not None
-        }
+        judged, seconds = {}, {}
+        for part in ("validation", "test"):
+            if getattr(task, part) is not None:
+                began = time.monotonic()
+                judged[part] = judge_model(work, best, part=part, precision="float32", scaled=True)
+                seconds[part] = time.monotonic() - began
         results = [attempt.result or {} for attempt in tries]
         outcome = Outcome(
             task,
@@ -106,18 +115,19 @@ def finetune(folder: Path, model: Path, data: str, given: Mapping[str, Any], rep
             results,
             chosen.number,
             parameters=sum(p.numel() for p in best.parameters()),
-            has_pooler=start.has_pooler,
+            reads=start.reads,
+            seconds=seconds,
         )
         write_scores(folder, outcome)
         write_mistakes(folder, outcome)
-        publish_model(folder / "model", best, tokenizer, model_card(outcome), reporter)
+        publish_model(folder / "model", best, start.tokenizer, model_card(outcome), reporter)
         for line in describe_outcome(outcome):
             reporter.say(line)
         reporter.say(
             f"the model is in {folder / 'model'}, scores in {folder / 'metrics.json'}, "
             f"the rows it got most wrong in {folder / 'mistakes.csv'}"
         )
-    return folder / "model"
+    return outcome
 
 
 def decide(config: FinetuneConfig, task: TaskData, width: int, device: torch.device, threads: int) -> FinetuneConfig:
@@ -150,7 +160,7 @@ def facts_of(task: TaskData, source: Path) -> dict[str, Any]:
     }
 
 
-def describe_task(task: TaskData, config: FinetuneConfig, *, has_pooler: bool) -> list[str]:
+def describe_task(task: TaskData, config: FinetuneConfig, reads: str) -> list[str]:
     """What is about to happen, as lines."""
     labels = task.head.labels
     names = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
@@ -161,8 +171,8 @@ def describe_task(task: TaskData, config: FinetuneConfig, *, has_pooler: bool) -
         if part
     ]
     lines = [f"{task.kind} of {task.columns.describe()}: {what}; rows: {', '.join(sizes)}", *task.notes]
-    if not has_pooler and not task.head.per_token:
-        lines.append("this model has no trained pooler, so a new one on [CLS] is trained with the labels")
+    if not task.head.per_token:
+        lines.append(f"a text is read as {reads}")
     return [
         *lines,
         f"at most {config.epochs:g} epochs of {config.batch_size} rows a step, rate {config.learning_rate:g}, "

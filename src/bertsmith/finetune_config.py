@@ -35,6 +35,7 @@ class FinetuneConfig:
     test: str | None = _setting(None, "File to measure the result on [a share of the rows, by label].")
     validation_fraction: float = _setting(0.1, "Share of the rows held out when no --validation is given.")
     test_fraction: float = _setting(0.1, "Share of the rows held out when no --test is given; 0: no test.")
+    max_rows: int | None = _setting(None, "Most rows to learn from, of each label as many as its share [all].")
     max_length: int | None = _setting(None, "Longest input, in tokens; longer texts are cut [what the model reads].")
     class_weights: Literal["none", "balanced"] = _setting(
         "none", "balanced: errors count in inverse proportion to how frequent the label is, for rare labels."
@@ -60,6 +61,7 @@ class FinetuneConfig:
     batch_size: int = _setting(32, "Rows in a step.")
     micro_batch_tokens: int = _setting(8192, "Most token places computed at once.")
     seed: int = _setting(0, "Decides the split, the new weights, the order and the dropout of the first try.")
+    split_seed: int | None = _setting(None, "Decides the split alone, so that other seeds see the same rows [seed].")
     device: Literal["auto", "cuda", "mps", "cpu"] = _setting("auto", "Where to compute.")
     precision: Literal["auto", "bfloat16", "float32"] = _setting(
         "auto", "Number format of the products while training [measured]; scores and predictions are in float32."
@@ -69,7 +71,7 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         positive = ("epochs", "validation_every", "learning_rate", "max_grad_norm", "threads", "checkpoint_every")
-        for name in (*positive, "patience", "tries", "batch_size", "micro_batch_tokens"):
+        for name in (*positive, "max_rows", "patience", "tries", "batch_size", "micro_batch_tokens"):
             value = getattr(self, name)
             _require(value is None or 0 < value < 1e12, f"{name} is {value}; give a number above 0")
         fraction = self.validation_fraction
@@ -79,7 +81,9 @@ class FinetuneConfig:
         _require(0 <= self.warmup_fraction <= 1, f"warmup_fraction is {self.warmup_fraction}; give a share in [0, 1]")
         _require(0 <= self.weight_decay < 1e6, f"weight_decay is {self.weight_decay}; give 0 or more")
         _require(0 <= self.adam_beta2 < 1, f"adam_beta2 is {self.adam_beta2}; give a number in [0, 1)")
-        _require(0 <= self.seed < 2**62, f"seed is {self.seed}; give a number from 0 to 2^62")
+        for name in ("seed", "split_seed"):
+            value = getattr(self, name)
+            _require(value is None or 0 <= value < 2**62, f"{name} is {value}; give a number from 0 to 2^62")
         _require(self.max_length is None or self.max_length >= 8, f"max_length is {self.max_length}; give at least 8")
         fits = self.label_separator is None or self.task in ("auto", "multi-label")
         _require(fits, f"label_separator is given and task is '{self.task}'; several labels at once are multi-label")

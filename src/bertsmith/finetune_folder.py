@@ -16,19 +16,20 @@ from typing import Any
 from bertsmith import atomic
 from bertsmith.errors import UserError
 from bertsmith.finetune_config import FREE_SETTINGS, FinetuneConfig
+from bertsmith.model_source import local_folder
 from bertsmith.output_folder import CONFIG
 from bertsmith.strict import from_mapping
-from bertsmith.tokenizer import Tokenizer, load_tokenizer
 
 SETTINGS = "finetune.json"
 
 
 def find_model(source: Path) -> Path:
-    """The Hugging Face folder that a path means: that of a finished run, or the path itself.
+    """The Hugging Face folder that a path means: that of a finished run, the path itself, or a model of the hub.
 
     Raises:
         UserError: There is none.
     """
+    source = local_folder(source)
     if (source / CONFIG).is_file() or (source / SETTINGS).is_file():
         if not (source / "model").is_dir():
             raise UserError(f"{source} has no model yet; let the run finish, the same command goes on with it")
@@ -36,25 +37,10 @@ def find_model(source: Path) -> Path:
     if (source / "config.json").is_file():
         return source
     if not source.exists():
-        raise UserError(f"{source} does not exist; give the folder of a run, or of a BERT that save_pretrained wrote")
+        raise UserError(f"{source} does not exist; give the folder of a run, or of a model that save_pretrained wrote")
     raise UserError(
         f"{source} is neither a run nor a model ({CONFIG}, {SETTINGS} and config.json are missing); give another folder"
     )
-
-
-def tokenizer_of(folder: Path, vocab_size: int) -> Tokenizer:
-    """The tokenizer of a model folder.
-
-    Raises:
-        UserError: It is not there, or has more pieces than the model.
-    """
-    tokenizer = load_tokenizer(folder)
-    if tokenizer.vocab_size > vocab_size:
-        raise UserError(
-            f"the tokenizer in {folder} has {tokenizer.vocab_size:,} pieces and the model {vocab_size:,}; "
-            "they do not belong together: get the folder again"
-        )
-    return tokenizer
 
 
 def model_hash(folder: Path) -> str:

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from bertsmith import atomic
+from bertsmith.any_classifier import AnyClassifier, ForeignClassifier
 from bertsmith.card import model_card
 from bertsmith.errors import UserError
 from bertsmith.fillings import Filling, fill_examples, hide_words, printable
 from bertsmith.intervals import wilson_interval
-from bertsmith.model import AnyPretrainingModel, architecture, new_model, with_dropout
-from bertsmith.model.classifier import BertClassifier
 from bertsmith.metrics import EVALUATION
+from bertsmith.model import AnyPretrainingModel, architecture, new_model, with_dropout
 from bertsmith.plan import Plan
 from bertsmith.reporter import Reporter
 from bertsmith.step import Measured
@@ -58,6 +58,7 @@ def finish_run(
         nsp_interval=interval,
         state=state,
         parameters=parameters,
+        init_sha256=run.config.model.init_sha256,
     )
     try:
         numbers = {**measured._asdict(), "nsp_interval": interval, "parameters": parameters, "step": state["step"]}
@@ -87,7 +88,7 @@ def for_fine_tuning(model: AnyPretrainingModel) -> AnyPretrainingModel:
 
 
 def publish_model(
-    folder: Path, model: AnyPretrainingModel | BertClassifier, tokenizer: Tokenizer, card: str, reporter: Reporter
+    folder: Path, model: AnyPretrainingModel | AnyClassifier, tokenizer: Tokenizer, card: str, reporter: Reporter
 ) -> None:
     """Write a Hugging Face folder in one step: a kill leaves the one before, a whole one, or none.
 
@@ -101,7 +102,10 @@ def publish_model(
     shutil.rmtree(staging, ignore_errors=True)
     try:
         model.save_pretrained(staging)
-        names = architecture(model.config.model_type).input_names
+        if isinstance(model, ForeignClassifier):
+            names = model.input_names
+        else:
+            names = architecture(model.config.model_type).input_names
         tokenizer.save(staging, model_max_length=model.config.max_position_embeddings, model_input_names=names)
         if holds_same(folder, staging):
             return

@@ -94,7 +94,7 @@ def gather(
             given = {name: value for name, value in given.items() if name not in pair}
     origin = {**dict.fromkeys(given, "file"), **dict.fromkeys(typed, "flag")}
     given.update(typed)
-    for name in ("text", "validation", "tokenizer"):
+    for name in ("text", "validation", "tokenizer", "init", "replay"):
         if name in given:
             given[name] = _absolute(given[name])
     return given, origin

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bertsmith.errors import UserError
 from bertsmith.model import BertPretrainingOutput, Packed
+from bertsmith.model.folder import refuse_pickle
 from bertsmith.model.packed import place_in_sequence
 from bertsmith.tokenizer import ROLES, Tokenizer
 
@@ -60,7 +61,7 @@ class ForeignModel(nn.Module):
             packed: Boundaries of a packed batch. Its sequences become padded rows here.
         """
         if packed is not None:
-            rows = _to_rows(input_ids, packed.cu_seqlens)
+            rows = to_rows(input_ids, packed.cu_seqlens)
             index = rows.places if masked_index is None else rows.places[masked_index]
             return BertPretrainingOutput(self._score(rows.input_ids, rows.attention_mask, index), None)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -79,7 +80,7 @@ class ForeignModel(nn.Module):
         return logits.flatten(0, 1).index_select(0, index) if logits.dim() == 3 else logits
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """A packed batch as padded rows."""
 
     input_ids: Tensor
@@ -92,7 +93,7 @@ class _Rows(NamedTuple):
     """int64 [T]. Flat place of each token in the rows."""
 
 
-def _to_rows(input_ids: Tensor, cu_seqlens: Tensor) -> _Rows:
+def to_rows(input_ids: Tensor, cu_seqlens: Tensor) -> Rows:
     """One row for each sequence that is not empty."""
     lengths = cu_seqlens.diff().long()
     lengths = lengths[lengths > 0]
@@ -102,7 +103,7 @@ def _to_rows(input_ids: Tensor, cu_seqlens: Tensor) -> _Rows:
     flat = input_ids.new_zeros(2, len(lengths) * longest)
     flat[0, places], flat[1, places] = input_ids, 1
     ids, mask = flat.view(2, len(lengths), longest)
-    return _Rows(ids, mask, places)
+    return Rows(ids, mask, places)
 
 
 class Foreign(NamedTuple):
@@ -124,28 +125,29 @@ def load_foreign(folder: Path) -> Foreign:
     Raises:
         UserError: transformers is not installed, or the folder is no masked-language model with a fast tokenizer.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its own imports
-        try:
-            import transformers
-        except ImportError:
+    with quiet_transformers(folder) as transformers:
+        network, missing = load_network(folder, transformers.AutoModelForMaskedLM, "masked-language model")
+        if missing:
             raise UserError(
-                f"{folder} is no BERT; to read other models transformers is needed: pip install bertsmith[hf]"
-            ) from None
-        with _quiet(transformers):
-            network = _load_network(folder, transformers.AutoModelForMaskedLM)
-            tokenizer, longest = _load_tokenizer(folder, transformers.AutoTokenizer)
-    places = network.get_input_embeddings().num_embeddings
-    if tokenizer.vocab_size > places:
-        raise UserError(
-            f"the tokenizer in {folder} has {tokenizer.vocab_size:,} pieces and the model {places:,}; "
-            "they do not belong together: get the folder again"
-        )
-    return Foreign(ForeignModel(network).eval(), tokenizer, min(longest, _positions(network)))
+                f"{folder} has no head for masked words: it lacks {missing[0]}; give a masked-language model"
+            )
+    tokenizer, longest = load_foreign_tokenizer(folder, network)
+    return Foreign(ForeignModel(network).eval(), tokenizer, longest)
 
 
-def _load_network(folder: Path, loader: Any) -> Any:
-    """The model, all of whose weights come from the folder."""
+def load_network(folder: Path, loader: Any, what: str, **settings: Any) -> tuple[Any, list[str]]:
+    """A model as float32, and the names of its weights that the folder does not have.
+
+    Args:
+        folder: Written by save_pretrained.
+        loader: A class of transformers, such as AutoModelForMaskedLM.
+        what: It loads, in words.
+        settings: What else it is to be told, such as names of labels.
+
+    Raises:
+        UserError: The folder holds no such model.
+    """
+    refuse_pickle(folder)
     try:
         network, found = loader.from_pretrained(
             folder,
@@ -153,21 +155,24 @@ def _load_network(folder: Path, loader: Any) -> Any:
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **settings,
         )
     except Exception as error:  # whatever it raises means that there is no such model
-        raise UserError(f"{folder} holds no masked-language model that transformers reads: {_line(error)}") from error
-    missing = sorted(found["missing_keys"])
-    if missing:
-        raise UserError(f"{folder} has no head for masked words: it lacks {missing[0]}; give a masked-language model")
-    return network.float()
+        raise UserError(f"{folder} holds no {what} that transformers reads: {_line(error)}") from error
+    return network.float(), sorted(found["missing_keys"])
 
 
-def _load_tokenizer(folder: Path, loader: Any) -> tuple[Tokenizer, int]:
-    """The tokenizer, and the longest input it allows."""
-    try:
-        theirs = loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # as above
-        raise UserError(f"{folder} holds no tokenizer that transformers reads: {_line(error)}") from error
+def load_foreign_tokenizer(folder: Path, network: Any) -> tuple[Tokenizer, int]:
+    """The tokenizer of a folder, and the longest input that it and the model allow.
+
+    Raises:
+        UserError: There is none that tells words apart, or it belongs to another model.
+    """
+    with quiet_transformers(folder) as transformers:
+        try:
+            theirs = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # as above
+            raise UserError(f"{folder} holds no tokenizer that transformers reads: {_line(error)}") from error
     if not theirs.is_fast:
         raise UserError(f"the tokenizer in {folder} has no tokenizer.json, which tells words apart; save a fast one")
     names = {role: getattr(theirs, role) for role in ROLES}
@@ -175,7 +180,13 @@ def _load_tokenizer(folder: Path, loader: Any) -> tuple[Tokenizer, int]:
     if lacking:
         raise UserError(f"the tokenizer in {folder} has no {lacking[0]}; masked words cannot be scored without it")
     content = json.loads(theirs.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
-    return Tokenizer(content, names), int(min(theirs.model_max_length, 1 << 30))
+    tokenizer, places = Tokenizer(content, names), network.get_input_embeddings().num_embeddings
+    if tokenizer.vocab_size > places:
+        raise UserError(
+            f"the tokenizer in {folder} has {tokenizer.vocab_size:,} pieces and the model {places:,}; "
+            "they do not belong together: get the folder again"
+        )
+    return tokenizer, int(min(theirs.model_max_length, _positions(network)))
 
 
 def _positions(network: Any) -> int:
@@ -192,7 +203,26 @@ def _line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet_transformers(folder: Path) -> Iterator[Any]:
+    """The library, without its own bars and warnings: what matters is said by the errors here.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own imports
+        try:
+            import transformers
+        except ImportError:
+            raise UserError(
+                f"{folder} is no BERT; to read other models transformers is needed: pip install bertsmith[hf]"
+            ) from None
+        with quiet(transformers):
+            yield transformers
+
+
+@contextmanager
+def quiet(transformers: Any) -> Iterator[None]:
     """Without its own bars and warnings: what matters is said by the errors here."""
     log = transformers.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()

@@ -90,10 +90,9 @@ class TextTokens:
         """
         held = sorted(sections, key=lambda section: section.document)  # sections of a document stand together
         documents, texts = [section.document for section in held], [section.text for section in held]
-        bare, spaced = tokenizer.encode_sentences(["b", " b"])
 
         def encode(sentences: list[str]) -> Encoded:
-            return tokenizer.encode_corpus([f" {s}" for s in sentences] if spaced != bare else sentences)
+            return tokenizer.encode_corpus([f" {s}" for s in sentences] if tokenizer.reads_space else sentences)
 
         content = shard_content(documents, texts, encode, tokenizer.vocab_size)
         self.ids = content.ids.astype(np.int64)

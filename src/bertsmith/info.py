@@ -37,7 +37,7 @@ def run_facts(folder: Path, *, verify: bool = False) -> dict[str, Any]:
     data = folder / "data"
     damaged: list[str] = []
     is_run = (folder / CONFIG).is_file()
-    if not is_run and not data.is_dir():
+    if not is_run and not any((data / name).is_file() for name in ("manifest.json", "state.json")):
         raise UserError(f"{folder} is neither a run nor prepared text; give a folder that `bertsmith pretrain` wrote")
     facts: dict[str, Any] = {"folder": str(folder), "state": "prepared", "settings": None, "progress": None}
     facts |= {"data": _data_facts(data, damaged, verify=verify), "checkpoints": None, "model": None}

@@ -1,4 +1,4 @@
-"""Stopping when asked: Ctrl-C and SIGTERM end a run after the step in hand, with a checkpoint."""
+"""Stopping when asked: Ctrl-C, SIGTERM and a terminal that is closed end a run after the step, with a checkpoint."""
 
 import os
 import signal
@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 class Interrupted(Exception):
@@ -26,7 +28,10 @@ class StopRequest:
 
 @contextmanager
 def listening() -> Iterator[StopRequest]:
-    """Note the first Ctrl-C or SIGTERM instead of dying; a second Ctrl-C leaves at once."""
+    """Note the first Ctrl-C, SIGTERM or SIGHUP instead of dying; a second Ctrl-C leaves at once.
+
+    A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
         yield request
@@ -37,7 +42,8 @@ def listening() -> Iterator[StopRequest]:
             os._exit(128 + signal_number)
         request.signal_number = signal_number
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in heard}
     try:
         yield request
     finally:
@@ -47,5 +53,5 @@ def listening() -> Iterator[StopRequest]:
 
 def leave_signals_to_the_run(_worker: int) -> None:
     """Let a loader worker live when the whole process group is signalled: the run still needs it for its last step."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)

@@ -61,7 +61,6 @@ def train(
     """
     training, device = plan.run.config.training, plan.device
     pace = Pace(plan, state["step"])
-    levels = {"unigram_loss": plan.manifest["unigram_loss"]}
     batches = load_batches(plan, first_step=state["step"])
     watch = plan.watch(reporter)
     peak = matrix_rate(device, training.precision, quick=True) * distributed.world_size()
@@ -105,27 +104,28 @@ def train(
             seconds = now - last_step
             count(state, step, result, seconds)
             record = result.record(step, learning_rate, seconds, stage.places)
-            share = work_of_step(plan, stage) / seconds / peak
-            record |= {"input_wait": round(waited / seconds, 5), "matrix_share": round(share, 4)}
+            record |= {
+                "input_wait": round(waited / seconds, 5),
+                "matrix_share": round(work_of_step(plan, stage) / seconds / peak, 4),
+            }
             with average.in_place() if average else nullcontext():
-                measured = measure_if_due(plan, model, step)
-                if measured:
-                    diary.fill(model, step)
+                record |= measure_if_due(plan, model, step, diary)
             last_step = time.monotonic()  # measuring is no training time
             if log is not None:
-                log.write(record | measured)
-                reporter.step(record | measured | levels | {"max_steps": plan.steps})
+                log.write(record)
+                reporter.step(record | {"unigram_loss": plan.manifest["unigram_loss"], "max_steps": plan.steps})
             watch.look(step, result)
-            stopping = distributed.any_rank(stop.signal_number is not None, device)
+            stopping = distributed.any_rank(
+                stop.signal_number is not None or (log is not None and log.error is not None), device
+            )
             due = distributed.any_rank(now - last_save > 60 * training.checkpoint_every, device)
-            saving = stopping or due or step == plan.steps
-            if saving:
+            if stopping or due or step == plan.steps:
                 state |= {"wall_seconds": plan.clock.used(), "settings": lasting_settings(plan.run)}
                 save(plan.run, model, optimizer, state, average)
                 last_save = last_step = time.monotonic()
-            if saving or measured:
-                diary.write_page()
-                last_step = time.monotonic()
+            if log is not None:
+                log.refuse_error(step)
+            diary.write_page(last=stopping)
             if stopping:
                 raise Interrupted(stop.signal_number)
 
@@ -210,12 +210,13 @@ class _RowNumbers:
                 yield list(range(start, min(start + self.division.micro_batch_size, first + self.division.rows)))
 
 
-def measure_if_due(plan: Plan, model: torch.nn.Module, step: int) -> dict[str, float | None]:
-    """The held-out loss, by name, at the end and every `validation_every` steps; else nothing."""
+def measure_if_due(plan: Plan, model: AnyPretrainingModel, step: int, diary: Diary) -> dict[str, float | None]:
+    """The held-out loss, by name, at the end and every `validation_every` steps; else nothing. Masks are filled too."""
     training = plan.run.config.training
     if step != plan.steps and step % (training.validation_every or 1):
         return {}
     measured = measure_held_out(plan, model, QUICK_VALIDATION_ROWS)
+    diary.fill(model, step)
     return {f"validation_{name}": value if isfinite(value) else None for name, value in measured.losses().items()}
 
 

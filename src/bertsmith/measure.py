@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -72,36 +72,43 @@ def seconds_per_micro_batch(model: nn.Module, losses: SumLosses, batch: Any, pre
     return min(times[1:])  # the first one warms up
 
 
-def faster_precision(model: nn.Module, batch: Any, losses: SumLosses = sum_losses) -> str:
-    """ "bfloat16" where this machine is faster with it, else "float32"."""
-    if batch.input_ids.is_cuda and not torch.cuda.is_bf16_supported():
-        return "float32"
+class Speed(NamedTuple):
+    """A way to compute, and its time."""
+
+    precision: str
+    seconds: float
+    """Of a micro-batch."""
+
+
+def fastest(model: nn.Module, batch: Any, losses: SumLosses = sum_losses) -> Speed:
+    """Bfloat16 where this machine is faster with it, else float32."""
     full = seconds_per_micro_batch(model, losses, batch, "float32")
+    if batch.input_ids.is_cuda and not torch.cuda.is_bf16_supported():
+        return Speed("float32", full)
     half = seconds_per_micro_batch(model, losses, batch, "bfloat16")
-    return "bfloat16" if full > FASTER * half else "float32"
+    return Speed("bfloat16", half) if full > FASTER * half else Speed("float32", full)
 
 
 def best_micro_batch(model: nn.Module, rows: int, make_batch: Callable[[int], Batch], precision: str) -> int:
-    """Rows to compute at once: the fastest of `rows`, its half, ... that fits into memory.
+    """Rows to compute at once: of `rows`, its half, ... the smallest that is as fast as any and fits into memory.
+
+    Few rows at once take little memory, and beyond some number more of them are no faster.
 
     Args:
         rows: Rows of one step on this rank.
         make_batch: Makes a batch of so many rows, on the model's device.
         precision: "float32" or "bfloat16".
     """
-    best, best_seconds = 0, 0.0
+    found: dict[int, float] = {}
     size = rows
     while size >= 1 and size >= rows // 8:
         if rows % size == 0 and _fits(model, make_batch(1), size):
             try:
-                seconds = seconds_per_micro_batch(model, sum_losses, make_batch(size), precision) / size
+                found[size] = seconds_per_micro_batch(model, sum_losses, make_batch(size), precision) / size
             except torch.cuda.OutOfMemoryError:
                 model.zero_grad(set_to_none=True)
-            else:
-                if best == 0 or seconds * FASTER < best_seconds:
-                    best, best_seconds = size, seconds
         size //= 2
-    return best or 1
+    return min((size for size in found if found[size] < FASTER * min(found.values())), default=1)
 
 
 def _fits(model: nn.Module, one_row: Batch, rows: int) -> bool:

@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bertsmith.errors import UserError
+
 METRICS, FILLINGS, EVALUATION = "metrics.jsonl", "fillings.jsonl", "evaluation.json"
 
 _BLOCK_BYTES = 1 << 16
@@ -24,19 +26,39 @@ class MetricsLog:
         cut_after(self.path, first_step)
         self._handle = self.path.open("a", encoding="utf-8")
         self._board = _open_board(run / "tensorboard", first_step)
+        self.error: OSError | None = None
+        """Why a line could not be written, such as a full disk. The run saves its state then, if it can, and ends."""
 
     def write(self, values: dict[str, Any]) -> None:
         """Append the values of one step; `values["step"]` counts finished steps."""
-        self._handle.write(json.dumps(values) + "\n")
-        self._handle.flush()
+        try:
+            self._handle.write(json.dumps(values) + "\n")
+            self._handle.flush()
+        except OSError as error:
+            self.error = error
         if self._board is not None:
             for name, value in values.items():
                 if name != "step" and isinstance(value, int | float):
                     self._board.add_scalar(name, value, values["step"])
 
+    def refuse_error(self, step: int) -> None:
+        """End a run whose state of `step` is saved.
+
+        Raises:
+            UserError: A line could not be written.
+        """
+        if self.error is not None:
+            raise UserError(
+                f"{self.path} could not be written: {self.error.strerror}; the state of step {step:,} is saved: make "
+                "room and give the same command again"
+            )
+
     def close(self) -> None:
         """Finish the files."""
-        self._handle.close()
+        try:
+            self._handle.close()
+        except OSError as error:  # it tries once more to write what it holds
+            self.error = error
         if self._board is not None:
             self._board.close()
 

@@ -1,14 +1,16 @@
 """Commands that use a model: fill masks, fine-tune, predict, measure. Each imports its program when it is called."""
 
+import dataclasses
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from bertsmith.config import DataConfig, TrainingConfig
-from bertsmith.finetune_config import FinetuneConfig
+from bertsmith.errors import UserError
+from bertsmith.finetune_config import FinetuneConfig, Kind
 from bertsmith.flags import default_folder, settings
 
 
@@ -17,22 +19,34 @@ from bertsmith.flags import default_folder, settings
 @click.argument("data")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run [runs/NAME OF DATA].")
 @click.option("--fresh", is_flag=True, help="Start a new run beside an existing one: OUTPUT-2, OUTPUT-3, ...")
+@click.option("--embeddings", is_flag=True, help="Learn sentence vectors from DATA, one sentence a row, unlabelled.")
+@click.option("--pooling", type=click.Choice(("auto", "mean", "pooled")), help="--embeddings: as for `embed` [auto].")
 @settings(FinetuneConfig)
 def finetune(model: Path, data: str, output: Path | None, fresh: bool, **flags: Any) -> None:
-    """Fine-tune MODEL, a run or a BERT folder, on labelled rows: CSV, TSV, JSON lines, Parquet, or words and tags.
+    """Fine-tune MODEL, a run, a folder or a hub id, on labelled rows: CSV, TSV, JSON lines, Parquet, or words and tags.
 
-    The same command again goes on with a run that was stopped.
+    The same command again goes on with a run that was stopped; with --embeddings it begins anew. There --test names
+    pairs of sentences with scores, to measure before and after.
     """
     from bertsmith.atomic import next_free
     from bertsmith.console import make_reporter
-    from bertsmith.finetune import finetune as run_finetuning
 
+    embeddings, pooling = flags.pop("embeddings"), flags.pop("pooling")
+    if pooling is not None and not embeddings:
+        raise UserError("--pooling is given without --embeddings; leave it out")
     folder = output or default_folder((data,))
     folder = next_free(folder.resolve()) if fresh else folder
     reporter = make_reporter()
     reporter.say(f"run: {folder}")
     try:
-        run_finetuning(folder, model, data, flags, reporter)
+        if embeddings:
+            from bertsmith.contrastive import train_embeddings
+
+            train_embeddings(folder, model, data, flags, pooling=pooling or "auto", reporter=reporter)
+        else:
+            from bertsmith.finetune import finetune as run_finetuning
+
+            run_finetuning(folder, model, data, flags, reporter)
     finally:
         reporter.close()
 
@@ -80,6 +94,69 @@ def fill(model: Path, text: str, top_k: int, as_json: bool) -> None:
     for number, candidates in enumerate(filled.masks, 1):
         ranked = "  ".join(f"{candidate.token} {candidate.probability:.1%}" for candidate in candidates)
         click.echo(f"mask {number}: {ranked}" if len(filled.masks) > 1 else ranked)
+
+
+COMPARED = tuple(
+    field.name for field in dataclasses.fields(FinetuneConfig) if field.name not in ("task", "text", "seed")
+)
+"""Settings of fine-tuning that are called the same in `compare`."""
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--task", "data", required=True, metavar="FILE", help="Labelled rows, as for `finetune`.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder [runs/NAME OF THE TASK-compared].")
+@click.option("--seeds", type=int, default=3, show_default=True, help="Runs of each model.")
+@click.option("--kind", type=click.Choice(get_args(Kind)), help="What is predicted [by the labels].")
+@click.option("--text", help="Column with the text [found].")
+@click.option("--held-out", metavar="FILE", help="Also measure bits per byte on this text, a file or folder.")
+@click.option("--blimp", type=click.Path(path_type=Path), metavar="FOLDER", help="Also measure minimal pairs.")
+@click.option("--pairs", type=int, help="Pairs of each paradigm, chosen by hash [all].")
+@click.option("--keep-models", is_flag=True, help="Keep the fine-tuned weights of every run.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@settings(FinetuneConfig, only=COMPARED)
+def compare(
+    models: tuple[str, ...], data: str, output: Path | None, held_out: str | None, as_json: bool, **flags: Any
+) -> None:
+    """Fine-tune MODELs alike on one task, several seeds each, and tell which are better than the first.
+
+    The same command again does what is not done yet. Plain methods are always in the table.
+    """
+    from bertsmith.compare import compare as run_comparison
+    from bertsmith.comparison_table import comparison_table, verdicts
+    from bertsmith.console import make_reporter, print_table
+    from bertsmith.corpus import open_corpus
+    from bertsmith.evaluate import Wanted
+    from bertsmith.evaluate import evaluate as measure
+    from bertsmith.evaluation_table import evaluation_table
+    from bertsmith.evaluation_table import notes as evaluation_notes
+
+    folder = output or default_folder((data,)).with_name(f"{default_folder((data,)).name}-compared")
+    seeds, keep_models, blimp, pairs = (flags.pop(name) for name in ("seeds", "keep_models", "blimp", "pairs"))
+    device, threads = flags["device"], flags["threads"]
+    corpus = open_corpus([held_out]) if held_out is not None else None
+    given = {"task": flags.pop("kind"), **flags}
+    reporter = make_reporter(aside=as_json)
+    try:
+        reporter.say(f"comparison: {folder}")
+        found = run_comparison(folder, models, data, given, seeds=seeds, keep_models=keep_models, reporter=reporter)
+        wanted = Wanted(corpus, blimp, pairs) if corpus is not None or blimp is not None else None
+        evaluated = (
+            measure(models, wanted, device=device or "auto", threads=threads, reporter=reporter) if wanted else []
+        )
+    finally:
+        reporter.close()
+    if as_json:
+        facts = {**asdict(found), "notes": verdicts(found), "evaluations": [asdict(each) for each in evaluated]}
+        click.echo(json.dumps(facts, indent=2))
+        return
+    print_table(*comparison_table(found))
+    for line in verdicts(found):
+        click.echo(line)
+    if evaluated:
+        print_table(*evaluation_table(evaluated))
+        for line in evaluation_notes(evaluated):
+            click.echo(line)
 
 
 @click.command()

@@ -37,8 +37,11 @@ class Outcome:
     """Number of the best try, from 1."""
 
     parameters: int
-    has_pooler: bool
-    """Whether the model that was fine-tuned had one."""
+    reads: str
+    """What the layer of a text reads, in words."""
+
+    seconds: Mapping[str, float]
+    """Time of predicting each of the parts."""
 
     @property
     def last(self) -> str:
@@ -53,13 +56,7 @@ class Outcome:
     @property
     def sentence_vector(self) -> str | None:
         """What the layer reads, in words; None for tagging."""
-        if self.task.head.per_token:
-            return None
-        return (
-            "the pooled output, whose pooler next sentences had trained"
-            if self.has_pooler
-            else "the pooled output of [CLS], with a pooler that is new: the pretrained model had none"
-        )
+        return None if self.task.head.per_token else self.reads
 
 
 def write_scores(folder: Path, outcome: Outcome) -> None:
@@ -183,10 +180,9 @@ def model_card(outcome: Outcome) -> str:
 library_name: transformers
 pipeline_tag: {tag}
 tags:
-- bert
 - bertsmith
 ---
-# BERT, fine-tuned for {tag}
+# An encoder, fine-tuned for {tag}
 
 ```python
 from transformers import pipeline

@@ -3,6 +3,7 @@
 from math import log
 
 from bertsmith import distributed
+from bertsmith.decisions import CONTINUED_RATE
 from bertsmith.measure import seconds_per_micro_batch
 from bertsmith.model import AnyPretrainingModel
 from bertsmith.plan import Plan
@@ -43,6 +44,11 @@ def describe(plan: Plan, reporter: Reporter, *, first_step: int, seconds: float)
         f"levels: a uniform guess scores {log(config.vocab_size):.2f} nats, "
         f"token frequencies alone {manifest['unigram_loss']:.2f}; the masked-token loss must fall below that"
     )
+    model = plan.run.config.model
+    if model.init is not None:
+        usual = f", {CONTINUED_RATE:g} of what a {model.preset} begins with from new weights"
+        rate = usual if plan.run.origin.get("learning_rate") == "preset" else ""
+        reporter.say(f"going on from {model.init}: peak learning rate {training.learning_rate:g}{rate}")
     if first_step:
         reporter.say(f"continuing after step {first_step:,} of {steps:,}")
 

@@ -9,9 +9,23 @@ from bertsmith.plan import Plan
 SMALL = 0.02
 """A change of the number of steps by less than this is not made."""
 
-LAST_ROWS = 4096
+LAST_ROWS, FEWEST_LAST_ROWS = 4096, 256
+"""Held-out rows of the last measurement, without a budget of time and with the shortest."""
+
+LAST_SHARE = 0.04
+"""Of a budget of time, for that measurement."""
+
 FORWARD_SHARE = 0.5
-"""Held-out rows of the last measurement, and their time against that of rows that are trained on."""
+"""Time of a row that is measured against that of one that is trained on."""
+
+
+def last_rows(plan: Plan, seconds_per_row: float) -> int:
+    """Held-out rows of the last measurement, when training takes so long for a row."""
+    budget = plan.clock.budget
+    affordable = LAST_ROWS
+    if budget is not None and budget.seconds is not None:
+        affordable = int(LAST_SHARE * budget.seconds / (FORWARD_SHARE * seconds_per_row))
+    return min(LAST_ROWS, max(FEWEST_LAST_ROWS, affordable), plan.held_out.rows_per_epoch)
 
 
 class Pace:
@@ -57,8 +71,8 @@ class Pace:
         if self._began is None or done == 0:
             return steps
         each = (time.monotonic() - self._began) / done
-        rows = min(LAST_ROWS, self._plan.held_out.rows_per_epoch)
-        last = rows / self._plan.stage_of(step).rows * FORWARD_SHARE * each
+        seconds_per_row = each / self._plan.stage_of(step).rows
+        last = last_rows(self._plan, seconds_per_row) * FORWARD_SHARE * seconds_per_row
         fitting = step + max(1, int((self._plan.clock.left() - last) / each))
         fitting = int(distributed.from_main(fitting))
         return steps if abs(fitting - steps) < SMALL * steps else fitting

@@ -16,22 +16,26 @@ from bertsmith.decisions import (
     decide_by_budget,
     decide_length,
     decide_objective,
+    decide_recipe,
     decide_shape,
+    first_model,
     model_config,
     model_of,
     rows_of,
+    training_rows,
 )
 from bertsmith.errors import UserError
 from bertsmith.examples import TrainingRows
 from bertsmith.keyed import Stream, keyed_seed
 from bertsmith.measure import (
     best_micro_batch,
-    faster_precision,
+    fastest,
     has_compiler,
     require_memory,
     worth_compiling,
 )
 from bertsmith.model import AnyConfig, AnyPretrainingModel, has_dropout
+from bertsmith.replay import AnyRows
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
 from bertsmith.shards import read_manifest
@@ -48,7 +52,7 @@ class Plan:
     manifest: dict[str, Any]
     tokenizer: Tokenizer
     stages: tuple[Stage, ...]
-    rows: dict[int, TrainingRows]
+    rows: dict[int, AnyRows]
     """What is learnt from, by length."""
 
     held_out: TrainingRows
@@ -78,7 +82,7 @@ class Plan:
     def new_model(self) -> AnyPretrainingModel:
         """The model with its first weights, the same at each call."""
         torch.manual_seed(keyed_seed(self.run.config.training.seed, Stream.INITIAL))
-        return model_of(self.run, self.tokenizer).to(self.device)
+        return first_model(self.run, self.tokenizer).to(self.device)
 
     @property
     def steps(self) -> int:
@@ -115,7 +119,9 @@ class Plan:
         )
 
 
-def make_plan(run: Run, device: torch.device, reporter: Reporter, *, seconds_before: float = 0.0) -> Plan:
+def make_plan(
+    run: Run, device: torch.device, reporter: Reporter, *, seconds_before: float = 0.0, is_begun: bool = False
+) -> Plan:
     """Open the prepared data and decide what is not decided yet; the decisions are saved with the run.
 
     Args:
@@ -123,14 +129,17 @@ def make_plan(run: Run, device: torch.device, reporter: Reporter, *, seconds_bef
         device: Where to train.
         reporter: Who to tell.
         seconds_before: Time that earlier commands have spent on the run.
+        is_begun: It has a checkpoint, so that nothing that matters may change.
     """
     manifest = read_manifest(run.folder / "data")
     tokenizer = load_tokenizer(run.folder / "tokenizer")
     decide_objective(run, manifest)
+    if not is_begun:
+        decide_recipe(run)
     training = run.config.training
     clock = Clock(parse_budget(training.budget) if training.budget else None, used_before=seconds_before)
     rows = {
-        length: rows_of(run, "train", length) for length in (training.sequence_length, training.short_length) if length
+        length: training_rows(run, length) for length in (training.sequence_length, training.short_length) if length
     }
     if clock.budget is not None and training.steps is None:
         decide_by_budget(run, clock, rows[training.sequence_length], tokenizer, device)
@@ -174,7 +183,7 @@ def decide_by_measuring(plan: Plan, reporter: Reporter) -> None:
 
     if training.precision == "auto":
         probe = make_batch(min(share, training.micro_batch_size or 16))
-        half = distributed.from_main(faster_precision(model, probe) == "bfloat16")
+        half = distributed.from_main(fastest(model, probe).precision == "bfloat16")
         run.decide("measured", precision="bfloat16" if half else "float32")
     precision = run.config.training.precision
     if training.micro_batch_size is None:

@@ -1,7 +1,7 @@
 """The models by name, and how each is trained when nothing else is said."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,9 @@ class Preset:
     global_batch_size: int
     """Rows in a step: few, since a small model learns more from many steps than from large ones."""
 
+    recipe: tuple[tuple[str, Any], ...] = ()
+    """Other settings of the training: names and values."""
+
     @property
     def has_next_sentence_head(self) -> bool:
         """Whether transformers has a class of this architecture with a head for next sentences."""
@@ -37,6 +40,9 @@ class Preset:
         }
 
 
+MODERN_RECIPE = (("schedule", "trapezoid"), ("mlm_probability", 0.3), ("end_probability", 0.15))
+"""What paid for modern-mini (docs/benchmarks.md, "The recipe, lever by lever")."""
+
 PRESETS = {
     "bert-tiny": Preset("bert", 2, 128, 512, 2.5e-3, 2e-3, 16),
     "bert-mini": Preset("bert", 4, 256, 1024, 1.5e-3, 1e-3, 16),
@@ -44,12 +50,12 @@ PRESETS = {
     "bert-medium": Preset("bert", 8, 512, 2048, 6e-4, 4e-4, 32),
     "bert-base": Preset("bert", 12, 768, 3072, 4e-4, 2e-4, 64),
     "bert-large": Preset("bert", 24, 1024, 4096, 2e-4, 1e-4, 128),
-    "modern-tiny": Preset("modernbert", 2, 128, 352, 2.5e-3, 2e-3, 16),
-    "modern-mini": Preset("modernbert", 4, 256, 672, 1.5e-3, 1e-3, 16),
-    "modern-small": Preset("modernbert", 4, 512, 1376, 8e-4, 5e-4, 16),
-    "modern-medium": Preset("modernbert", 8, 512, 1376, 6e-4, 4e-4, 32),
-    "modern-base": Preset("modernbert", 22, 768, 1152, 4e-4, 2e-4, 64),
-    "modern-large": Preset("modernbert", 28, 1024, 2624, 2e-4, 1e-4, 128),
+    "modern-tiny": Preset("modernbert", 2, 128, 352, 2.5e-3, 2e-3, 16, MODERN_RECIPE),
+    "modern-mini": Preset("modernbert", 4, 256, 672, 1.5e-3, 1e-3, 16, MODERN_RECIPE),
+    "modern-small": Preset("modernbert", 4, 512, 1376, 8e-4, 5e-4, 16, MODERN_RECIPE),
+    "modern-medium": Preset("modernbert", 8, 512, 1376, 6e-4, 4e-4, 32, MODERN_RECIPE),
+    "modern-base": Preset("modernbert", 22, 768, 1152, 4e-4, 2e-4, 64, MODERN_RECIPE),
+    "modern-large": Preset("modernbert", 28, 1024, 2624, 2e-4, 1e-4, 128, MODERN_RECIPE),
 }
 """Sizes of google-research/bert; heads = hidden_size / 64. modern-base and modern-large are those of arXiv:2412.13663;
 the smaller ones have the layers of their bert namesakes and, within 3 %, the weights in their blocks: a gated layer has

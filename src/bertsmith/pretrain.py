@@ -29,13 +29,13 @@ from bertsmith.objective import sum_losses
 from bertsmith.optim import make_optimizer
 from bertsmith.output_folder import CONFIG, locked, new_folder
 from bertsmith.overview import describe, seconds_left
+from bertsmith.pace import last_rows
 from bertsmith.plan import make_plan
 from bertsmith.prepare import prepare
+from bertsmith.replay import prepare_replay
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run, note_environment, open_run, read_run, refuse_edits
-
-FULL_VALIDATION_ROWS = 4096
-"""Held-out rows measured at the end."""
+from bertsmith.starting import take_init, write_start
 
 
 def pretrain(
@@ -77,7 +77,7 @@ def pretrain(
         if found.folder is not None:
             state |= read_state(found.folder)
             refuse_edits(run, state.get("settings", {}))
-        plan = make_plan(run, device, reporter, seconds_before=state["wall_seconds"])
+        plan = make_plan(run, device, reporter, seconds_before=state["wall_seconds"], is_begun=found.folder is not None)
         training = run.config.training
         if main:
             note_environment(run.folder, reporter, device=device.type, threads=threads, ranks=distributed.world_size())
@@ -115,7 +115,8 @@ def pretrain(
             diary.write_page()
             train(plan, model, losses, optimizer, state, average=average, diary=diary, reporter=reporter)
         with average.in_place() if average else nullcontext():
-            measured = measure_held_out(plan, model, FULL_VALIDATION_ROWS)
+            seconds_per_row = state["seconds"] / max(1, plan.stages[-1].row_of(plan.steps))
+            measured = measure_held_out(plan, model, int(distributed.from_main(last_rows(plan, seconds_per_row))))
             if main:
                 finish_run(model, plan, measured, state, reporter)
                 diary.write_page(last=True)
@@ -141,8 +142,11 @@ def set_up(
     found = newest_checkpoint(run.checkpoints)
     for line, damaged in zip(found.damaged, found.damaged_folders, strict=True):
         reporter.warn(f"{line}; it is kept as {set_aside(damaged).name}")
+    source = take_init(run) if found.folder is None else None
     run.save()
     prepare_text(run, reporter, keep_existing=found.folder is not None)
+    if found.folder is None and (source := source or take_init(run)):  # the text may have given another tokenizer
+        write_start(run, source, reporter)
     return run, found
 
 
@@ -159,6 +163,15 @@ def prepare_text(run: Run, reporter: Reporter, *, keep_existing: bool) -> None:
     )
     if not keep_existing:
         run.begin_with(fingerprint_of(prepared.manifest))
+    if (replay := run.config.training.replay) is not None:
+        prepare_replay(
+            run.folder,
+            replay,
+            run.config.data,
+            reporter,
+            sequence_length=run.config.training.sequence_length,
+            keep_existing=keep_existing,
+        )
 
 
 def fingerprint_of(manifest: Mapping[str, Any]) -> str:

@@ -70,7 +70,7 @@ class Run:
     def forget_decisions(self) -> None:
         """Put every setting that nobody gave back to its default."""
         defaults = flat(RunConfig())
-        decided = [name for name, origin in self.origin.items() if origin not in {"flag", "file"}]
+        decided = [name for name, origin in self.origin.items() if origin not in {"flag", "file", "init"}]
         self.config = changed(self.config, **{name: defaults[name] for name in decided})
         self.origin = {name: origin for name, origin in self.origin.items() if name not in decided}
 

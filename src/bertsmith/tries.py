@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from bertsmith.any_classifier import AnyClassifier, start_classifier
 from bertsmith.finetune_config import FinetuneConfig
 from bertsmith.keyed import Stream, keyed_seed
-from bertsmith.model.classifier import BertClassifier
 from bertsmith.tasks.dataset import TaskData
 from bertsmith.tasks.objective import Objective, balanced_weights, make_objective
 from bertsmith.tasks.targets import mean_and_deviation
@@ -78,10 +78,10 @@ class Work:
         """Mean and standard deviation of the numbers to learn; 0 and 1 for other tasks."""
         return mean_and_deviation(self.data.train.examples) if self.data.kind == "regression" else (0.0, 1.0)
 
-    def new_model(self, seed: int) -> BertClassifier:
+    def new_model(self, seed: int) -> AnyClassifier:
         """The model as a try begins it, the same at each call."""
         torch.manual_seed(keyed_seed(seed, Stream.INITIAL))
-        return BertClassifier.start(self.model_folder, self.data.head).to(self.device)
+        return start_classifier(self.model_folder, self.data.head).to(self.device)
 
     def objective(self) -> Objective:
         """What is minimised."""

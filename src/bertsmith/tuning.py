@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 
 from bertsmith import atomic
+from bertsmith.any_classifier import AnyClassifier
 from bertsmith.checkpoint import (
     checkpoint_name,
     find_damage,
@@ -30,9 +31,9 @@ from bertsmith.checkpoint import (
 )
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted, listening
-from bertsmith.measure import faster_precision
+from bertsmith.measure import fastest
 from bertsmith.metrics import MetricsLog
-from bertsmith.model.classifier import BertClassifier
+from bertsmith.model.classifier import rescale
 from bertsmith.optim import AnyOptimizer, learning_rate_at, make_optimizer, set_learning_rate
 from bertsmith.reporter import Reporter
 from bertsmith.step import train_step
@@ -73,7 +74,7 @@ def run_try(work: Work, attempt: Try, reporter: Reporter) -> None:
 
 
 def train(
-    work: Work, attempt: Try, model: BertClassifier, optimizer: AnyOptimizer, state: dict[str, Any], *,
+    work: Work, attempt: Try, model: AnyClassifier, optimizer: AnyOptimizer, state: dict[str, Any], *,
     reporter: Reporter,
 ) -> None:  # fmt: skip
     """Do the steps that are left; `state` and the weights are updated."""
@@ -123,9 +124,10 @@ def train(
             log.write(record)
             shown = {"step": (attempt.number - 1) * steps + state["step"], "max_steps": config.tries * steps}
             reporter.step(record | shown)
-            if due:
+            if due or log.error is not None:
                 save(attempt.folder / "checkpoints", model, optimizer, state)
                 last_save = time.monotonic()
+            log.refuse_error(state["step"])
             if due and stop.signal_number is not None:
                 raise Interrupted(stop.signal_number)
 
@@ -142,7 +144,7 @@ def batches_from(work: Work, seed: int, first_step: int) -> Iterator[list[TaskBa
 def measured_precision(work: Work) -> Literal["bfloat16", "float32"]:
     """ "bfloat16" where the first step of the first try is faster with it, else "float32"."""
     batch = next(batches_from(work, work.config.seed, 0))[0].to(work.device)
-    faster = faster_precision(work.new_model(work.config.seed), batch, work.objective().sum_losses)
+    faster = fastest(work.new_model(work.config.seed), batch, work.objective().sum_losses).precision
     return "bfloat16" if faster == "bfloat16" else "float32"
 
 
@@ -159,7 +161,7 @@ def refuse_divergence(skipped: int, step: int, attempt: Try) -> None:
         )
 
 
-def judge_model(work: Work, model: BertClassifier, *, part: str, precision: str, scaled: bool) -> Judged:
+def judge_model(work: Work, model: AnyClassifier, *, part: str, precision: str, scaled: bool) -> Judged:
     """Score a model on a part of the data.
 
     Args:
@@ -175,7 +177,7 @@ def judge_model(work: Work, model: BertClassifier, *, part: str, precision: str,
     return judge([each * deviation + mean for each in logits], rows, work.data.head)
 
 
-def validate(work: Work, attempt: Try, model: BertClassifier, state: dict[str, Any]) -> dict[str, Any]:
+def validate(work: Work, attempt: Try, model: AnyClassifier, state: dict[str, Any]) -> dict[str, Any]:
     """Measure on the validation rows, keep the weights if they are the best so far, and count if they are not.
 
     Returns:
@@ -201,7 +203,7 @@ def validate(work: Work, attempt: Try, model: BertClassifier, state: dict[str, A
 
 
 def save(
-    folder: Path, model: BertClassifier, optimizer: AnyOptimizer | None, state: dict[str, Any], *, keep: int = 1
+    folder: Path, model: AnyClassifier, optimizer: AnyOptimizer | None, state: dict[str, Any], *, keep: int = 1
 ) -> None:
     """Write a checkpoint, of which the newest stay.
 
@@ -217,7 +219,7 @@ def save(
         ) from error
 
 
-def best_model(work: Work, attempt: Try) -> BertClassifier:
+def best_model(work: Work, attempt: Try) -> AnyClassifier:
     """The model of a try at its best validation score, giving numbers as they are in the data.
 
     Raises:
@@ -228,5 +230,5 @@ def best_model(work: Work, attempt: Try) -> BertClassifier:
         raise UserError(f"{weights} is damaged ({problem}); start again with another -o")
     model = work.new_model(attempt.seed)
     load_checkpoint(weights, model)
-    model.rescale(*work.scale)
+    rescale(model.last_layer, *work.scale)
     return model.eval()

@@ -12,6 +12,9 @@ MAX_SKIPPED = 5
 WINDOW = 100
 """Steps whose mean is compared with the unigram level."""
 
+FEWEST_STEPS = 500
+"""Earlier even a good run may stand there: on English Wikipedia, with 16 rows a step, the first 200 to 400 steps."""
+
 MARGIN = 0.1
 """Nats below the unigram level that count as having left it."""
 
@@ -31,7 +34,7 @@ class Watch:
         self.reporter = reporter
         self.unigram_loss = unigram_loss
         self.learning_rate = learning_rate
-        self.patience = max(WINDOW, max_steps // 5)
+        self.patience = max(FEWEST_STEPS, max_steps // 5)
         self.recent: deque[float] = deque(maxlen=WINDOW)
         self.skipped = 0
         self.warned = False

@@ -26,11 +26,11 @@ _WIDE_BOMS = (  # longest first: the mark of UTF-16 begins that of UTF-32
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
-_LEGACY = (
+_ONE_BYTE = (
     *("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258", "cp874"),
     *("iso8859_2", "iso8859_5", "iso8859_7", "koi8_r", "mac_roman", "cp437", "cp850", "cp866"),
-    *("gb18030", "big5", "shift_jis", "euc_jp", "euc_kr"),
 )
+_LEGACY = (*_ONE_BYTE, "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr")
 """Encodings that a file may be found to have. Rarer ones have to be named: guesses among all are often wrong."""
 
 _FEW_BYTES = 16
@@ -68,21 +68,22 @@ def check_encoding(name: str) -> str:
         raise UserError(f"encoding '{name}' is not known; {hint}") from None
 
 
-def detect_encoding(head: bytes) -> str:
-    """Find the encoding of a text from its first bytes.
+def wide_encoding(head: bytes) -> str | None:
+    """UTF-16 or UTF-32, told by their byte-order mark at the start of a file."""
+    return next((name for mark, name in _WIDE_BOMS if head.startswith(mark)), None)
 
-    UTF-8, also with some broken bytes, is told by its own structure, UTF-16 and
-    UTF-32 by their byte-order mark; anything else is guessed by charset-normalizer.
+
+def detect_encoding(head: bytes) -> str:
+    """Find the encoding of a text from its first bytes that are not ASCII.
+
+    UTF-8, also with some broken bytes, is told by its own structure; anything else is guessed by charset-normalizer.
 
     Args:
-        head: The beginning of the file, the more the better.
+        head: The first part of the file with such bytes, the more the better.
 
     Returns:
         The name of a Python codec, "utf-8" for plain ASCII.
     """
-    for mark, name in _WIDE_BOMS:
-        if head.startswith(mark):
-            return name
     is_cut = len(head) >= BLOCK_BYTES  # then the last character may be in two
     text = codecs.getincrementaldecoder("utf-8")("replace").decode(head, final=not is_cut)
     broken = text.count("\ufffd") - head.count("\ufffd".encode())
@@ -92,7 +93,7 @@ def detect_encoding(head: bytes) -> str:
 
 def _guess_legacy(head: bytes) -> str:
     """The most probable of the encodings from before Unicode."""
-    lines = [line for line in head.split(b"\n")[:-1] or [head] if not line.isascii()]
+    lines = [line for line in head.split(b"\n")[:-1] or [head] if not _is_utf8(line)] or [head]
     sample = b"\n".join(lines)[:_SAMPLE_BYTES]
     sample = sample[: sample.rfind(b"\n")] if len(sample) == _SAMPLE_BYTES and b"\n" in sample else sample
     if len(sample) - len(sample.decode("ascii", "ignore")) >= _FEW_BYTES:
@@ -109,7 +110,7 @@ def _guess_legacy(head: bytes) -> str:
 
 def read_lines(
     blocks: Iterable[bytes],
-    encoding: str,
+    encoding: str | None,
     name: str,
     report: CorpusReport,
     *,
@@ -122,7 +123,9 @@ def read_lines(
 
     Args:
         blocks: The bytes of the file in pieces of any size.
-        encoding: Name of a Python codec.
+        encoding: Name of a Python codec; None: detected where the first character comes that is not ASCII. In text
+            that was found to have one byte a character, lines that are UTF-8 are read as such: files are joined
+            from several.
         name: The file as shown to the user.
         report: Takes note of broken lines.
         max_line_bytes: A longer line is handed on in pieces.
@@ -131,18 +134,25 @@ def read_lines(
         The number of the line counted from 1 and its text without the line end.
         Pieces of one very long line share its number.
     """
-    if not _is_byte_wise(encoding):
+    guess = "utf-8"
+    if encoding is not None and not _is_byte_wise(encoding):
         blocks, encoding = _as_utf8(blocks, encoding), "utf-8"
     number = 1
     mark = codecs.BOM_UTF8
     for ends_line, chunk in _whole_lines(blocks, max_line_bytes):
         chunk = chunk.removeprefix(mark).translate(_CONTROL_TO_SPACE)
         mark = b""
+        if encoding is None and not chunk.isascii():
+            guess = encoding = detect_encoding(chunk)
+            report.note_encoding(guess)
+        if guess in _ONE_BYTE and not chunk.isascii():
+            chunk, encoding = b"\n".join(_line_as_utf8(line, guess) for line in chunk.split(b"\n")), "utf-8"
+        codec = encoding or guess
         try:
-            lines: Iterable[str | None] = _one_line_end(chunk.decode(encoding), "\r\n", "\r", "\n").split("\n")
+            lines: Iterable[str | None] = _one_line_end(chunk.decode(codec), "\r\n", "\r", "\n").split("\n")
         except UnicodeDecodeError:
             pieces = _one_line_end(chunk, b"\r\n", b"\r", b"\n").split(b"\n")
-            lines = (_decode_line(piece, encoding, f"{name}:{at}", report) for at, piece in enumerate(pieces, number))
+            lines = (_decode_line(piece, codec, f"{name}:{at}", report) for at, piece in enumerate(pieces, number))
         at = number
         for at, line in enumerate(lines, number):
             if line is not None:
@@ -162,6 +172,19 @@ def _as_utf8(blocks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
     for block in blocks:
         yield decoder.decode(block).replace("\ufffd", "\ud800").encode("utf-8", "surrogatepass")
     yield decoder.decode(b"", final=True).replace("\ufffd", "\ud800").encode("utf-8", "surrogatepass")
+
+
+def _line_as_utf8(line: bytes, encoding: str) -> bytes:
+    """Translate a line, unless it is UTF-8 already: text with one byte a character hardly ever looks like that."""
+    return line if _is_utf8(line) else b"".join(_as_utf8([line], encoding))
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _whole_lines(blocks: Iterable[bytes], max_line_bytes: int) -> Iterator[tuple[bool, bytes]]:

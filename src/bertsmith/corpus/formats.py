@@ -5,7 +5,7 @@ from itertools import chain, dropwhile, islice
 from typing import NamedTuple
 
 from bertsmith.corpus.documents import group_documents
-from bertsmith.corpus.encoding import MAX_LINE_BYTES, detect_encoding, read_lines
+from bertsmith.corpus.encoding import MAX_LINE_BYTES, read_lines, wide_encoding
 from bertsmith.corpus.files import Damage, FoundFile, read_blocks, why_binary
 from bertsmith.corpus.layout import Document, Layout, detect_layout, paragraphs, wrap_width
 from bertsmith.corpus.records import Opened, Row, Unusable, open_rows
@@ -61,7 +61,7 @@ def record_rows(file: FoundFile, options: ReadOptions, report: CorpusReport) -> 
 def open_lines(
     file: FoundFile, options: ReadOptions, report: CorpusReport, *, max_line_bytes: int
 ) -> Iterator[tuple[int, str]]:
-    """The decoded lines of a file, with its encoding decided from the first block."""
+    """The decoded lines of a file, in the encoding that the user named or that it is found to have."""
     blocks = read_blocks(file)
     try:
         head = next(blocks, b"")
@@ -73,9 +73,9 @@ def open_lines(
     if encoding is None:
         if what := why_binary(head):
             raise Unusable(f"is {what}, not text")
-        encoding = detect_encoding(head)
-    if encoding not in ("utf-8", "ascii"):
-        report.encodings[encoding] = report.encodings.get(encoding, 0) + 1
+        encoding = wide_encoding(head)
+    if encoding is not None:
+        report.note_encoding(encoding)
     whole = chain([head], _until_damage(blocks, file.name, report))
     return read_lines(whole, encoding, file.name, report, max_line_bytes=max_line_bytes)
 

@@ -12,7 +12,10 @@ from bertsmith.corpus.report import CorpusReport
 from bertsmith.errors import suggestion
 
 SAMPLE_ROWS = 100
-"""Rows looked at to find the text field."""
+"""Rows with text looked at to find the text field."""
+
+MOST_SAMPLE_ROWS = 20_000
+"""Rows looked at, with text or without: some files begin with many empty ones."""
 
 TEXT_FIELDS = (
     *("text", "content", "body", "document", "article", "passage", "sentence", "review", "comment", "message"),
@@ -55,7 +58,7 @@ def open_rows(
     Raises:
         Unusable: There is no row with text, or not the field that was named.
     """
-    sample = list(islice(rows, SAMPLE_ROWS))
+    sample = sample_rows(rows, text_field)
     field, remark = choose_field([value for _, value in sample], text_field)
     chosen = f" (text field {field!r}{remark})" if field is not None else ""
     first = next((text for _, value in sample if (text := _text_of(value, field))), "")
@@ -70,6 +73,25 @@ def open_rows(
     unit, ends = ("file", []) if document == "file" else ("block between empty rows", [None])
     joined = (paragraph for row in found for paragraph in row or ends)
     return Opened(f"one document per {unit}{chosen}", group_documents(joined))
+
+
+def sample_rows(rows: Iterator[Row], text_field: str | None) -> list[Row]:
+    """Take rows until enough of them have text in the wanted field, or in one with a usual name if there is one."""
+    sample: list[Row] = []
+    with_text = 0
+    for row in islice(rows, MOST_SAMPLE_ROWS):
+        sample.append(row)
+        with_text += _has_text(row[1], text_field)
+        if with_text == SAMPLE_ROWS:
+            break
+    return sample
+
+
+def _has_text(value: Any, text_field: str | None) -> bool:
+    if not isinstance(value, Mapping):
+        return bool(_as_text(value))
+    names = [text_field] if text_field is not None else [name for name in value if str(name).lower() in TEXT_FIELDS]
+    return any(_as_text(value.get(name)) for name in names or value)
 
 
 def choose_field(rows: Sequence[Any], wanted: str | None) -> tuple[str | None, str]:

@@ -39,6 +39,11 @@ class CorpusReport:
     choices: dict[str, int] = field(default_factory=dict)
     """What was decided about the content of files (layout, text field) -> number of files."""
 
+    def note_encoding(self, encoding: str) -> None:
+        """Count a file that is not UTF-8."""
+        if encoding not in ("utf-8", "ascii"):
+            self.encodings[encoding] = self.encodings.get(encoding, 0) + 1
+
     def skip(self, place: str, reason: str, count: int = 1) -> None:
         """Count what could not be used.
 

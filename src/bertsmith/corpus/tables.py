@@ -10,7 +10,7 @@ from itertools import chain, islice
 from typing import Any, Literal
 
 from bertsmith.corpus.files import Damage, FoundFile, read_blocks
-from bertsmith.corpus.records import SAMPLE_ROWS, TEXT_FIELDS, Row, Unusable, choose_field
+from bertsmith.corpus.records import SAMPLE_ROWS, TEXT_FIELDS, Row, Unusable, choose_field, sample_rows
 from bertsmith.corpus.report import CorpusReport
 
 MAX_LINE_BYTES = 1 << 28
@@ -40,17 +40,17 @@ def json_lines(lines: _Lines, name: str, report: CorpusReport) -> Iterator[Row]:
 def json_rows(lines: _Lines, name: str, report: CorpusReport) -> Iterator[Row]:
     """The rows of a .json file: JSON lines, or one array or object over many lines.
 
-    The first line tells which: if it is a whole value and others follow, the
-    file is JSON lines. Of an object with one list in it, the list's items are the rows.
+    The first lines tell which: if half of them are whole values, the file is
+    JSON lines, of which some may be broken. Of an object with one list in it, the list's items are the rows.
 
     Raises:
         Unusable: The file is one value of more than 268 million characters, or not JSON at all.
     """
     filled = ((number, line) for number, line in lines if line and not line.isspace())
-    first = list(islice(filled, 2))
+    first = list(islice(filled, SAMPLE_ROWS))
     lines = chain(first, filled)
     opens = first and first[0][1].strip() in ("[", "{")
-    if len(first) == 2 and not opens and any(_parses(line) for _, line in first):
+    if len(first) > 1 and not opens and sum(_parses(line) for _, line in first) >= len(first) / 2:
         yield from json_lines(lines, name, report)
         return
     text: list[str] = []
@@ -169,20 +169,20 @@ def parquet_rows(file: FoundFile, text_field: str | None, report: CorpusReport) 
                 raise Unusable(f"is {damage}") from None
             source = copy
         table, sample = _open_parquet(source, text_field)
-        chosen, _ = choose_field(sample, text_field)
-        yield from enumerate(sample, 1)
+        chosen, _ = choose_field([value for _, value in sample], text_field)
+        yield from sample
         number = 0
         try:
             for batch in table.iter_batches(1_000, columns=[chosen]):
                 for value in batch.column(0).to_pylist():
                     number += 1
                     if number > len(sample):
-                        yield number, {chosen: value}
+                        yield number, {chosen: _decoded(value)}
         except (OSError, ValueError, pa.ArrowException):
             report.skip(f"{file.name}:{number + 1}", "damaged from this row on")
 
 
-def _open_parquet(source: Any, text_field: str | None) -> tuple[Any, list[Any]]:
+def _open_parquet(source: Any, text_field: str | None) -> tuple[Any, list[Row]]:
     """Open a Parquet file, and read its first rows with the columns of text.
 
     Raises:
@@ -202,14 +202,27 @@ def _open_parquet(source: Any, text_field: str | None) -> tuple[Any, list[Any]]:
         types = ", ".join(f"{field.name} ({field.type})" for field in list(table.schema_arrow)[:5])
         raise Unusable(f"has no column of text: {types}; make one of strings")
     try:
-        batch = next(table.iter_batches(SAMPLE_ROWS, columns=columns), None)
-        return table, batch.to_pylist() if batch else []
+        rows = (row for batch in table.iter_batches(SAMPLE_ROWS, columns=columns) for row in batch.to_pylist())
+        decoded = ({name: _decoded(value) for name, value in row.items()} for row in rows)
+        return table, sample_rows(enumerate(decoded, 1), text_field)
     except (OSError, ValueError, pa.ArrowException):
         raise Unusable("is a damaged Parquet file") from None
 
 
+def _decoded(value: Any) -> Any:
+    """A text that some programs write as bytes; None if they are no text."""
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
 def _holds_text(kind: Any, pa: Any) -> bool:
-    """Whether a column of this type holds texts or lists of texts."""
+    """Whether a column of this type holds texts or lists of texts, or bytes, which may be texts."""
     if pa.types.is_dictionary(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
         kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+    types = pa.types
+    is_bytes = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    return bool(is_bytes or types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))

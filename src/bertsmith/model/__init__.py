@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal, overload
 
 from bertsmith.model.architecture import (
+    MODEL_TYPES,
     AnyConfig,
     AnyModel,
     AnyPretrainingModel,
@@ -34,6 +35,7 @@ from bertsmith.model.output import BertOutput, BertPretrainingOutput
 from bertsmith.model.packed import Packed, pad, unpad
 
 __all__ = [
+    "MODEL_TYPES",
     "AnyConfig",
     "AnyModel",
     "AnyPretrainingModel",
@@ -58,6 +60,7 @@ __all__ = [
     "new_config",
     "new_model",
     "pad",
+    "read_config",
     "unpad",
     "with_dropout",
 ]

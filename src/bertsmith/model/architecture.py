@@ -17,6 +17,9 @@ AnyConfig = BertConfig | ModernBertConfig
 AnyModel = BertModel | ModernBertModel
 AnyPretrainingModel = BertPretrainingModel | ModernBertPretrainingModel
 
+MODEL_TYPES = ("bert", "modernbert")
+"""Values of model_type in config.json that are read here."""
+
 SHORT = 1024
 """Tokens up to which the global layers of ModernBERT turn positions as the local ones do: so it was pretrained, before
 longer sequences came (arXiv:2412.13663, "Context Length Extension")."""

@@ -87,10 +87,11 @@ def read_encoder(folder: Path, build: Callable[[dict[str, Any], bool], Model], a
         has_pooler = add_pooling_layer is not False
         return source.load(lambda: build(source.shape, has_pooler), encoder_only=True)
     if not add_pooling_layer:
-        logger.warning("%s holds no pooler, so pooled_output will be None; use a mean over the tokens", folder)
+        if add_pooling_layer is None:
+            logger.warning("%s holds no pooler, so pooled_output will be None; use a mean over the tokens", folder)
         return source.load(lambda: build(source.shape, False), encoder_only=True)
     logger.warning("%s holds no pooler; its weights are random until they are trained", folder)
-    model = source.load(lambda: build(source.shape, True), encoder_only=True, untrained="pooler.")
+    model = source.load(lambda: build(source.shape, True), encoder_only=True, untrained=("pooler.",))
     initialize(model.get_submodule("pooler"), source.shape.get("initializer_range", 0.02))
     return model
 

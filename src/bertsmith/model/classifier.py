@@ -1,14 +1,16 @@
-"""A fine-tuned BERT: the encoder and one linear layer (arXiv:1810.04805, section 3.2).
+"""A fine-tuned BERT or ModernBERT: the encoder and one linear layer (arXiv:1810.04805, section 3.2).
 
-The layer reads the pooled output of a text, or the output of chosen tokens for
-tagging; these are transformers' `BertForSequenceClassification` and
-`BertForTokenClassification`. Letters: T tokens, N sequences, M chosen tokens, D
-hidden, C labels.
+The layer of BERT reads the pooled output of a text, or the output of chosen
+tokens for tagging; that of ModernBERT reads the mean over a text, or tokens,
+through the layer that stands before the vocabulary in pretraining. These are the
+`...ForSequenceClassification` and `...ForTokenClassification` of transformers.
+Letters: T tokens, N sequences, M chosen tokens, D hidden, C labels.
 """
 
 from dataclasses import asdict, dataclass
+from math import sqrt
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +20,10 @@ from bertsmith.model.bert_folder import BERT, write_bert
 from bertsmith.model.check import require
 from bertsmith.model.dropout import Dropout
 from bertsmith.model.folder import ModelFolder, read_config
-from bertsmith.model.heads import initialize
-from bertsmith.model.packed import Packed
+from bertsmith.model.heads import activation, initialize
+from bertsmith.model.modernbert import ModernBertConfig, ModernBertModel, norm_of
+from bertsmith.model.modernbert_folder import MODERNBERT, write_modernbert
+from bertsmith.model.packed import Packed, first_tokens, mean_tokens
 
 PROBLEM_TYPES = {
     "classification": "single_label_classification",
@@ -29,7 +33,8 @@ PROBLEM_TYPES = {
 }
 """Kinds of task, and their `problem_type` in config.json."""
 
-SEQUENCE, TOKEN = "BertForSequenceClassification", "BertForTokenClassification"
+SEQUENCE, TOKEN = "ForSequenceClassification", "ForTokenClassification"
+"""Ends of the names of the classes in transformers, in the order of `Head.per_token`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,39 @@ class Head:
     def per_token(self) -> bool:
         """Whether tokens are labelled, and not texts."""
         return self.kind == "tagging"
+
+    def config_json(self) -> dict[str, Any]:
+        """The keys of config.json that name the labels."""
+        return {
+            "id2label": {str(index): name for index, name in enumerate(self.labels)},
+            "label2id": {name: index for index, name in enumerate(self.labels)},
+            "problem_type": PROBLEM_TYPES[self.kind],
+        }
+
+
+def read_head(folder: Path) -> Head:
+    """What a fine-tuned folder predicts, from its config.json.
+
+    Raises:
+        UserError: It was not fine-tuned.
+    """
+    config = read_config(folder)
+    architecture = str((config.get("architectures") or [None])[0])
+    known = architecture.endswith((SEQUENCE, TOKEN))
+    require(known, f"{folder} holds {architecture}, which was not fine-tuned; give a run of `bertsmith finetune`")
+    id2label = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    labels = tuple(str(name) for _, name in sorted((int(index), name) for index, name in id2label.items()))
+    guessed = "regression" if len(labels) == 1 else "single_label_classification"
+    kinds = {name: kind for kind, name in PROBLEM_TYPES.items()}
+    kind = kinds.get(config.get("problem_type") or guessed, "classification")
+    return Head("tagging" if architecture.endswith(TOKEN) else kind, labels)
+
+
+@torch.no_grad()
+def rescale(layer: nn.Linear, mean: float, deviation: float) -> None:
+    """Let a layer give numbers as they are in the data, after learning them with mean 0 and deviation 1."""
+    layer.weight *= deviation
+    layer.bias.mul_(deviation).add_(mean)
 
 
 class BertClassifier(nn.Module):
@@ -80,22 +118,15 @@ class BertClassifier(nn.Module):
         logits: Tensor = self.classifier(self.dropout(read))
         return logits
 
-    @torch.no_grad()
-    def rescale(self, mean: float, deviation: float) -> None:
-        """Let the layer give numbers as they are in the data, after learning them with mean 0 and deviation 1."""
-        self.classifier.weight *= deviation
-        self.classifier.bias.mul_(deviation).add_(mean)
+    @property
+    def last_layer(self) -> nn.Linear:
+        """What gives the logits."""
+        return self.classifier
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a Hugging Face folder with the names of the labels."""
-        labels = self.head.labels
-        named: dict[str, Any] = {
-            "id2label": {str(index): name for index, name in enumerate(labels)},
-            "label2id": {name: index for index, name in enumerate(labels)},
-            "problem_type": PROBLEM_TYPES[self.head.kind],
-        }
-        architecture = TOKEN if self.head.per_token else SEQUENCE
-        write_bert(Path(folder), self, {**asdict(self.config), **named}, architecture=architecture)
+        shape = {**asdict(self.config), **self.head.config_json()}
+        write_bert(Path(folder), self, shape, architecture="Bert" + (TOKEN if self.head.per_token else SEQUENCE))
 
     @classmethod
     def start(cls, folder: str | Path, head: Head) -> "BertClassifier":
@@ -123,38 +154,102 @@ class BertClassifier(nn.Module):
         Raises:
             UserError: The folder cannot be read, or holds no such model.
         """
-        folder = Path(folder)
-        config, source = read_config(folder), ModelFolder(folder, BERT)
-        architecture = (config.get("architectures") or [None])[0]
-        known = architecture in (SEQUENCE, TOKEN)
-        require(known, f"{folder} holds {architecture}, which was not fine-tuned; give a run of `bertsmith finetune`")
-        id2label = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
-        labels = tuple(str(name) for _, name in sorted((int(index), name) for index, name in id2label.items()))
-        guessed = "regression" if len(labels) == 1 else "single_label_classification"
-        problem = config.get("problem_type") or guessed
-        kinds = {name: kind for kind, name in PROBLEM_TYPES.items()}
-        head = Head("tagging" if architecture == TOKEN else kinds.get(problem, "classification"), labels)
+        source, head = ModelFolder(Path(folder), BERT), read_head(Path(folder))
         return source.load(lambda: cls(BertModel(BertConfig(**source.shape), not head.per_token), head))
 
 
-class Start(NamedTuple):
-    """What fine-tuning must know of a model folder before it reads the weights."""
+class PredictionHead(nn.Module):
+    """What ModernBERT sends through before it scores: a matrix, the activation, LayerNorm; no bias."""
 
-    config: BertConfig
-    has_pooler: bool
-    """Whether the folder holds a pooler; next sentences alone train one."""
+    def __init__(self, config: ModernBertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.activation = activation("gelu")
+        self.norm = norm_of(config)
 
-    parameters: int
+    def forward(self, hidden: Tensor) -> Tensor:
+        """float [..., D], kept."""
+        return self.norm(self.activation(self.dense(hidden)))  # type: ignore[no-any-return]
 
 
-def inspect_folder(folder: Path) -> Start:
-    """Look at a BERT folder without reading its weights.
+class ModernBertClassifier(nn.Module):
+    """The encoder, the layer before the vocabulary, dropout, and a score for each label."""
 
-    Raises:
-        UserError: The folder is none, or of something else.
-    """
-    source = ModelFolder(folder, BERT)
-    config, has_pooler = BertConfig(**source.shape), source.has("bert.pooler.")
-    with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in BertModel(config, has_pooler).parameters())
-    return Start(config, has_pooler, parameters)
+    def __init__(self, bert: ModernBertModel, head: Head, *, pooling: str = "mean", dropout: float = 0.0) -> None:
+        super().__init__()
+        known = pooling in ("mean", "cls")
+        require(known, f"classifier_pooling is {pooling!r}; only 'mean' and 'cls' can be read")
+        self.head = head
+        self.pooling = pooling
+        self.config: ModernBertConfig = bert.config
+        self.bert = bert
+        self.prediction_head = PredictionHead(bert.config)
+        self.dropout = Dropout(dropout)
+        self.classifier = nn.Linear(bert.config.hidden_size, len(head.labels))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        token_type_ids: Tensor,  # noqa: ARG002
+        packed: Packed,
+        places: Tensor | None = None,
+    ) -> Tensor:
+        """Score the labels of packed sequences, as `BertClassifier.forward` does; there are no segments."""
+        hidden = self.bert(input_ids, packed=packed).sequence_output
+        if self.head.per_token:
+            read = hidden.index_select(0, places)
+        elif self.pooling == "cls":
+            read = first_tokens(hidden, packed.cu_seqlens)
+        else:
+            read = mean_tokens(hidden, packed.cu_seqlens)
+        logits: Tensor = self.classifier(self.dropout(self.prediction_head(read)))
+        return logits
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        """What gives the logits."""
+        return self.classifier
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a Hugging Face folder with the names of the labels."""
+        more = {"classifier_pooling": self.pooling, "classifier_dropout": self.dropout.chance}
+        shape = {**asdict(self.config), **more, **self.head.config_json()}
+        architecture = "ModernBert" + (TOKEN if self.head.per_token else SEQUENCE)
+        write_modernbert(Path(folder), self, shape, architecture=architecture)
+
+    @classmethod
+    def start(cls, folder: str | Path, head: Head) -> "ModernBertClassifier":
+        """Put a new layer on the encoder of any ModernBERT folder, in training mode.
+
+        What masked words trained before the vocabulary goes on; where the folder lacks
+        that it is new. A text is read as the mean of its tokens, since nothing trained
+        the first one to stand for the rest. New weights come from PyTorch's generator.
+
+        Raises:
+            UserError: The folder cannot be read.
+        """
+        source = ModelFolder(Path(folder), MODERNBERT)
+        new = ("classifier.",) if source.has("head.") else ("classifier.", "prediction_head.")
+        dropout = float(read_config(Path(folder)).get("classifier_dropout") or 0.0)
+        model = source.load(
+            lambda: cls(ModernBertModel(ModernBertConfig(**source.shape)), head, dropout=dropout),
+            untrained=new,
+            unused=("decoder.", "classifier."),
+        )
+        config = model.config
+        for name in new:  # the numbers are those of transformers' ModernBERT
+            final, inner = config.hidden_size**-0.5, config.initializer_range / sqrt(2 * config.num_hidden_layers)
+            std = final if name == "classifier." else inner
+            initialize(model.get_submodule(name[:-1]), std, cutoff=config.initializer_cutoff_factor)
+        return model.train()
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "ModernBertClassifier":
+        """Read a fine-tuned folder as `BertClassifier.from_pretrained` does."""
+        source, head = ModelFolder(Path(folder), MODERNBERT), read_head(Path(folder))
+        config = read_config(Path(folder))
+        pooling = config.get("classifier_pooling", "cls")
+        dropout = float(config.get("classifier_dropout") or 0.0)
+        return source.load(
+            lambda: cls(ModernBertModel(ModernBertConfig(**source.shape)), head, pooling=pooling, dropout=dropout)
+        )

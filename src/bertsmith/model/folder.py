@@ -134,13 +134,21 @@ class ModelFolder:
         """Whether there are tensors whose names begin so; names as in a folder with heads."""
         return any(name.startswith(prefix) for name in self.places)
 
-    def load(self, build: Callable[[], Model], *, encoder_only: bool = False, untrained: str | None = None) -> Model:
+    def load(
+        self,
+        build: Callable[[], Model],
+        *,
+        encoder_only: bool = False,
+        untrained: tuple[str, ...] = (),
+        unused: tuple[str, ...] = (),
+    ) -> Model:
         """Make a model and copy the tensors into it.
 
         Args:
             build: Makes it. It draws no weights here, so the random state does not move.
             encoder_only: Whether it is an encoder without heads.
-            untrained: Begin of the names that the folder does not have; they are left unset.
+            untrained: Begins of names of ours that are not looked for in the folder; they are left unset.
+            unused: Begins of names in the folder that the model has no use for.
 
         Raises:
             UserError: Tensors are missing, too many, or of another shape.
@@ -150,20 +158,21 @@ class ModelFolder:
         model.to_empty(device="cpu")
         targets: dict[str, Tensor] = {}
         for name, tensor in model.state_dict().items():
-            if untrained is None or not name.startswith(untrained):
+            if not name.startswith(untrained):
                 names = hf_names(f"bert.{name}" if encoder_only else name, self.naming)
                 targets.update(zip(names, tensor.chunk(len(names)), strict=True))
-        self._check_names(targets, self.naming.encoder if encoder_only else "")
+        self._check_names(targets, self.naming.encoder if encoder_only else "", unused)
         for path in sorted({self.places[name].path for name in targets}):
             self._copy_file(path, targets)
         return model.eval()
 
-    def _check_names(self, targets: Mapping[str, Tensor], prefix: str) -> None:
+    def _check_names(self, targets: Mapping[str, Tensor], prefix: str, unused: tuple[str, ...]) -> None:
         """Hold the names in the files against those of the model."""
         missing = [name for name in targets if name not in self.places]
         require(not missing, f"{self.folder} lacks {_some(missing)}; the weights do not belong to its config.json")
         others = [name for name in self.places if name not in targets]
-        left_out = [name for name in others if not name.startswith(prefix) or name.startswith("bert.pooler.")]
+        unused = ("bert.pooler.", *unused)
+        left_out = [name for name in others if not name.startswith(prefix) or name.startswith(unused)]
         unknown = [name for name in others if name not in left_out]
         require(not unknown, f"{self.folder} has unknown {_some(unknown)}; it is not a plain {self.naming.title}")
         if left_out:
@@ -224,11 +233,7 @@ def _find_tensors(folder: Path, naming: Naming) -> dict[str, Place]:
     elif (folder / INDEX).is_file():
         keys = dict(_read_index(folder))
     else:
-        if (folder / "pytorch_model.bin").is_file():
-            raise UserError(
-                f"{folder} has only pytorch_model.bin, a pickle, which could run any code and is never loaded; "
-                "if you trust it, open it in transformers and save it again with save_pretrained"
-            )
+        refuse_pickle(folder)
         raise UserError(f"{folder} holds no {WEIGHTS}; give a folder that save_pretrained wrote")
     bare = any(key.startswith("embeddings.") for key in keys)
     places = {}
@@ -238,6 +243,19 @@ def _find_tensors(folder: Path, naming: Naming) -> dict[str, Place]:
         if not name.endswith(naming.ignored):
             places[name] = Place(path, key)
     return places
+
+
+def refuse_pickle(folder: Path) -> None:
+    """Say what is wrong with a folder whose weights are a pickle.
+
+    Raises:
+        UserError: It is one.
+    """
+    if not any(folder.glob("*.safetensors")) and (folder / "pytorch_model.bin").is_file():
+        raise UserError(
+            f"{folder} has only pytorch_model.bin, a pickle, which could run any code and is never loaded; "
+            "if you trust it, open it in transformers and save it again with save_pretrained"
+        )
 
 
 def _read_index(folder: Path) -> Iterator[tuple[str, Path]]:

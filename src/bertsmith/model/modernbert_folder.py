@@ -53,6 +53,8 @@ MODULES = {
     "mlm_head": ("decoder",),
     "mlm_head.dense": ("head.dense",),
     "mlm_head.norm": ("head.norm",),
+    "prediction_head.dense": ("head.dense",),
+    "prediction_head.norm": ("head.norm",),
 }
 
 
@@ -92,14 +94,14 @@ def layer_types(layers: int, every: int) -> list[str]:
 
 
 def config_json(shape: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of config.json, from the fields of a `ModernBertConfig`."""
+    """The keys of config.json, from the fields of a `ModernBertConfig` and what else there is to say."""
     return {
+        "classifier_dropout": 0.0,
+        "classifier_pooling": "mean",  # nothing trains the first token to stand for the rest
         **shape,
         **{key: UNSUPPORTED[key][0] for key in WRITTEN},
         "bos_token_id": shape["cls_token_id"],
         "eos_token_id": shape["sep_token_id"],
-        "classifier_dropout": 0.0,
-        "classifier_pooling": "mean",  # nothing trains the first token to stand for the rest
         "layer_types": layer_types(shape["num_hidden_layers"], shape["global_attn_every_n_layers"]),
         "rope_parameters": {
             kind: {"rope_theta": shape[key], "rope_type": "default"} for kind, key in ROPE_THETA.items()

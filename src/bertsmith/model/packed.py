@@ -92,6 +92,13 @@ def first_tokens(hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
     return F.pad(hidden, (0, 0, 0, 1)).index_select(0, first)
 
 
+def mean_tokens(hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Mean over the tokens of each sequence, float [T, D] -> [N, D]; zeros for an empty one."""
+    sums = hidden.new_zeros(len(cu_seqlens) - 1, hidden.shape[1])
+    sums = sums.index_add(0, sequence_of_token(cu_seqlens, len(hidden)), hidden)
+    return sums / cu_seqlens.diff().clamp(min=1)[:, None]
+
+
 def sequence_of_token(cu_seqlens: Tensor, tokens: int) -> Tensor:
     """Number of the sequence that each token is in, int64 [T]. No token is in an empty one."""
     index = torch.arange(tokens, dtype=torch.int32, device=cu_seqlens.device)

@@ -18,7 +18,7 @@ from bertsmith.prepare.fingerprint import TRAINED, Inputs, difference, read_inpu
 from bertsmith.prepare.folder import PreparedFolder
 from bertsmith.prepare.job import Job, Progress, Report, tell_nobody
 from bertsmith.prepare.tokenising import make_shards
-from bertsmith.tokenizer import Tokenizer, choose_vocab_size, load_tokenizer, train_tokenizer
+from bertsmith.tokenizer import Tokenizer, choose_vocab_size, extend_tokenizer, load_tokenizer, train_tokenizer
 
 SAMPLE_BYTES = 200_000_000
 """Most text that a tokenizer is trained on. More would change few pieces, and cost memory."""
@@ -116,7 +116,7 @@ def _make_tokenizer(job: Job, inputs: Inputs, state: dict[str, Any]) -> Tokenize
     """Second reading: train the tokenizer, unless it was given or is there already."""
     folder = job.folder
     if state["tokenizer"] is None or not folder.holds_tokenizer(state["tokenizer"]):
-        tokenizer = inputs.tokenizer or _train(job, inputs, state)
+        tokenizer = _extended(job, inputs, state) if inputs.tokenizer else _train(job, inputs, state)
         state["tokenizer"] = tokenizer.fingerprint()
         folder.write_state(state)
         folder.write_tokenizer(tokenizer, model_max_length=job.sequence_length)
@@ -151,6 +151,19 @@ def _train(job: Job, inputs: Inputs, state: dict[str, Any]) -> Tokenizer:
     job.report(
         f"tokenizer: {config.tokenizer}, {tokenizer.vocab_size:,} pieces, trained in {seconds:.0f} s ({speed:.1f} MB/s)"
     )
+    return tokenizer
+
+
+def _extended(job: Job, inputs: Inputs, state: dict[str, Any]) -> Tokenizer:
+    """The given tokenizer, with words of the text where that is asked for."""
+    assert inputs.tokenizer is not None
+    if job.config.extend_vocab is None:
+        return inputs.tokenizer
+    size = state["sizes"]["train"]
+    sample = min(1.0, SAMPLE_BYTES / size["bytes"])
+    texts = _training_texts(job, inputs, sample, expected=sample * size["characters"])
+    tokenizer = extend_tokenizer(inputs.tokenizer, texts, job.config.extend_vocab)
+    job.report(f"tokenizer: {job.config.extend_vocab:,} words added, {tokenizer.vocab_size:,} pieces")
     return tokenizer
 
 

@@ -9,7 +9,6 @@ import numpy.typing as npt
 from bertsmith.atomic import sha256
 from bertsmith.shards import Int64Array, ShardContent, Split, read_shard, shard_name
 
-
 LENGTH_CLASSES = 40
 """Powers of two that the length of a document is sorted by, in tokens."""
 

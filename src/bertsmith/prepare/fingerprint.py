@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from bertsmith.config import DataConfig
 from bertsmith.corpus import open_corpus
+from bertsmith.errors import UserError
 from bertsmith.prepare.reading import Text
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
 
@@ -55,7 +56,14 @@ def read_inputs(config: DataConfig) -> Inputs:
     validation = Text(open_corpus((config.validation,), **options)) if config.validation else None
     tokenizer = None if config.tokenizer in TRAINED else load_tokenizer(config.tokenizer)
     fraction = held_out_share(config)
-    settings = {**options, "validation_fraction": fraction}
+    settings: dict[str, Any] = {**options, "validation_fraction": fraction}
+    if config.extend_vocab is not None:
+        settings["extend_vocab"] = config.extend_vocab
+        if tokenizer is None:
+            raise UserError(
+                f"extend_vocab is {config.extend_vocab}, but the tokenizer is trained on the text anyway; give --init, "
+                "an existing --tokenizer, or a larger --vocab-size"
+            )
     if tokenizer is None:
         settings |= {name: getattr(config, name) for name in TRAINING}
         if config.strip_accents is None:

@@ -100,8 +100,8 @@ def _add_axes(svg: Element, frame: _Frame, both: tuple[list[float], list[float]]
 def _add_series(svg: Element, frame: _Frame, series: Series) -> None:
     group = add(svg, "g", class_=f"c{series.colour} {series.kind}")
     if series.kind == "level":
-        y = f"{frame.y(series.points[0][1]):.1f}"
-        add(group, "line", x1=str(LEFT), x2=str(WIDTH - RIGHT), y1=y, y2=y)
+        at = f"{frame.y(series.points[0][1]):.1f}"
+        add(group, "line", x1=str(LEFT), x2=str(WIDTH - RIGHT), y1=at, y2=at)
         return
     places = [(frame.x(x), frame.y(y)) for x, y in series.points]
     add(group, "polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in places))

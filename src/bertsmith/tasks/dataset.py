@@ -85,6 +85,7 @@ def load_task(path: str, config: FinetuneConfig, tokenizer: Tokenizer, *, longes
     notes = list(file.notes)
     train = file.examples
     given: dict[str, list[Example]] = {}
+    seed = config.seed if config.split_seed is None else config.split_seed
     for name, other in (("validation", config.validation), ("test", config.test)):
         if other is not None:
             more = read_labelled(other, config, file.columns, kind)
@@ -95,17 +96,26 @@ def load_task(path: str, config: FinetuneConfig, tokenizer: Tokenizer, *, longes
         (("validation", config.validation_fraction), ("test", config.test_fraction))
     ):
         if name not in given and fraction:
-            train, given[name] = hold_out(train, fraction, kind, seed=config.seed, purpose=number)
+            train, given[name] = hold_out(train, fraction, kind, seed=seed, purpose=number)
             if not given[name] or not train:
                 raise UserError(
                     f"{path} has {len(file.examples)} rows, too few to hold out {fraction:.0%} of each label; "
                     f"give more rows, or a file with --{name}"
                 )
             notes.append(f"{name}: {len(given[name]):,} rows of {path}, {fraction:.0%} of each label")
+    if config.max_rows is not None and config.max_rows < len(train):
+        all_rows = len(train)
+        train, _ = hold_out(train, 1 - config.max_rows / all_rows, kind, seed=seed, purpose=2)
+        train = train[: config.max_rows]  # of labels that occur once all rows stayed
+        notes.append(
+            f"{len(train):,} of {all_rows:,} training rows are learnt from, of each label as many as its share"
+        )
     for name, examples in given.items():
         if shared := shared_texts(train, examples):
             notes.append(f"{shared:,} of {len(examples):,} {name} rows have a text that is also trained on")
-    parts = {name: _encode(examples, head, tokenizer, length) for name, examples in {"train": train, **given}.items()}
+    parts = {
+        name: encode_part(examples, head, tokenizer, length) for name, examples in {"train": train, **given}.items()
+    }
     notes += _warnings(parts, length, config, head)
     digest = hashlib.sha256(json.dumps([[name, part.examples] for name, part in parts.items()]).encode())
     return TaskData(
@@ -123,7 +133,8 @@ def _kind_of(file: LabelledFile, config: FinetuneConfig) -> Kind:
     return "regression" if isinstance(label, float) else "classification"
 
 
-def _encode(examples: list[Example], head: Head, tokenizer: Tokenizer, length: int) -> Part:
+def encode_part(examples: list[Example], head: Head, tokenizer: Tokenizer, length: int) -> Part:
+    """Turn labelled rows into inputs of at most `length` tokens, and targets."""
     encoded = encode_texts(
         tokenizer, [each.text for each in examples], [each.pair for each in examples], max_length=length
     )

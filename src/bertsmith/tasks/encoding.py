@@ -23,7 +23,7 @@ class Input(NamedTuple):
     """int64 [L]."""
 
     second: int
-    """Place where the second text begins; L when there is none."""
+    """Place from which on type ids are 1: the second text; L when there is none, or the tokenizer marks none."""
 
     row: int
     """Number of the text it belongs to, from 0."""
@@ -54,6 +54,7 @@ def encode_texts(
     if texts and not isinstance(texts[0], str):
         return _encode_words(tokenizer, texts, max_length)
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    between, is_marked = tokenizer.pair_form
     first = tokenizer.encode_sentences([str(text) for text in texts])
     second = iter(tokenizer.encode_sentences([pair for pair in pairs if pair is not None]))
     sequences, cut = [], 0
@@ -63,10 +64,10 @@ def encode_texts(
             whole, begins = [cls, *ids[: max_length - 2], sep], None
         else:
             other = next(second)
-            keep_first, keep_second = shorten(len(ids), len(other), max_length - 3)
+            keep_first, keep_second = shorten(len(ids), len(other), max_length - 2 - between)
             cut += keep_first + keep_second < len(ids) + len(other)
-            begins = keep_first + 2
-            whole = [cls, *ids[:keep_first], sep, *other[:keep_second], sep]
+            begins = keep_first + 1 + between if is_marked else None
+            whole = [cls, *ids[:keep_first], *[sep] * between, *other[:keep_second], sep]
         array = np.array(whole, dtype=np.int64)
         sequences.append(Input(array, len(array) if begins is None else begins, row, array[:0]))
     return Encoded(sequences, cut)
@@ -91,7 +92,9 @@ def shorten(first: int, second: int, room: int) -> tuple[int, int]:
 
 def _encode_words(tokenizer: Tokenizer, sentences: Sequence[Text], max_length: int) -> Encoded:
     """Sentences as words: a word without any piece becomes the unknown token, so that each word has a place."""
-    pieces = iter(tokenizer.encode_sentences([word for sentence in sentences for word in sentence]))
+    space = " " if tokenizer.reads_space else ""
+    words = [space * (place > 0) + word for sentence in sentences for place, word in enumerate(sentence)]
+    pieces = iter(tokenizer.encode_sentences(words))
     sequences, cut = [], 0
     for row, sentence in enumerate(sentences):
         ids: list[int] = []

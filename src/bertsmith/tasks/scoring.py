@@ -8,7 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bertsmith.model.classifier import BertClassifier, Head
+from bertsmith.any_classifier import AnyClassifier
+from bertsmith.model.classifier import Head
 from bertsmith.step import autocast
 from bertsmith.tasks.batches import by_length, collate
 from bertsmith.tasks.dataset import Part, TaskData
@@ -20,7 +21,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 @torch.no_grad()
-def all_logits(model: BertClassifier, inputs: Sequence[Input], *, places: int, precision: str) -> list[Tensor]:
+def all_logits(model: AnyClassifier, inputs: Sequence[Input], *, places: int, precision: str) -> list[Tensor]:
     """Logits of each input, without dropout.
 
     Args:

@@ -42,6 +42,21 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     return _load_vocabulary(file, config, names)
 
 
+def load_fitting_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
+    """The tokenizer of a model folder.
+
+    Raises:
+        UserError: It is not there, or it has more pieces than the model.
+    """
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.vocab_size > vocab_size:
+        raise UserError(
+            f"the tokenizer in {folder} has {tokenizer.vocab_size:,} pieces and the model {vocab_size:,}; "
+            "they do not belong together: get the folder again"
+        )
+    return tokenizer
+
+
 def _find(source: Path) -> Path:
     """The file that a path means."""
     if source.is_file():

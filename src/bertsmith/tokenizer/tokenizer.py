@@ -1,5 +1,6 @@
 """What the rest of the project calls: text to ids, ids to text, facts about the vocabulary."""
 
+import copy
 import hashlib
 import json
 import re
@@ -157,6 +158,21 @@ class Tokenizer:
         named = {self._vocabulary[name] for name in self._names.values()}
         return named | {index for index, token in added.items() if token.special}
 
+    @cached_property
+    def pair_form(self) -> tuple[int, bool]:
+        """How two texts are joined: separator tokens between them, and whether the second has type ids of its own.
+
+        (1, True), or (2, False) as in RoBERTa.
+        """
+        pair = self.encode("a", "a")
+        return pair.ids.count(self.sep_token_id) - 1, 1 in pair.type_ids
+
+    @cached_property
+    def reads_space(self) -> bool:
+        """Whether a word with the space before it is not the same word without, as in running text after the first."""
+        bare, spaced = self.encode_sentences(["b", " b"])
+        return bare != spaced
+
     def save(
         self,
         folder: Path,
@@ -182,6 +198,15 @@ class Tokenizer:
         }
         write_text(folder / "tokenizer.json", json.dumps(self._content, indent=1, ensure_ascii=False) + "\n")
         write_json(folder / "tokenizer_config.json", config)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The token of each of `ROLES`."""
+        return dict(self._names)
+
+    def content(self) -> dict[str, Any]:
+        """A copy of the tokenizer.json, parsed."""
+        return copy.deepcopy(self._content)
 
     def fingerprint(self) -> str:
         """Hash of everything that decides the ids: SHA-256 of the tokenizer.json, whatever its layout."""

@@ -86,7 +86,7 @@ def train_tokenizer(
         raise UserError(f"tokenizer is '{kind}'{suggestion(kind, KINDS)}")
     make_pipeline = bert_pipeline if kind == "wordpiece" else byte_pipeline
     pipeline = make_pipeline(lowercase=lowercase, strip_accents=lowercase if strip_accents is None else strip_accents)
-    words = _count(texts, pipeline, cut_long=kind == "bpe")
+    words = count_with(pipeline, texts, cut_long=kind == "bpe")
     if not words:
         raise UserError("the text holds no words to train a tokenizer on; give more text, or a --tokenizer that exists")
     smallest, learn = _wordpiece_plan(words) if kind == "wordpiece" else _bpe_plan(words)
@@ -109,11 +109,13 @@ def train_tokenizer(
     return assemble(pipeline, model, DEFAULT_NAMES)
 
 
-def _count(texts: Iterable[str], pipeline: tokenizers.Tokenizer, *, cut_long: bool) -> dict[str, int]:
+def count_with(pipeline: tokenizers.Tokenizer, texts: Iterable[str], *, cut_long: bool = False) -> dict[str, int]:
     """Count words as a pipeline makes them; those that are too long are cut in parts or left out."""
     normalizer, pre_tokenizer = pipeline.normalizer, pipeline.pre_tokenizer
 
     def normalise(string: str) -> str:
+        if normalizer is None:
+            return string
         try:
             return str(normalizer.normalize_str(string))
         except UnicodeEncodeError:

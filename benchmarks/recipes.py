@@ -1,0 +1,169 @@
+"""What each lever of the recipe is worth: the same text and tokens, one change at a time.
+
+    python benchmarks/recipes.py PREPARED [--steps 1250] [--seeds 0 1] [--lanes 2] [--only NAME ...] [-o FOLDER]
+
+PREPARED is what `bertsmith prepare` wrote. The first recipes go from the 2018 one to the
+recommended one, each with one change more; the others change one thing of the recommended
+one. All learn from the same number of tokens, and are measured on the same held-out rows
+and masks, without pairs, in float32. `--lanes` runs so many at once with a share of the
+cores each, so speeds are those of one lane. Each run that is done is kept in the output
+folder and not done again. Prints a table, and draws recipes.png where matplotlib is installed.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from time_to_loss import held_out_loss
+
+ROWS = 16
+MEASURED_ROWS = 1024
+
+
+class Recipe(NamedTuple):
+    """A set of flags, by what is new in it."""
+
+    name: str
+    flags: str
+    rows: int = ROWS
+    """Rows of a step; the number of steps is such that the tokens are the same."""
+
+
+RECIPE_2018 = "--preset bert-mini --objective mlm+nsp --optimizer adamw --schedule linear"
+MODERN = "--preset modern-mini --objective mlm --optimizer muon"
+BEST = f"{MODERN} --learning-rate 1.5e-3 --schedule trapezoid"
+
+STEPS_FROM_2018 = (
+    Recipe("2018: BERT, MLM + NSP, AdamW, linear", RECIPE_2018),
+    Recipe("masked words alone", "--preset bert-mini --objective mlm --optimizer adamw --schedule linear"),
+    Recipe("Muon", "--preset bert-mini --objective mlm --optimizer muon --schedule linear"),
+    Recipe("modern encoder", f"{MODERN} --schedule linear --learning-rate 1.5e-3"),
+    Recipe("trapezoid (recommended)", BEST),
+)
+ALONE = (
+    Recipe("8 rows a step", BEST, 8),
+    Recipe("32 rows a step", BEST, 32),
+    Recipe("mask 30 %", f"{BEST} --mlm-probability 0.3"),
+    Recipe("mask 30 % to 15 %", f"{BEST} --mlm-probability 0.3 --end-probability 0.15"),
+    Recipe("rate 1e-3", BEST.replace("1.5e-3", "1e-3")),
+    Recipe("rate 7e-4", BEST.replace("1.5e-3", "7e-4")),
+    Recipe("rate 3e-3", BEST.replace("1.5e-3", "3e-3")),
+    Recipe("decay share 0.6", f"{BEST} --decay-share 0.6"),
+    Recipe("adam-beta2 0.95", f"{BEST} --adam-beta2 0.95"),
+    Recipe("clip-updates", f"{BEST} --clip-updates"),
+    Recipe("average-decay 0.99", f"{BEST} --average-decay 0.99"),
+    Recipe("weight decay 0.1", f"{BEST} --weight-decay 0.1"),
+    Recipe("batch-ramp", f"{BEST} --batch-ramp 0.3"),
+    Recipe("short rows of 64 first", f"{BEST} --short-length 64 --short-share 0.5"),
+    Recipe("span masks", f"{BEST} --mask-units span"),
+    Recipe("whole-word masks", f"{BEST} --mask-units word"),
+    Recipe("masks that cover", f"{BEST} --mask-covering"),
+)
+
+
+class Found(NamedTuple):
+    """What a run gave."""
+
+    loss: float
+    tokens_per_second: float
+    curve: list[tuple[int, float]]
+    """Tokens so far and held-out loss on the run's own rows."""
+
+
+def run(recipe: Recipe, seed: int, options: argparse.Namespace) -> Found:
+    """Train and measure, or read what was found before."""
+    name = recipe.name.split(":")[0].replace(" ", "-").replace("%", "pc").replace("(", "").replace(")", "")
+    out = options.output / f"{name}-{options.steps}-{seed}"
+    kept = Path(f"{out}.json")
+    if not kept.exists():
+        threads = max(1, len(os.sched_getaffinity(0)) // options.lanes)
+        steps = options.steps * ROWS // recipe.rows
+        command = [
+            sys.executable,
+            "-m",
+            "bertsmith",
+            "pretrain",
+            str(options.data),
+            "-o",
+            str(out),
+            *recipe.flags.split(),
+        ]
+        command += ["--steps", str(steps), "--global-batch-size", str(recipe.rows), "--seed", str(seed)]
+        command += ["--validation-every", str(max(1, steps // 10)), "--threads", str(threads), "--compile", "no"]
+        command += ["--precision", "bfloat16"]
+        with Path(f"{out}.log").open("a", encoding="utf-8") as log:
+            subprocess.run(
+                command, check=True, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": str(threads)}
+            )
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        speed = statistics.median(line["tokens_per_second"] for line in lines)
+        done, curve = 0, []
+        for line in lines:
+            done += line["tokens"]
+            if line.get("validation_mlm_loss") is not None:
+                curve.append((done, line["validation_mlm_loss"]))
+        loss = held_out_loss(out / "model", options.data, MEASURED_ROWS)
+        kept.write_text(json.dumps(Found(loss, speed, curve)._asdict()), encoding="utf-8")
+    return Found(**json.loads(kept.read_text(encoding="utf-8")))
+
+
+def table(found: dict[str, list[Found]], recommended: str) -> list[str]:
+    """Loss with its range over seeds, what the change gave, and the speed."""
+    lines = ["| | held-out loss | range | against the recommended | tokens/s of a lane |", "|---|---|---|---|---|"]
+    base = statistics.mean(each.loss for each in found[recommended]) if recommended in found else None
+    for name, results in found.items():
+        losses = [each.loss for each in results]
+        mean = statistics.mean(losses)
+        spread = f"{min(losses):.3f} to {max(losses):.3f}" if len(losses) > 1 else "one seed"
+        against = "" if base is None else f"{mean - base:+.3f}"
+        speed = statistics.median(each.tokens_per_second for each in results)
+        lines.append(f"| {name} | {mean:.3f} | {spread} | {against} | {speed:,.0f} |")
+    return lines
+
+
+def draw(found: dict[str, list[Found]], path: Path) -> None:
+    """Loss against tokens for the steps from 2018 on."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        return
+    figure, axes = plt.subplots(figsize=(8, 5))
+    for name in [recipe.name for recipe in STEPS_FROM_2018 if recipe.name in found]:
+        curve = found[name][0].curve
+        axes.plot([tokens / 1e6 for tokens, _ in curve], [loss for _, loss in curve], marker="o", ms=3, label=name)
+    axes.set(xlabel="million tokens", ylabel="held-out loss, nats per masked token")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--steps", type=int, default=1250, help=f"of {ROWS} rows")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--lanes", type=int, default=2)
+    parser.add_argument("--only", nargs="+", help="names of recipes")
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs/recipes"))
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    recipes = [each for each in (*STEPS_FROM_2018, *ALONE) if not options.only or each.name in options.only]
+    found: dict[str, list[Found]] = {}
+    with ThreadPoolExecutor(options.lanes) as lanes:
+        jobs = [(recipe, lanes.submit(run, recipe, seed, options)) for seed in options.seeds for recipe in recipes]
+        for recipe, job in jobs:
+            found.setdefault(recipe.name, []).append(job.result())
+            print(f"{recipe.name}: {found[recipe.name][-1].loss:.3f}", flush=True)
+    print("\n".join(table(found, STEPS_FROM_2018[-1].name)))
+    draw(found, options.output / "recipes.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Sentence vectors of a whole file: a row of numbers for each row of text, in their order, in bounded memory."""
+
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from bertsmith import atomic
+from bertsmith.classify import read_text
+from bertsmith.corpus.report import CorpusReport
+from bertsmith.errors import UserError
+from bertsmith.reporter import Reporter
+from bertsmith.sentence_vectors import SentenceEncoder
+from bertsmith.tasks.rows import Columns, choose_columns, open_rows, peek
+
+CHUNK_ROWS = 8192
+"""Rows held at once; sorted by length among themselves, so that little is computed in vain."""
+
+
+def read_texts(path: str, field: str | None) -> Iterator[list[str]]:
+    """The texts of a file, up to `CHUNK_ROWS` at a time; "" where a row has none.
+
+    Args:
+        path: A table, JSON lines, Parquet, or plain text with one text a line.
+        field: Column with the text; None: found.
+
+    Raises:
+        UserError: The file or column is not there, or a row cannot be read.
+    """
+    report = CorpusReport()
+    sample, rows = peek(iter(open_rows(path, report, column=field, words=False)))
+    column = choose_columns(path, sample, Columns(field or "", None, None), labelled=False).text
+    while chunk := list(islice(rows, CHUNK_ROWS)):
+        if report.skipped:
+            raise UserError(f"{report.skipped_examples[0]}; repair it, or take it out")
+        yield [str(read_text(path, row, column, as_words=False)) for row in chunk]
+
+
+def embed_file(
+    encoder: SentenceEncoder,
+    path: str,
+    output: Path,
+    *,
+    text_field: str | None = None,
+    precision: str = "float32",
+    reporter: Reporter | None = None,
+) -> tuple[int, int]:
+    """Write the vectors of a file's rows.
+
+    Args:
+        encoder: On any device.
+        path: As in `read_texts`.
+        output: A NumPy file, float32 [rows, D]. Must not exist; it appears when it is whole.
+        text_field: Column with the text; None: found.
+        precision: As in `SentenceEncoder.encode`.
+        reporter: Who to tell.
+
+    Returns:
+        The shape.
+
+    Raises:
+        UserError: The file or column is not there, a row cannot be read, no row has a text, or `output` exists.
+    """
+    reporter = reporter or Reporter()
+    if output.exists():
+        raise UserError(f"{output} exists, and nothing is overwritten; choose another file with -o")
+    if not output.parent.is_dir():
+        raise UserError(f"the folder {output.parent} does not exist; make it, or choose another file with -o")
+    width = encoder.model.config.hidden_size
+    count = empty = 0
+    began = time.monotonic()
+    staging = output.with_name(output.name + atomic.TEMPORARY_SUFFIX)
+    try:
+        with staging.open("wb") as handle:
+            _write_header(handle, 0, width)
+            for texts in read_texts(path, text_field):
+                handle.write(encoder.encode(texts, precision=precision).tobytes())
+                count += len(texts)
+                empty += sum(not text.strip() for text in texts)
+                rate = count / (time.monotonic() - began)
+                reporter.progress(f"embedding: {count:,} rows, {rate:,.0f} rows/s", 0.0)
+            if empty == count:
+                raise UserError(f"no row of {path} has a text; name the column with --text-field")
+            handle.seek(0)
+            _write_header(handle, count, width)
+        atomic.sync_file(staging)
+        staging.rename(output)
+    finally:
+        staging.unlink(missing_ok=True)
+    seconds = time.monotonic() - began
+    reporter.say(
+        f"{count:,} rows in {seconds:.1f} s ({count / seconds:,.0f} rows/s): float32 [{count:,}, {width}], "
+        f"written to {output}; a vector is {encoder.recipe}"
+    )
+    if empty:
+        reporter.warn(f"{empty:,} of {count:,} rows have no text; their vectors mean nothing")
+    if encoder.cut:
+        reporter.warn(f"{encoder.cut:,} of {count:,} rows are longer than the model reads and were cut at their end")
+    return count, width
+
+
+def _write_header(handle: object, rows: int, width: int) -> None:
+    """The header of a .npy file, as long for any number of rows: numpy leaves room for the first axis to grow."""
+    header = {"descr": np.dtype(np.float32).newbyteorder("<").str, "fortran_order": False, "shape": (rows, width)}
+    np.lib.format.write_array_header_1_0(handle, header)  # type: ignore[arg-type]

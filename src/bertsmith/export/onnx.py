@@ -1,0 +1,145 @@
+"""The folder of an ONNX export: model.onnx and what goes with it, as optimum lays it out.
+
+model.onnx             the graph
+model_quantized.onnx   the same with 8-bit weights, if asked for
+config.json            of the model; tokenizer.json, tokenizer_config.json, README.md
+"""
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from bertsmith import atomic
+from bertsmith.export.folder import staged
+from bertsmith.export.graph import Agreement, compare, our_outputs, task_of, write_graph
+from bertsmith.export.int8 import Cost, Judge, make_judge, quantize
+from bertsmith.export.runtime import Session, require_onnx
+from bertsmith.finetune_folder import find_model
+from bertsmith.model import architecture
+from bertsmith.reporter import Reporter
+from bertsmith.tokenizer import load_fitting_tokenizer
+
+GRAPH, QUANTIZED = "model.onnx", "model_quantized.onnx"
+
+
+class Exported(NamedTuple):
+    """What was written."""
+
+    task: str
+    agreement: Agreement
+    cost: Cost | None
+    """Of 8-bit weights."""
+
+
+def export_onnx(
+    source: Path,
+    output: Path,
+    *,
+    task: str = "auto",
+    int8: bool = False,
+    data: str | None = None,
+    reporter: Reporter | None = None,
+) -> Exported:
+    """Write a model as ONNX, checked against our own outputs.
+
+    Args:
+        source: A run, or a Hugging Face folder.
+        output: Must not exist, or be an empty folder; it appears when all is checked.
+        task: One of `graph.TASKS`, or "auto": what the folder's heads are for.
+        int8: Also write the graph with 8-bit weights, and measure what they cost.
+        data: Held-out text, or labelled rows for a classifier, to measure that on; None: what the run held out.
+        reporter: Who to tell.
+
+    Raises:
+        UserError: The model cannot be read, has no such head, or its graph gives other values; a library is missing;
+            there is nothing to measure 8-bit weights on.
+    """
+    reporter = reporter or Reporter()
+    require_onnx()
+    folder = find_model(source)
+    task = task_of(folder, task)
+    ours = our_outputs(folder, task)
+    tokenizer = load_fitting_tokenizer(folder, ours.config.vocab_size)
+    longest = ours.config.max_position_embeddings
+    judge = make_judge(source, folder, task, tokenizer=tokenizer, longest=longest, data=data) if int8 else None
+    with staged(output) as staging:
+        reporter.progress(f"tracing the model for {task}", 0.0)
+        write_graph(folder, task, ours, staging / GRAPH)
+        session = Session(staging / GRAPH)
+        agreement = compare(ours, session)
+        reporter.progress(f"tracing the model for {task}", 1.0)
+        reporter.say(
+            f"{task}: ONNX Runtime gives our outputs within {agreement.difference:.1g}, of values up to "
+            f"{agreement.largest:.3g}, at {agreement.shapes} shapes of rows and tokens, padding among them"
+        )
+        cost = _with_int8(staging, session, judge, reporter) if judge else None
+        names = architecture(ours.config.model_type).input_names
+        tokenizer.save(staging, model_max_length=longest, model_input_names=names)
+        shutil.copyfile(folder / "config.json", staging / "config.json")
+        card = _card(folder, task, session, agreement) + (_int8_section(staging, cost) if cost else "")
+        atomic.write_text(staging / "README.md", card)
+    reporter.say(f"written to {output}")
+    return Exported(task, agreement, cost)
+
+
+def _with_int8(staging: Path, session: Session, judge: Judge, reporter: Reporter) -> Cost:
+    """Write the graph with 8-bit weights and measure it."""
+    reporter.progress("measuring 8-bit weights", 0.0)
+    quantize(staging / GRAPH, staging / QUANTIZED)
+    cost = Cost(judge.compare(session, Session(staging / QUANTIZED)), judge.rows)
+    reporter.progress("measuring 8-bit weights", 1.0)
+    sizes = " to ".join(f"{_size(staging, name) / 1e6:,.1f}" for name in (GRAPH, QUANTIZED))
+    reporter.say(f"8-bit weights: {sizes} MB; on {cost.rows}, float32 and 8 bits:")
+    for each in cost.measures:
+        reporter.say(f"  {each.name}: {each.float32:.4f} and {each.int8:.4f} ({each.int8 - each.float32:+.4f})")
+    return cost
+
+
+def _size(folder: Path, name: str) -> int:
+    """Bytes of a graph, with those that stand beside it."""
+    return sum(path.stat().st_size for path in folder.glob(f"{name}*"))
+
+
+def _int8_section(folder: Path, cost: Cost) -> str:
+    rows = "\n".join(f"| {each.name} | {each.float32:.4f} | {each.int8:.4f} |" for each in cost.measures)
+    sizes = " | ".join(f"{_size(folder, name) / 1e6:,.1f}" for name in (GRAPH, QUANTIZED))
+    return f"""
+`{QUANTIZED}` is the same graph with 8-bit weights (ONNX Runtime, dynamic). On {cost.rows}:
+
+| | `{GRAPH}` | `{QUANTIZED}` |
+|---|---|---|
+{rows}
+| size, MB | {sizes} |
+"""
+
+
+def _card(folder: Path, task: str, session: Session, agreement: Agreement) -> str:
+    """The model's card, and how to run the graph."""
+    path = folder / "README.md"
+    card = path.read_text(encoding="utf-8").rstrip() + "\n\n" if path.is_file() else ""
+    return f"""{card}# ONNX
+
+`{GRAPH}` is the model for {task}. Inputs, int64 [rows, tokens]: {", ".join(session.input_names)}; outputs, float32: \
+{", ".join(session.output_names)}. Rows and tokens are free.
+Compared with the PyTorch model at {agreement.shapes} shapes of rows and tokens, with padding: largest difference \
+{agreement.difference:.1g}, of values up to {agreement.largest:.3g}.
+
+```python
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+tokenizer = Tokenizer.from_file("path/to/this/folder/tokenizer.json")
+tokenizer.enable_padding()
+session = onnxruntime.InferenceSession("path/to/this/folder/{GRAPH}")
+
+rows = tokenizer.encode_batch(["A text.", "Another, longer text."])
+inputs = {{
+    "input_ids": np.array([row.ids for row in rows]),
+    "attention_mask": np.array([row.attention_mask for row in rows]),
+    "token_type_ids": np.array([row.type_ids for row in rows]),
+}}
+names = [each.name for each in session.get_inputs()]
+outputs = session.run(None, {{name: inputs[name] for name in names}})
+```
+"""

@@ -1,0 +1,108 @@
+"""Rows of two texts in one stream: the user's, and a share of general text, so that it is not forgotten.
+
+Which text a row is of, and which of its rows, is a function of the row's number
+alone: row n is of the general text where the whole part of n x share grows, as in
+Bresenham's line. So a run goes on anywhere at once, as with one text.
+"""
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from bertsmith.config import DataConfig
+from bertsmith.errors import UserError
+from bertsmith.examples import Course, TrainingRows
+from bertsmith.prepare import prepare
+from bertsmith.prepare.adopt import prepared_source
+from bertsmith.reporter import Reporter
+from bertsmith.rows import IGNORE_INDEX, Row
+from bertsmith.tokenizer import load_tokenizer
+
+REPLAY = "replay"
+"""Folder in the run, prepared as the text is."""
+
+
+class MixedRows:
+    """Stands for the `TrainingRows` of a text of which a share is another text."""
+
+    def __init__(self, main: TrainingRows, replay: TrainingRows, share: float) -> None:
+        """Mix two.
+
+        Args:
+            main: Rows of the text; an epoch is one of these.
+            replay: Rows of the general text, of the same length and masking; begun again when all are read.
+            share: Of the rows that are of `replay`, in (0, 1).
+        """
+        self.main, self.replay = main, replay
+        self.share = Fraction(share).limit_denominator(1_000_000)
+        self.source = main.source
+        self.rows_per_epoch = max(1, round(main.rows_per_epoch / (1 - self.share)))
+        self.course: Course | None = None
+        self._sequences = max(main.max_sequences, replay.max_sequences)
+
+    def __len__(self) -> int:
+        return self.rows_per_epoch
+
+    def __getitem__(self, number: int) -> Row:
+        """Row `number`, counted over all epochs."""
+        return self.__getitems__([number])[0]
+
+    def __getitems__(self, numbers: list[int]) -> list[Row]:
+        """Several rows at once."""
+        before = [int(number * self.share) for number in numbers]
+        is_replay = [int((number + 1) * self.share) > n for number, n in zip(numbers, before, strict=True)]
+        main = iter(
+            self.main.__getitems__([i - n for i, n, r in zip(numbers, before, is_replay, strict=True) if not r])
+        )
+        replay = iter(self.replay.__getitems__([n for n, r in zip(before, is_replay, strict=True) if r]))
+        return [self._with_room(next(replay) if each else next(main)) for each in is_replay]
+
+    def _with_room(self, row: Row) -> Row:
+        """A row with as many places for sequences as the other text needs: empty ones before the last."""
+        more = self._sequences + 1 - len(row.lengths)
+        if not more:
+            return row
+        lengths = np.insert(row.lengths, [len(row.lengths) - 1] * more, 0)
+        labels = np.insert(row.next_sentence_label, [len(row.next_sentence_label) - 1] * more, IGNORE_INDEX)
+        return row._replace(lengths=lengths, next_sentence_label=labels)
+
+
+AnyRows = TrainingRows | MixedRows
+
+
+def prepare_replay(
+    folder: Path, text: str, data: DataConfig, reporter: Reporter, *, sequence_length: int, keep_existing: bool
+) -> None:
+    """Turn the general text into RUN/replay/, with the tokenizer of the run.
+
+    Args:
+        folder: The run, its own text prepared.
+        text: A file or folder, or one that was prepared.
+        data: How the run's own text is read; of it only the held-out share and the processes count.
+        reporter: Who to tell.
+        sequence_length: Places in a row.
+        keep_existing: As of `prepare`.
+
+    Raises:
+        UserError: The text cannot be read, is too small, or was prepared with another tokenizer.
+    """
+    config = DataConfig(text=(text,), workers=data.workers)
+    if prepared_source(config) is None:
+        share = data.validation_fraction
+        config = replace(config, tokenizer=str(folder / "tokenizer"), validation_fraction=share)
+    prepared = prepare(
+        config,
+        folder / REPLAY,
+        report=lambda line: reporter.say(f"replay: {line}"),
+        progress=reporter.progress,
+        keep_existing=keep_existing,
+        sequence_length=sequence_length,
+    )
+    ours, theirs = (load_tokenizer(each).fingerprint() for each in (folder / "tokenizer", prepared.tokenizer_folder))
+    if ours != theirs:
+        raise UserError(
+            f"replay is {text}, which was prepared with another tokenizer; give the text itself, or prepare it with "
+            f"--tokenizer {folder / 'tokenizer'}"
+        )

@@ -1,0 +1,101 @@
+"""Scores taken apart into sums are the scores; intervals hold what they say; verdicts need evidence."""
+
+import numpy as np
+import pytest
+
+from bertsmith import differences
+from bertsmith.differences import difference_interval, measure, score_interval
+from bertsmith.tasks.row_sums import RowSums, row_sums
+from bertsmith.tasks.scores import SCORES, score_all
+
+LABELS = {
+    "classification": ("a", "b", "c", "never"),
+    "multi-label": ("a", "b", "c"),
+    "regression": ("score",),
+    "tagging": ("O", "B-x", "I-x", "B-y", "I-y"),
+}
+
+
+def predictions(kind: str, rows: int, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    draw, labels = np.random.default_rng(seed), LABELS[kind]
+    if kind == "regression":
+        truth = [draw.normal(50, 9, (1, 1)) for _ in range(rows)]
+        return [each + draw.normal(0, 6, (1, 1)) for each in truth], truth
+    if kind == "multi-label":
+        truth = [(draw.random((1, 3)) < 0.4).astype(np.float32) for _ in range(rows)]
+        return [np.clip(each + draw.normal(0, 0.5, (1, 3)), 0, 1) for each in truth], truth
+    sizes = draw.integers(1, 9, rows) if kind == "tagging" else np.ones(rows, dtype=np.int64)
+    truth = [draw.integers(0, len(labels) - (kind == "classification"), size) for size in sizes]
+    given = [draw.random((len(each), len(labels))) + 0.7 * np.eye(len(labels))[each] for each in truth]
+    return [each / each.sum(1, keepdims=True) for each in given], truth
+
+
+@pytest.mark.parametrize(("kind", "metric"), [(kind, metric) for kind, names in SCORES.items() for metric in names])
+def test_a_score_of_sums_is_the_score(kind: str, metric: str) -> None:
+    """Of all rows, and of rows of which some stand in it several times."""
+    given, truth = predictions(kind, 60)
+    taken = row_sums(metric, kind, LABELS[kind], given, truth)
+    assert len(taken.sums) == 60
+    expected = score_all(kind, LABELS[kind], given, truth).values[metric]
+    assert taken.value(taken.sums.sum(0)) == pytest.approx(expected)
+    if metric == "spearman":
+        return  # ranks are those in all rows
+    counts = np.random.default_rng(1).integers(0, 3, 60)
+    again = [[each for each, count in zip(part, counts, strict=True) for _ in range(count)] for part in (given, truth)]
+    expected = score_all(kind, LABELS[kind], *again).values[metric]
+    assert taken.value(counts.astype(float) @ taken.sums) == pytest.approx(expected)
+    assert taken.value(np.stack([taken.sums.sum(0)] * 2)).shape == (2,)
+
+
+@pytest.mark.parametrize("metric", ["pearson", "spearman", "matthews"])
+def test_what_is_not_defined_is_0(metric: str) -> None:
+    kind = "classification" if metric == "matthews" else "regression"
+    _, truth = predictions(kind, 20)
+    given = [np.eye(4)[:1] if kind == "classification" else np.full((1, 1), 3.0) for _ in truth]
+    taken = row_sums(metric, kind, LABELS[kind], given, truth)
+    assert taken.value(taken.sums.sum(0)) == 0
+
+
+def hits(right: np.ndarray) -> RowSums:
+    return RowSums(np.stack([right.astype(float), np.ones(len(right))], 1), lambda sums: sums[..., 0] / sums[..., 1])
+
+
+def drawn(draw: np.random.Generator, rows: np.ndarray, skill: float, seeds: int) -> list[RowSums]:
+    """Runs whose skill differs from seed to seed, on rows some of which are harder for all."""
+    each = skill + draw.normal(0, 0.03, seeds)
+    return [hits(draw.random(len(rows)) < np.clip(rows + one, 0, 1)) for one in each]
+
+
+def test_equal_models_are_told_apart_in_5_of_100_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three seeds and 300 rows: without the variance over seeds it would be 3 times as often."""
+    monkeypatch.setattr(differences, "RESAMPLES", 200)
+    draw, wrong, rows_alone = np.random.default_rng(0), 0, 0
+    for _ in range(400):
+        rows = draw.normal(0, 0.2, 300)
+        one, other = (measure(drawn(draw, rows, 0.75, 3)) for _ in range(2))
+        found = difference_interval(one, other)
+        wrong += not found.low <= 0 <= found.high
+        rows_alone += abs(found.estimate) > 1.96 * (one.resampled - other.resampled).std()
+    assert wrong <= 0.065 * 400
+    assert rows_alone > 2 * wrong
+
+
+def test_a_real_difference_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(differences, "RESAMPLES", 200)
+    draw = np.random.default_rng(0)
+    rows = draw.normal(0, 0.2, 600)
+    better, worse = measure(drawn(draw, rows, 0.85, 5)), measure(drawn(draw, rows, 0.65, 5))
+    found = difference_interval(better, worse)
+    assert 0 < found.low < found.estimate < found.high
+    assert found.estimate == pytest.approx(better.mean - worse.mean)
+    assert difference_interval(better, worse, level=0.99).low < found.low
+
+
+def test_the_same_predictions_do_not_differ() -> None:
+    runs = [hits(np.random.default_rng(seed).random(50) < 0.8) for seed in range(2)]
+    same = difference_interval(measure(runs), measure(runs))
+    assert same.estimate == 0
+    one = measure(runs[:1])
+    assert difference_interval(one, one) == (0, 0, 0)
+    wilson = score_interval(one)
+    assert wilson.low < one.mean < wilson.high

@@ -1,0 +1,123 @@
+"""The folder for the hub: what is needed is asked for, and nothing leaves the machine unless told to."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from bertsmith.cli import run as command
+from bertsmith.export.sentences import export_sentences
+from bertsmith.model import load_model
+from labelled import tiny_encoder
+
+from runs import train
+
+huggingface_hub = pytest.importorskip("huggingface_hub")
+
+GIVEN = ["--licence", "apache-2.0", "--data-description", "Made-up prose."]
+
+
+class FakeHub:
+    """Keeps what would be sent."""
+
+    calls: ClassVar[list[tuple[str, Any]]] = []
+    taken = False
+
+    def create_repo(self, repo: str, **flags: Any) -> None:
+        if self.taken:
+            raise ValueError(f"409: {repo} exists\nand more")
+        self.calls.append((repo, flags))
+
+    def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> None:
+        assert commit_message
+        self.calls.append((repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
+
+
+@pytest.fixture(autouse=True)
+def hub(monkeypatch: pytest.MonkeyPatch) -> type[FakeHub]:
+    monkeypatch.setattr(huggingface_hub, "HfApi", FakeHub)
+    monkeypatch.setattr(FakeHub, "calls", [])
+    return FakeHub
+
+
+@pytest.fixture(scope="module")
+def run(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("hub") / "run", text).parent
+
+
+def export(source: Path, output: Path, *more: str) -> int:
+    return command(["export", str(source), "--to", "hub", "-o", str(output), *more])
+
+
+def test_the_folder_has_the_model_and_a_card_with_numbers_licence_and_data(
+    run: Path, tmp_path: Path, hub: type[FakeHub]
+) -> None:
+    (run / "model" / "private.json").write_text("{}")
+    assert export(run, tmp_path / "out", *GIVEN) == 0
+    names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    card = huggingface_hub.ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert card.data.pipeline_tag == "fill-mask"
+    assert "| masked-token loss, nats |" in card.text
+    assert card.text.index("## Data\n\nMade-up prose.\n") < card.text.index("## Limits")
+    ids = torch.randint(5, 100, (2, 9))
+    ours, theirs = (load_model(folder, heads=True)(ids).mlm_logits for folder in (run / "model", tmp_path / "out"))
+    assert torch.equal(ours, theirs)
+    assert hub.calls == []
+
+
+def test_a_folder_of_sentence_transformers_keeps_its_modules(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers")
+    export_sentences(run, tmp_path / "st")
+    assert export(tmp_path / "st", tmp_path / "out", *GIVEN) == 0
+    mine, its = (
+        sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+        for folder in (tmp_path / "st", tmp_path / "out")
+    )
+    assert mine == its
+
+
+def test_it_is_uploaded_only_where_both_are_given(
+    run: Path, tmp_path: Path, hub: type[FakeHub], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert export(run, tmp_path / "a", *GIVEN, "--upload") == 2
+    assert export(run, tmp_path / "b", *GIVEN, "--repo", "me/mine") == 2
+    assert capsys.readouterr().err.count("nothing is uploaded without both") == 2
+    assert not any(tmp_path.iterdir())
+    assert hub.calls == []
+    assert export(run, tmp_path / "c", *GIVEN, "--upload", "--repo", "me/mine") == 0
+    (made, flags), (repo, files) = hub.calls
+    assert made == repo == "me/mine"
+    assert flags == {"private": True, "exist_ok": False}
+    assert "model.safetensors" in files
+    monkeypatch.setattr(FakeHub, "taken", True)
+    assert export(run, tmp_path / "d", *GIVEN, "--upload", "--repo", "me/mine") == 2
+    assert "is ready, but the upload to me/mine failed: 409: me/mine exists\n" in capsys.readouterr().err
+    assert (tmp_path / "d" / "README.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (GIVEN[2:], "--to hub needs --licence"),
+        (GIVEN[:2], "--to hub needs --data-description"),
+        ([*GIVEN[:2], "--data-description", " "], "--to hub needs --data-description"),
+        (["--licence", "My own licence!", *GIVEN[2:]], "--licence is 'My own licence!'; give an identifier"),
+        ([*GIVEN, "--upload", "--repo", "mine"], "--repo is 'mine'; give OWNER/NAME"),
+        ([*GIVEN, "--int8"], "--int8 is for --to onnx, and this is --to hub"),
+    ],
+)
+def test_what_is_missing_is_asked_for(
+    arguments: list[str], line: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(run, tmp_path / "out", *arguments) == 2
+    assert line in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_without_a_card_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export(tiny_encoder(tmp_path / "model"), tmp_path / "out", *GIVEN) == 2
+    assert "has no model card (README.md) with measured numbers" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -1,0 +1,142 @@
+"""Being stopped: at any moment, in any way, with one word and nothing lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from bertsmith.checkpoint import list_checkpoints
+from bertsmith.errors import UserError
+from bertsmith.examples import open_rows
+from bertsmith.metrics import read_metrics
+from bertsmith.stages import Stage
+
+from prose import write_prose
+from runs import FLAGS, Listener, train
+
+LONG = ["--steps", "100000", *FLAGS]
+
+
+def start(folder: Path, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "bertsmith", *arguments]
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=folder, text=True, **(pipes | options))
+
+
+def wait_for(ready: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not ready():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def steps_begun(folder: Path) -> bool:
+    log = folder / "run" / "metrics.jsonl"
+    return log.exists() and log.stat().st_size > 0
+
+
+def test_a_closed_terminal_saves_and_leaves(tmp_path: Path) -> None:
+    write_prose(tmp_path / "prose.txt")
+    main, terminal = os.openpty()
+    process = start(tmp_path, "pretrain", "prose.txt", "-o", "run", *LONG, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    wait_for(lambda: steps_begun(tmp_path))
+    os.close(main)  # what is written from now on fails
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(30) == 129
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")
+
+
+def test_before_the_first_step_a_signal_is_answered_too(tmp_path: Path) -> None:
+    write_prose(tmp_path / "prose.txt", documents=20_000)
+    process = start(tmp_path, "pretrain", "prose.txt", "-o", "run", *LONG)
+    wait_for(lambda: (tmp_path / "run" / ".lock").exists())
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert errors.strip() == "bertsmith: stopped; the same command goes on from here"
+
+
+def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
+    write_prose(tmp_path / "prose.txt")
+    ready = tmp_path / "ready"
+    program = (
+        "import pathlib, time\n"
+        "from bertsmith.interrupt import listening\n"
+        "with listening() as stop:\n"
+        f"    pathlib.Path({str(ready)!r}).touch()\n"
+        "    while stop.signal_number is None: time.sleep(0.01)\n"
+        f"    pathlib.Path({str(ready)!r}).unlink()\n"
+        "    time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program])
+    wait_for(ready.exists)
+    process.send_signal(signal.SIGINT)
+    wait_for(lambda: not ready.exists())
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_full_disk_under_the_log_saves_the_run_first(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ordinary = Path.open
+
+    def full(path: Path, mode: str = "r", *more: Any, **options: Any) -> IO[Any]:
+        if path.name == "metrics.jsonl" and mode == "a":
+            path = Path("/dev/full")
+        return ordinary(path, mode, *more, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(UserError, match=r"metrics.jsonl could not be written: No space left.*step 1 is saved"):
+        train(tmp_path / "run", text)
+    assert [folder.name for folder in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step-00000001"]
+    monkeypatch.setattr(Path, "open", ordinary)
+    train(tmp_path / "run", text)
+    assert [line["step"] for line in read_metrics(tmp_path / "run")] == [2, 3]
+
+
+def test_too_little_free_disk_is_said_before_the_first_step(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bertsmith.pretrain.shutil.disk_usage", lambda _: Free())
+    with pytest.raises(UserError, match=r"0 MB are free at .* the checkpoints need .* MB"):
+        train(tmp_path / "run", text)
+    assert not read_metrics(tmp_path / "run")
+
+
+class Free:
+    free = 1_000
+
+
+def test_going_on_late_costs_no_more_than_early(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of a late step are planned without those of any epoch before."""
+    train(tmp_path / "run", text)
+    rows = open_rows(tmp_path / "run", sequence_length=32, total_rows=10_000_000)
+    planned: list[int] = []
+    plan = rows._plan_epoch
+    monkeypatch.setattr(rows, "_epoch", lambda epoch: planned.append(epoch) or plan(epoch))
+    stage = Stage(range(2_000_000), sequence_length=32, rows=4, first_row=0, max_steps=2_000_000)
+    numbers = [stage.row_of(1_000_000) + n for n in range(4)]
+    assert len(rows.__getitems__(numbers)) == 4
+    assert set(planned) <= {numbers[0] // rows.rows_per_epoch, numbers[-1] // rows.rows_per_epoch}
+
+
+def test_tensorboard_files_are_written_where_it_is_installed(text: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    listener = Listener()
+    train(tmp_path / "run", text, listener)
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    board.Reload()
+    scalars = board.Scalars("loss")
+    assert [each.step for each in scalars] == [1, 2, 3]
+    assert [each.value for each in scalars] == pytest.approx([line["loss"] for line in read_metrics(tmp_path / "run")])

@@ -1,0 +1,54 @@
+"""How a preset is trained when nothing else is said."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertsmith.interrupt import Interrupted
+from bertsmith.presets import MODERN_RECIPE, PRESETS
+from bertsmith.run_folder import read_run
+
+from runs import Listener, train
+
+
+def trained(folder: Path, text: Path, **changes: Any) -> dict[str, Any]:
+    """The settings of the recipe that a run was trained with."""
+    train(folder, text, **changes)
+    training = read_run(folder).config.training
+    return {name: getattr(training, name) for name, _ in MODERN_RECIPE}
+
+
+def test_a_modern_preset_brings_its_recipe(text: Path, tmp_path: Path) -> None:
+    assert trained(tmp_path / "run", text, preset="modern-tiny") == dict(MODERN_RECIPE)
+
+
+def test_what_is_given_wins_over_the_recipe(text: Path, tmp_path: Path) -> None:
+    found = trained(tmp_path / "run", text, preset="modern-tiny", mlm_probability=0.2, schedule="linear")
+    assert found == {"schedule": "linear", "mlm_probability": 0.2, "end_probability": None}
+
+
+def test_a_replay_has_no_falling_share(text: Path, tmp_path: Path) -> None:
+    found = trained(tmp_path / "run", text, preset="modern-tiny", replay=str(text))
+    assert found == {"schedule": "trapezoid", "mlm_probability": 0.15, "end_probability": None}
+
+
+def test_bert_keeps_the_masks_of_the_paper(text: Path, tmp_path: Path) -> None:
+    assert trained(tmp_path / "run", text) == {
+        "schedule": "linear",
+        "mlm_probability": 0.15,
+        "end_probability": None,
+    }
+
+
+def test_a_run_that_has_begun_keeps_its_recipe(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when another version of this program would begin it otherwise."""
+    with monkeypatch.context() as patch:
+        patch.setattr("bertsmith.plan.decide_recipe", lambda _run: None)
+        with pytest.raises(Interrupted):
+            train(tmp_path / "run", text, Listener(stop_after=2), preset="modern-tiny", steps=4)
+    assert trained(tmp_path / "run", text, preset="modern-tiny", steps=4)["schedule"] == "linear"
+
+
+def test_every_modern_preset_has_the_recipe() -> None:
+    assert all((preset.recipe == MODERN_RECIPE) == name.startswith("modern") for name, preset in PRESETS.items())
