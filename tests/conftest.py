@@ -1,9 +1,11 @@
 """What several test files use."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: many threads on tiny tensors only wait for each other
+
 
 import pytest
 
@@ -28,3 +30,11 @@ def development_data(name: str) -> Path:
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of made-up prose, long enough to train a tiny model on."""
     return write_prose(tmp_path_factory.mktemp("text") / "prose.txt")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_as_in_a_terminal() -> None:
+    """Programs that tests start inherit what is ignored, and a job in the background ignores Ctrl-C and hang-up."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -18,7 +18,8 @@ from bertsmith.card import model_card
 from bertsmith.checkpoint import checkpoint_name
 from bertsmith.config import TrainingConfig
 from bertsmith.errors import UserError
-from bertsmith.finish import SENTENCE_TOKENS, hide_words, printable, publish_model
+from bertsmith.fillings import SENTENCE_TOKENS, hide_words, printable
+from bertsmith.finish import publish_model
 from bertsmith.intervals import wilson_interval
 from bertsmith.metrics import read_metrics
 from bertsmith.model import BertConfig, BertPretrainingModel, load_model

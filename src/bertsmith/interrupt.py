@@ -30,7 +30,7 @@ class StopRequest:
 def listening() -> Iterator[StopRequest]:
     """Note the first Ctrl-C, SIGTERM or SIGHUP instead of dying; a second Ctrl-C leaves at once.
 
-    A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+    A closed terminal that is to be ignored, as under nohup, stays ignored.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
@@ -42,7 +42,8 @@ def listening() -> Iterator[StopRequest]:
             os._exit(128 + signal_number)
         request.signal_number = signal_number
 
-    heard = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    ignores = hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    heard = STOPPING[:2] if ignores else STOPPING
     before = {number: signal.signal(number, note) for number in heard}
     try:
         yield request

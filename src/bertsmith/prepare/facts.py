@@ -81,10 +81,10 @@ def _count_lengths(tokens: Int64Array) -> Int64Array:
     return np.bincount(np.minimum(power, LENGTH_CLASSES - 1), minlength=LENGTH_CLASSES)
 
 
-def most_frequent(counts: npt.NDArray[np.int64], number: int) -> list[tuple[int, int]]:
+def most_frequent(counts: npt.NDArray[np.int64], number: int) -> list[list[int]]:
     """The ids that occur most often, most frequent first, each with its count; those that never occur are left out."""
     order = np.argsort(-counts, kind="stable")[:number]
-    return [(int(index), int(counts[index])) for index in order if counts[index]]
+    return [[int(index), int(counts[index])] for index in order if counts[index]]
 
 
 def _documents(content: ShardContent) -> _Documents:
