@@ -82,12 +82,13 @@ def test_the_same_sentences_are_filled_as_training_goes_on(finished: Path) -> No
     assert all(truth in page.text for _, truth, _ in sentences[0])
 
 
-def test_the_text_of_the_user_is_escaped(tmp_path: Path) -> None:
+def test_the_text_of_the_user_is_escaped_and_masked_words_alone_have_no_pairs(tmp_path: Path) -> None:
     path = write_prose(tmp_path / "prose.txt")
     spiked = path.read_text().replace(" the ", ' the <script>alert("x")</script> & ')
     path.write_text(spiked)
-    train(tmp_path / "run", path, validation_every=1)
+    train(tmp_path / "run", path, validation_every=1, objective="mlm")
     content = (tmp_path / "run" / "report.html").read_text()
+    assert "next sentences" not in content
     assert "<script" not in content
     assert "&lt;" in content
 
