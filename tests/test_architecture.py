@@ -13,9 +13,9 @@ MAX_RUN_STATEMENTS = 90
 
 ROWS = [
     {"cli"},
-    {"model_commands", "export_commands"},
+    {"model_commands", "export_commands", "report_commands"},
     {"comparison_table", "contrastive"},
-    {"evaluation_table", "compare", "embed"},
+    {"evaluation_table", "compare", "embed", "playground"},
     {"pretrain", "evaluate", "finetune", "classify", "contenders", "export"},
     {
         "finish",

@@ -14,9 +14,10 @@ import click
 
 from bertsmith.config import DataConfig, ModelConfig, TrainingConfig, by_table
 from bertsmith.errors import UserError, suggestion
-from bertsmith.export_commands import embed, export, report
+from bertsmith.export_commands import embed, export
 from bertsmith.flags import default_folder, gather, settings
 from bertsmith.model_commands import compare, evaluate, fill, finetune, predict
+from bertsmith.report_commands import playground, report
 
 BENCH_SETTINGS = (
     "preset",
@@ -193,7 +194,7 @@ def bench(prepared: Path | None, as_json: bool, **flags: Any) -> None:
         click.echo(line)
 
 
-for command in (fill, finetune, predict, evaluate, compare, export, embed, report):
+for command in (fill, finetune, predict, evaluate, compare, export, embed, report, playground):
     app.add_command(command)
 
 

@@ -16,17 +16,16 @@ from bertsmith.report import PAGE, write_report
 from bertsmith.reporter import Reporter
 
 MOST_TIME = 0.005
-"""Share of the run's time that its page may cost, after the first one; a page that is not due is left for later."""
+"""Share of the run's time that its page may cost. It is written again whenever that share has room for it."""
 
 
 class Diary:
-    """Keeps RUN/fillings.jsonl and RUN/report.html, on the main rank."""
+    """Keeps RUN/fillings.jsonl and RUN/report.html, on the main rank; the others do nothing here."""
 
     def __init__(self, plan: Plan, reporter: Reporter, *, first_step: int) -> None:
         """Open the diary of a run that goes on at `first_step`; lines of later steps, which are done again, go."""
         self._plan, self._reporter = plan, reporter
         self._path = plan.run.folder / FILLINGS
-        self._writes = distributed.is_main()
         self._not_before = 0.0
         self._kept: set[int] = set()
         self._examples: list[Example] = []
@@ -41,7 +40,7 @@ class Diary:
 
     def fill(self, model: AnyPretrainingModel, step: int) -> None:
         """Fill the masked sentences and keep the guesses; once for each step."""
-        if step not in self._kept:
+        if self._examples and step not in self._kept:
             self._kept.add(step)
             self._guard("the masked sentences were not kept", lambda: self._append(model, step))
 
@@ -51,17 +50,27 @@ class Diary:
         with self._path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
 
-    def write_page(self, *, last: bool = False) -> None:
-        """Write RUN/report.html, unless that would cost too much time; the last one is always written."""
-        if last or time.monotonic() >= self._not_before:
-            started = time.monotonic()
-            folder = self._plan.run.folder
-            self._guard(f"{PAGE} was not written", lambda: write_report([folder], folder / PAGE))
-            self._not_before = time.monotonic() + (time.monotonic() - started) / MOST_TIME
+    def write_page(self, *, at_once: bool = False) -> float:
+        """Write RUN/report.html, unless that would cost too much of the run's time now.
+
+        Args:
+            at_once: Write it in any case, as at the end.
+
+        Returns:
+            Seconds that it took.
+        """
+        started = time.monotonic()
+        if not at_once and started < self._not_before:
+            return 0.0
+        folder = self._plan.run.folder
+        self._guard(f"{PAGE} was not written", lambda: write_report([folder], folder / PAGE))
+        seconds = time.monotonic() - started
+        self._not_before = started + seconds / MOST_TIME
+        return seconds
 
     def _guard(self, what: str, do: Callable[[], object]) -> None:
         """Do something that the run can do without."""
-        if not self._writes:
+        if not distributed.is_main():
             return
         try:
             do()

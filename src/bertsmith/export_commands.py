@@ -106,17 +106,3 @@ def default_output(model: Path, form: str) -> Path:
     if not model.name:
         raise UserError(f"{model} has no name to call the export by; name a folder with -o")
     return model.with_name(f"{model.name}-{form}")
-
-
-@click.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write [RUN/report.html].")
-def report(runs: tuple[Path, ...], output: Path | None) -> None:
-    """Write a page that shows RUNS, one or several laid over each other. It holds text of yours: see its top."""
-    from bertsmith.report import PAGE, write_report
-
-    if output is None and len(runs) > 1:
-        raise UserError(f"{len(runs)} runs make a page of its own; say where with -o, such as -o runs.html")
-    file = output or runs[0] / PAGE
-    write_report(runs, file, need_steps=True)
-    click.echo(f"the page is {file}")

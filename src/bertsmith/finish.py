@@ -61,7 +61,8 @@ def finish_run(
         init_sha256=run.config.model.init_sha256,
     )
     try:
-        numbers = {**measured._asdict(), "nsp_interval": interval, "parameters": parameters, "step": state["step"]}
+        finite = {name: value if isfinite(value) else None for name, value in measured._asdict().items()}
+        numbers = {"step": state["step"], "parameters": parameters, **finite, "nsp_interval": interval}
         atomic.write_json(run.folder / EVALUATION, numbers)
         publish_model(run.model, exported, plan.tokenizer, card, reporter)
     except OSError as error:

@@ -123,9 +123,9 @@ def train(
                 state |= {"wall_seconds": plan.clock.used(), "settings": lasting_settings(plan.run)}
                 save(plan.run, model, optimizer, state, average)
                 last_save = last_step = time.monotonic()
+            last_step += diary.write_page(at_once=stopping)  # nor is this
             if log is not None:
                 log.refuse_error(step)
-            diary.write_page(last=stopping)
             if stopping:
                 raise Interrupted(stop.signal_number)
 
@@ -211,7 +211,10 @@ class _RowNumbers:
 
 
 def measure_if_due(plan: Plan, model: AnyPretrainingModel, step: int, diary: Diary) -> dict[str, float | None]:
-    """The held-out loss, by name, at the end and every `validation_every` steps; else nothing. Masks are filled too."""
+    """The held-out loss, by name, at the end and every `validation_every` steps; else nothing.
+
+    The sentences of the diary are filled by the same weights.
+    """
     training = plan.run.config.training
     if step != plan.steps and step % (training.validation_every or 1):
         return {}

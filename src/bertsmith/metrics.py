@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -94,19 +96,21 @@ def _step_of(line: bytes) -> int | None:
 
 def read_metrics(run: Path, name: str = METRICS) -> list[dict[str, Any]]:
     """All whole lines of a log of a run, each with its `step`; a torn last line is left out."""
-    try:
-        text = (run / name).read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return []
-    lines = []
-    for line in text.splitlines():
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(value, dict) and isinstance(value.get("step"), int):
-            lines.append(value)
-    return lines
+    return list(iterate_metrics(run, name))
+
+
+def iterate_metrics(run: Path, name: str = METRICS) -> Iterator[dict[str, Any]]:
+    """The same, one line at a time; nothing where there is no log."""
+    path = run / name
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as handle:
+        for line in handle:
+            value = None
+            with suppress(ValueError):
+                value = json.loads(line)
+            if isinstance(value, dict) and isinstance(value.get("step"), int):
+                yield value
 
 
 def _open_board(folder: Path, first_step: int) -> Any:

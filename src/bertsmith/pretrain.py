@@ -111,7 +111,8 @@ def pretrain(
             if plan_only:
                 run.save()
                 return run.folder
-            diary.fill(model, state["step"])
+            if state["step"] == 0:
+                diary.fill(model, 0)
             diary.write_page()
             train(plan, model, losses, optimizer, state, average=average, diary=diary, reporter=reporter)
         with average.in_place() if average else nullcontext():
@@ -119,7 +120,7 @@ def pretrain(
             measured = measure_held_out(plan, model, int(distributed.from_main(last_rows(plan, seconds_per_row))))
             if main:
                 finish_run(model, plan, measured, state, reporter)
-                diary.write_page(last=True)
+                diary.write_page(at_once=True)
         distributed.barrier()
     return run.model
 

@@ -43,6 +43,6 @@ def write_report(folders: Sequence[Path], output: Path, *, need_steps: bool = Fa
         raise UserError(f"{output} is there and is no report; give another file with -o")
     runs = [read_facts(folder) for folder in folders]
     for run in runs:
-        if need_steps and not run.log:
+        if need_steps and not run.steps:
             raise UserError(f"{run.folder} has no steps to show, its metrics.jsonl is empty or missing; train it first")
     atomic.write_bytes(output, to_html(run_page(runs[0]) if len(runs) == 1 else overlay_page(runs)))

@@ -6,11 +6,11 @@ from math import ceil, floor, log10
 from typing import Literal
 from xml.etree.ElementTree import Element
 
-from bertsmith.report.facts import Point
 from bertsmith.report.html import add
+from bertsmith.report.steps import Point
 
 WIDTH, HEIGHT = 440, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 36
+LEFT, RIGHT, TOP, BOTTOM = 56, 20, 10, 40
 """Units of the drawing, about pixels on a phone; it grows with the page."""
 
 TICKS = 5
@@ -87,12 +87,13 @@ class _Frame:
 
 
 def _add_axes(svg: Element, frame: _Frame, both: tuple[list[float], list[float]], x_label: str, percent: bool) -> None:
-    for value in both[1]:
+    x_ticks, y_ticks = both
+    for value in y_ticks:
         y = f"{frame.y(value):.1f}"
         add(svg, "line", x1=str(LEFT), x2=str(WIDTH - RIGHT), y1=y, y2=y, class_="grid")
         text = f"{value:.0%}" if percent else short(value)
         add(svg, "text", text, x=str(LEFT - 6), y=y, text_anchor="end", dominant_baseline="middle")
-    for value in both[0]:
+    for value in x_ticks:
         add(svg, "text", short(value), x=f"{frame.x(value):.1f}", y=str(HEIGHT - BOTTOM + 15), text_anchor="middle")
     add(svg, "text", x_label, x=str((WIDTH + LEFT) // 2), y=str(HEIGHT - 4), text_anchor="middle", class_="label")
 
@@ -100,8 +101,8 @@ def _add_axes(svg: Element, frame: _Frame, both: tuple[list[float], list[float]]
 def _add_series(svg: Element, frame: _Frame, series: Series) -> None:
     group = add(svg, "g", class_=f"c{series.colour} {series.kind}")
     if series.kind == "level":
-        at = f"{frame.y(series.points[0][1]):.1f}"
-        add(group, "line", x1=str(LEFT), x2=str(WIDTH - RIGHT), y1=at, y2=at)
+        level = f"{frame.y(series.points[0][1]):.1f}"
+        add(group, "line", x1=str(LEFT), x2=str(WIDTH - RIGHT), y1=level, y2=level)
         return
     places = [(frame.x(x), frame.y(y)) for x, y in series.points]
     add(group, "polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in places))

@@ -2,25 +2,17 @@
 
 import json
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from bertsmith import atomic
 from bertsmith.errors import UserError
-from bertsmith.metrics import EVALUATION, FILLINGS, read_metrics
+from bertsmith.metrics import EVALUATION, FILLINGS, iterate_metrics, read_metrics
 from bertsmith.output_folder import CONFIG
+from bertsmith.report.steps import Steps
 from bertsmith.run_folder import ENVIRONMENT, Run, read_run
 from bertsmith.shards import MANIFEST, read_manifest
 from bertsmith.tokenizer import load_tokenizer
-
-Point = tuple[float, float]
-
-CURVE_POINTS = 240
-"""Points of a curve; each is the mean of as many steps as it takes. A chart is not much wider in pixels."""
-
-RECENT_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -31,8 +23,7 @@ class RunFacts:
     run: Run
     environment: dict[str, Any]
     manifest: dict[str, Any] | None
-    log: list[dict[str, Any]]
-    """Of each step."""
+    steps: Steps
 
     fillings: list[dict[str, Any]]
     """Of each time the masked sentences were filled."""
@@ -52,72 +43,9 @@ class RunFacts:
         return self.folder.resolve().name
 
     @property
-    def step(self) -> int:
-        """Finished steps."""
-        return int(self.log[-1]["step"]) if self.log else 0
-
-    @property
     def finished(self) -> bool:
         """Whether the model is there."""
-        return self.run.model.is_dir() and self.step == self.run.config.training.steps
-
-    @cached_property
-    def tokens(self) -> int:
-        """Real tokens read."""
-        return sum(_number(line, "tokens") for line in self.log)
-
-    @cached_property
-    def seconds(self) -> float:
-        """Time of all steps."""
-        return sum(_seconds(line) for line in self.log)
-
-    @property
-    def validations(self) -> list[dict[str, Any]]:
-        """The lines of the steps after which held-out text was measured."""
-        return [line for line in self.log if line.get("validation_mlm_loss") is not None]
-
-    def recent(self, name: str) -> float | None:
-        """Mean of a value over the last steps: one step alone is noise."""
-        values = [line[name] for line in self.log[-RECENT_STEPS:] if isinstance(line.get(name), int | float)]
-        return fmean(values) if values else None
-
-    def curve(self, name: str, *, by_tokens: bool = False) -> list[Point]:
-        """A value over the steps, or over the tokens read; each point is the mean of some steps.
-
-        The mean of speeds is that of the tokens over that of the times.
-        """
-        every = max(1, -(-len(self.log) // CURVE_POINTS))
-        points, tokens = [], 0
-        for start in range(0, len(self.log), every):
-            part = self.log[start : start + every]
-            tokens += sum(_number(line, "tokens") for line in part)
-            values = [line[name] for line in part if isinstance(line.get(name), int | float)]
-            if name == "tokens_per_second":
-                seconds = sum(_seconds(line) for line in part)
-                values = [sum(_number(line, "tokens") for line in part) / seconds] if seconds else []
-            if values:
-                points.append((tokens if by_tokens else part[-1]["step"], fmean(values)))
-        return points
-
-    def held_out_curve(self, name: str, *, by_tokens: bool = False) -> list[Point]:
-        """A value of the held-out text wherever it was measured."""
-        points, tokens = [], 0
-        for line in self.log:
-            tokens += _number(line, "tokens")
-            value = line.get(f"validation_{name}")
-            if isinstance(value, int | float):
-                points.append((tokens if by_tokens else line["step"], value))
-        return points
-
-
-def _number(line: dict[str, Any], name: str) -> Any:
-    value = line.get(name)
-    return value if isinstance(value, int | float) else 0
-
-
-def _seconds(line: dict[str, Any]) -> float:
-    speed = _number(line, "tokens_per_second")
-    return float(_number(line, "tokens") / speed) if speed else 0.0
+        return self.run.model.is_dir() and self.steps.last == self.run.config.training.steps
 
 
 def read_facts(folder: Path) -> RunFacts:
@@ -136,7 +64,7 @@ def read_facts(folder: Path) -> RunFacts:
         run=run,
         environment=_read_json(folder / ENVIRONMENT) or {},
         manifest=manifest,
-        log=read_metrics(folder),
+        steps=Steps(iterate_metrics(folder)),
         fillings=[line for line in read_metrics(folder, FILLINGS) if isinstance(line.get("sentences"), list)],
         evaluation=_read_json(folder / EVALUATION),
         pieces=_frequent_pieces(folder, manifest or {}),

@@ -44,7 +44,8 @@ def new_page(title: str) -> tuple[Element, Element]:
 
 def to_html(root: Element) -> bytes:
     """The page as UTF-8."""
-    return b"<!DOCTYPE html>\n" + bytes(tostring(root, encoding="utf-8", method="html")) + b"\n"
+    content: bytes = tostring(root, encoding="utf-8", method="html")
+    return b"<!DOCTYPE html>\n" + content + b"\n"
 
 
 def section(parent: Element, title: str, note: str = "") -> Element:

@@ -10,13 +10,15 @@ from bertsmith.report.html import add, add_table, new_page, section
 from bertsmith.report.page import add_heading, duration, evaluation_rows, level_series, state
 from bertsmith.report.settings import command, hashes, shown
 
+NOTICE = "This page shows names of your files and your settings. Share it only with those who may see them."
+
 
 def overlay_page(runs: Sequence[RunFacts]) -> Element:
     """The page of several runs: curves over the tokens read, results, and in what they differ."""
     names = _names(runs)
     root, main = new_page(f"{', '.join(names)} - Bertsmith")
     lines = " ".join(f"{name}: {state(facts)}" for name, facts in zip(names, runs, strict=True))
-    add_heading(main, " / ".join(names), lines)
+    add_heading(main, " / ".join(names), NOTICE, lines)
     _add_curves(main, runs, names)
     _add_results(main, runs, names)
     _add_differences(main, runs, names)
@@ -49,8 +51,8 @@ def _add_curves(main: Element, runs: Sequence[RunFacts], names: Sequence[str]) -
     ):
         series: list[Series] = []
         for colour, (run, facts) in enumerate(zip(names, runs, strict=True)):
-            series.append(Series("", facts.curve(name, by_tokens=True), "faint", colour))
-            series.append(Series(run, facts.held_out_curve(name, by_tokens=True), "measured", colour))
+            series.append(Series("", facts.steps.curve(name, by_tokens=True), "faint", colour))
+            series.append(Series(run, facts.steps.held_out_curve(name, by_tokens=True), "measured", colour))
         if name == "mlm_loss" and len(levels) == 1:
             series += level_series("token frequencies alone", levels.pop(), 7)
         add_chart(charts, title, series, x_label="tokens read", percent=percent)
@@ -60,7 +62,7 @@ def _add_curves(main: Element, runs: Sequence[RunFacts], names: Sequence[str]) -
         ("share of the machine's peak matrix rate", "matrix_share", True),
     ):
         lines = [
-            Series(run, facts.curve(name, by_tokens=True), "line", colour)
+            Series(run, facts.steps.curve(name, by_tokens=True), "line", colour)
             for colour, (run, facts) in enumerate(zip(names, runs, strict=True))
         ]
         add_chart(charts, title, lines, x_label="tokens read", from_zero=True, percent=percent)
@@ -73,10 +75,10 @@ def _add_results(main: Element, runs: Sequence[RunFacts], names: Sequence[str]) 
     columns = [
         dict(evaluation_rows(facts))
         | {
-            "steps": f"{facts.step:,}",
-            "tokens read": f"{facts.tokens:,}",
-            "training time": duration(facts.seconds),
-            "tokens per second": f"{facts.tokens / facts.seconds:,.0f}" if facts.seconds else "-",
+            "steps": f"{facts.steps.last:,}",
+            "tokens read": f"{facts.steps.tokens:,}",
+            "training time": duration(facts.steps.seconds),
+            "tokens per second": f"{facts.steps.tokens / facts.steps.seconds:,.0f}" if facts.steps.seconds else "-",
         }
         for facts in runs
     ]

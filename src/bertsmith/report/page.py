@@ -12,7 +12,7 @@ from bertsmith.report.html import add, add_table, bar, new_page, section
 from bertsmith.report.settings import add_settings
 
 NOTICE = (
-    "This page shows text of its maker: held-out sentences, the most frequent pieces, and names of files. "
+    "This page shows your own text: held-out sentences, the most frequent pieces, and names of files. "
     "Share it only with those who may see that text."
 )
 MOST_ROWS = 8
@@ -22,7 +22,7 @@ MOST_ROWS = 8
 def run_page(facts: RunFacts) -> Element:
     """The page of a run, whatever there is of it."""
     root, main = new_page(f"{facts.name} - Bertsmith")
-    add_heading(main, facts.name, state(facts))
+    add_heading(main, facts.name, NOTICE, state(facts))
     _add_cards(main, facts)
     _add_curves(main, facts)
     _add_fillings(main, facts.fillings)
@@ -32,10 +32,10 @@ def run_page(facts: RunFacts) -> Element:
     return root
 
 
-def add_heading(main: Element, title: str, line: str) -> None:
+def add_heading(main: Element, title: str, notice: str, line: str) -> None:
     """The head of a page."""
     add(main, "h1", title)
-    add(main, "p", NOTICE, class_="notice")
+    add(main, "p", notice, class_="notice")
     add(main, "p", f"{line} Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by Bertsmith.", class_="note")
 
 
@@ -44,7 +44,7 @@ def state(facts: RunFacts) -> str:
     steps = facts.run.config.training.steps
     if facts.finished:
         return f"Finished: all {steps:,} steps."
-    return f"Step {facts.step:,} of {steps:,}." if steps else "Not begun yet."
+    return f"Step {facts.steps.last:,} of {steps:,}." if steps else "Not begun yet."
 
 
 def _add_cards(main: Element, facts: RunFacts) -> None:
@@ -57,11 +57,11 @@ def _add_cards(main: Element, facts: RunFacts) -> None:
         level = f"nats; token frequencies alone {levels['unigram_loss']:.2f}" if "unigram_loss" in levels else "nats"
         shown.append(("held-out masked words", f"{final['mlm_loss']:.3f}", level))
         shown.append(("masked words right", f"{final['mlm_accuracy']:.1%}", "of the held-out ones"))
-    if final.get("nsp_accuracy") is not None and final.get("nsp_targets") != 0:
+    if final.get("nsp_accuracy") is not None:
         shown.append(("next sentences right", f"{final['nsp_accuracy']:.1%}", "held out; half by chance"))
-    if facts.log:
-        shown.append(("tokens read", short(facts.tokens), f"in {duration(facts.seconds)} of training"))
-        speed = facts.tokens / facts.seconds if facts.seconds else 0.0
+    if facts.steps:
+        shown.append(("tokens read", short(facts.steps.tokens), f"in {duration(facts.steps.seconds)} of training"))
+        speed = facts.steps.tokens / facts.steps.seconds if facts.steps.seconds else 0.0
         shown.append(("tokens per second", f"{speed:,.0f}", _share_of_peak(facts)))
     for name, value, note in shown:
         card = add(cards, "div", class_="card")
@@ -72,14 +72,14 @@ def _add_cards(main: Element, facts: RunFacts) -> None:
 
 def held_out(facts: RunFacts) -> Mapping[str, Any]:
     """Means over the held-out text, at the end or when it was measured last."""
-    if facts.evaluation is not None and facts.evaluation.get("step") == facts.step:
+    if facts.evaluation is not None and facts.evaluation.get("step") == facts.steps.last:
         return {name: value for name, value in facts.evaluation.items() if value == value}
-    last = facts.validations[-1] if facts.validations else {}
+    last = facts.steps.validations[-1] if facts.steps.validations else {}
     return {name.removeprefix("validation_"): value for name, value in last.items() if name.startswith("validation_")}
 
 
 def _share_of_peak(facts: RunFacts) -> str:
-    share = facts.recent("matrix_share")
+    share = facts.steps.recent("matrix_share")
     return "" if share is None else f"{share:.0%} of the machine's matrix rate"
 
 
@@ -91,7 +91,7 @@ def duration(seconds: float) -> str:
 
 
 def _add_curves(main: Element, facts: RunFacts) -> None:
-    part = section(main, "Training", "" if facts.log else "No step is done yet.")
+    part = section(main, "Training", "" if facts.steps else "No step is done yet.")
     charts = add(part, "div", class_="charts")
     levels = facts.manifest or {}
     masked = [
@@ -111,15 +111,15 @@ def _add_curves(main: Element, facts: RunFacts) -> None:
         ("tokens per second", "tokens_per_second", False),
         ("share of the machine's peak matrix rate", "matrix_share", True),
     ):
-        line = [Series("", facts.curve(name))]
+        line = [Series("", facts.steps.curve(name))]
         add_chart(charts, title, line, x_label=x_label, from_zero=True, percent=percent)
 
 
 def loss_series(facts: RunFacts, name: str) -> list[Series]:
     """A value in training, and held out."""
     return [
-        Series("training text", facts.curve(name), "faint"),
-        Series("held-out text", facts.held_out_curve(name), "measured", 1),
+        Series("training text", facts.steps.curve(name), "faint"),
+        Series("held-out text", facts.steps.held_out_curve(name), "measured", 1),
     ]
 
 
@@ -151,7 +151,7 @@ def _add_fillings(main: Element, fillings: Sequence[Mapping[str, Any]]) -> None:
         rows = [(entry["step"], same) for entry in fillings for same in entry["sentences"] if _same(same, sentence)]
         add_table(
             block,
-            ("step",),
+            ("step", "best guess", "second", "third"),
             [
                 (f"{step:,}", *(_guess(guess, sentence["truth"]) for guess in same["guesses"]))
                 for step, same in spread(rows)
@@ -165,30 +165,31 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _guess(guess: Sequence[Any], truth: str) -> Element:
-    """A guess on a bar of its probability."""
+    """A guess on a bar of its probability; a word too long for its place is cut by the browser, its share never."""
     word, probability = guess
-    element = bar(probability)
-    element.text = None
-    add(element, "span", f"{word} {probability:.0%}", dir="auto", **({"class_": "right"} if word == truth else {}))
+    element = Element("div", {"class": "guess right" if word == truth else "guess"})
+    element.append(bar(probability))
+    add(element, "span", word, class_="word", dir="auto", title=word)
+    add(element, "span", f"{probability:.0%}")
     return element
 
 
 def _add_evaluation(main: Element, facts: RunFacts) -> None:
     """What was measured on held-out text."""
-    if not facts.validations and facts.evaluation is None:
+    if not facts.steps.validations and facts.evaluation is None:
         return
     part = section(main, "Held-out text")
-    if facts.evaluation is not None and facts.evaluation.get("step") == facts.step:
+    if facts.evaluation is not None and facts.evaluation.get("step") == facts.steps.last:
         add(part, "p", "At the end, on up to 4,096 rows:", class_="note")
         add_table(part, ("", "value"), evaluation_rows(facts), class_="numbers")
-    if facts.validations:
+    if facts.steps.validations:
         add(part, "p", "While it trained, on up to 512 rows:", class_="note")
-        pairs = any("validation_nsp_loss" in line for line in facts.validations)
+        pairs = any("validation_nsp_loss" in line for line in facts.steps.validations)
         kinds = ("mlm_loss", "mlm_accuracy", *(("nsp_loss", "nsp_accuracy") if pairs else ()))
         header = ("step", "masked: loss", "right", *(("next: loss", "right") if pairs else ()))
         rows = [
             (f"{line['step']:,}", *(_value(kind, line.get(f"validation_{kind}")) for kind in kinds))
-            for line in spread(facts.validations, 20)
+            for line in spread(facts.steps.validations, 20)
         ]
         add_table(part, header, rows, class_="numbers")
 
