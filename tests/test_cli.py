@@ -1,14 +1,18 @@
 """The command line: one line for each mistake, nothing lost, the right exit code."""
 
 import gzip
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+
+from bertsmith.cli import run as command_line
 
 from prose import write_prose
 from runs import FLAGS
@@ -19,14 +23,24 @@ def bertsmith(*arguments: str, cwd: Path | None = None) -> "subprocess.Completed
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, timeout=120)
 
 
-def complaint(*arguments: str, cwd: Path | None = None) -> str:
-    """The one line that a mistake is answered with."""
-    result = bertsmith(*arguments, cwd=cwd)
-    assert result.returncode == 2, result.stdout + result.stderr
-    lines = [line for line in result.stderr.splitlines() if not line.startswith("warning:")]
-    assert len(lines) == 1, result.stderr
+def complaint(*arguments: str, cwd: Path) -> str:
+    """The one line that a mistake is answered with, in this process: a new one would load PyTorch each time."""
+    said, errors = io.StringIO(), io.StringIO()
+    with chdir(cwd), redirect_stdout(said), redirect_stderr(errors):
+        code = command_line(list(arguments))
+    assert code == 2, said.getvalue() + errors.getvalue()
+    lines = [line for line in errors.getvalue().splitlines() if not line.startswith("warning:")]
+    assert len(lines) == 1, errors.getvalue()
     assert lines[0].startswith("bertsmith: ")
     return lines[0]
+
+
+def test_a_mistake_ends_the_process_with_its_code(tmp_path: Path) -> None:
+    result = bertsmith("info", "no-run", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("bertsmith: ")
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -110,8 +124,8 @@ def test_from_text_to_filled_mask(tmp_path: Path) -> None:
     described = bertsmith("info", "runs/prose", "--verify", cwd=tmp_path)
     assert described.returncode == 0, described.stderr
     assert "6" in described.stdout
-    again = bertsmith("pretrain", "prose.txt", "--steps", "6", *FLAGS, "--fresh", cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
+    with chdir(tmp_path):
+        assert command_line(["pretrain", "prose.txt", "--steps", "2", *FLAGS, "--fresh"]) == 0
     assert (tmp_path / "runs" / "prose-2" / "model").is_dir()
     assert "steps" in complaint("pretrain", "prose.txt", "--steps", "7", *FLAGS, cwd=tmp_path)
 
@@ -119,18 +133,17 @@ def test_from_text_to_filled_mask(tmp_path: Path) -> None:
 def test_prepared_text_is_text(tmp_path: Path) -> None:
     write_prose(tmp_path / "prose.txt")
     data = ["--vocab-size", "500", "--validation-fraction", "0.15", "--document", "blank-line", "--workers", "1"]
-    result = bertsmith("prepare", "prose.txt", "-o", "ready", "--sequence-length", "32", *data, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    (tmp_path / "prose.txt").unlink()
     settings = FLAGS[: FLAGS.index("--vocab-size")] + FLAGS[FLAGS.index("--global-batch-size") :]
-    result = bertsmith("pretrain", "ready", "-o", "run", "--steps", "2", *settings, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    with chdir(tmp_path):
+        assert command_line(["prepare", "prose.txt", "-o", "ready", "--sequence-length", "32", *data]) == 0
+        (tmp_path / "prose.txt").unlink()
+        assert command_line(["pretrain", "ready", "-o", "run", "--steps", "2", *settings]) == 0
 
 
 def test_a_tokenizer_is_trained_alone(tmp_path: Path) -> None:
     write_prose(tmp_path / "prose.txt")
-    result = bertsmith("tokenizer", "train", "prose.txt", "-o", "words", "--vocab-size", "300", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    with chdir(tmp_path):
+        assert command_line(["tokenizer", "train", "prose.txt", "-o", "words", "--vocab-size", "300"]) == 0
     assert (tmp_path / "words" / "tokenizer.json").exists()
 
 
@@ -151,12 +164,13 @@ def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals, code:
     assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
 
 
-def test_a_run_inside_its_own_text_is_not_read(tmp_path: Path) -> None:
+def test_a_run_inside_its_own_text_is_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_prose(tmp_path / "prose.txt")
-    for _ in range(2):
-        result = bertsmith("pretrain", ".", "-o", "runs/here", "--steps", "2", *FLAGS, cwd=tmp_path)
-        assert result.returncode == 0, result.stderr
-    assert "1 file" in bertsmith("pretrain", ".", "-o", "runs/next", "--steps", "2", *FLAGS, cwd=tmp_path).stdout
+    with chdir(tmp_path):
+        for name in ("here", "here", "next"):
+            capsys.readouterr()
+            assert command_line(["pretrain", ".", "-o", f"runs/{name}", "--steps", "2", *FLAGS]) == 0
+    assert "1 file" in capsys.readouterr().out
 
 
 def test_an_empty_path_is_one_line(tmp_path: Path) -> None:
