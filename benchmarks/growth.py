@@ -1,9 +1,10 @@
-"""Memory and speed of building rows against the size of the corpus.
+"""Memory and speed against the size of the corpus, and against the size of the model.
 
-    python benchmarks/growth.py [--millions 2.5 25 250]
+    python benchmarks/growth.py [--millions 2.5 25 250] [--presets bert-tiny ... bert-large]
 
-Writes shards of made-up ids with sentences and sections of natural lengths (four
-bytes of English a token), opens them as a run does, and builds rows.
+For the corpus it writes shards of made-up ids with sentences and sections of natural
+lengths (four bytes of English a token), opens them as a run does, and builds rows. For
+the model it times steps of 16 rows of 128 places, each size in a process of its own.
 """
 
 import argparse
@@ -65,11 +66,33 @@ def measure(data: Path) -> dict[str, Any]:
     return {"tokens": source.num_tokens, "first": first, "ms": 1e3 * seconds, "memory": memory}
 
 
+def measure_model(preset: str) -> dict[str, Any]:
+    """Time the steps of a size, and say how much memory the process took."""
+    from bertsmith.bench import run_bench
+
+    facts = run_bench({"preset": preset, "global_batch_size": 16, "compile": "no"})
+    return facts | {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--millions", type=float, nargs="+", default=[2.5, 25.0, 250.0])
+    parser.add_argument(
+        "--presets", nargs="*", default=["bert-tiny", "bert-mini", "bert-small", "bert-base", "bert-large"]
+    )
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--preset", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.preset:
+        facts = measure_model(options.preset)
+        way = facts["ways"]["eager"]
+        size, speed, share = facts["parameters"] / 1e6, way["tokens_per_second"], way["peak_share"]
+        print(
+            f"{options.preset}, {size:,.1f} M parameters: {speed:,.0f} tokens/s, {share:.0%} of the matrix rate, "
+            f"{facts['memory'] / 1e9:.2f} GB of memory",
+            flush=True,
+        )
+        return
     if options.data:
         facts = measure(options.data)
         print(
@@ -82,6 +105,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             write_corpus(Path(name) / "data", int(millions * 1e6))
             subprocess.run([sys.executable, __file__, "--data", str(Path(name) / "data")], check=True)
+    for preset in options.presets:
+        subprocess.run([sys.executable, __file__, "--preset", preset], check=True)
 
 
 if __name__ == "__main__":
