@@ -64,6 +64,8 @@ def best_of(
     sizes = options.micro_batches or sorted({base["rows"], max(1, base["rows"] // 4)})
     found: list[tuple[float, dict[str, Any]]] = []
     for flags, size in product(candidates, sizes):
+        if options.half and flags["precision"] != "bfloat16":
+            continue
         case = base | flags | {"micro_batch": min(size, base["rows"]), "steps": 2}
         result = measure(side, case)
         if result:
@@ -115,6 +117,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--micro-batches", nargs="+", type=int, help="rows at once to try [all, and a quarter]")
+    parser.add_argument("--half", action="store_true", help="try no float32, where that is known to be far slower")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--data", type=Path, default=Path("runs/benchmark-data"))

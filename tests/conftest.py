@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: many threads on tiny tensors only wait for each other
@@ -38,3 +39,12 @@ def signals_as_in_a_terminal() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_measurements() -> Iterator[None]:
+    """A run measures the machine for about a second before its first step; tests care for what it does with that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bertsmith.measure.SECONDS_PER_CHOICE", 0.02)
+        patch.setattr("bertsmith.work.CPU_SHAPES", ((128, 256, 512), (256, 256, 256)))
+        yield

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from bertsmith.decisions import default_warmup
 from bertsmith.interrupt import Interrupted
 from bertsmith.presets import MODERN_RECIPE, PRESETS
 from bertsmith.run_folder import read_run
@@ -52,3 +53,8 @@ def test_a_run_that_has_begun_keeps_its_recipe(text: Path, tmp_path: Path, monke
 
 def test_every_modern_preset_has_the_recipe() -> None:
     assert all((preset.recipe == MODERN_RECIPE) == name.startswith("modern") for name, preset in PRESETS.items())
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (40, 10), (573, 143), (1000, 150), (2500, 150), (10_000, 600)])
+def test_short_runs_warm_up_for_longer(steps: int, warmup: int) -> None:
+    assert default_warmup(steps) == warmup

@@ -243,4 +243,4 @@ def test_the_saved_settings_say_where_they_came_from(straight: Path) -> None:
     assert saved["origin"]["steps"] == "flag"
     assert saved["origin"]["objective"] == "measured"
     assert saved["origin"]["learning_rate"] == "preset"
-    assert saved["training"]["warmup_steps"] == 1
+    assert saved["training"]["warmup_steps"] == 3

@@ -130,7 +130,9 @@ class TrainingConfig:
         "Learning rate after the warm-up: falls to 0 in a line or a cosine, stays, or stays and falls at the end.",
     )
     decay_share: float = _setting(0.3, "Last share of the steps in which a trapezoid falls to 0.")
-    warmup_steps: int | None = _setting(None, "Steps in which the learning rate rises to its peak [6 %].")
+    warmup_steps: int | None = _setting(
+        None, "Steps in which the learning rate rises to its peak [6 %, in short runs up to 150 steps]."
+    )
     weight_decay: float = _setting(0.01, "AdamW weight decay; biases and LayerNorm have none.")
     adam_beta2: float = _setting(0.98, "AdamW decay of the second moment.")
     max_grad_norm: float = _setting(1.0, "Gradients are scaled down to this L2 norm.")

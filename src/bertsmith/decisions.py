@@ -39,7 +39,8 @@ TOKEN_GOAL = 50e6
 MAX_EPOCHS = 20.0
 """Default length of a run: enough epochs for TOKEN_GOAL tokens, at least 1, at most MAX_EPOCHS."""
 
-WARMUP_SHARE = 0.06
+WARMUP_SHARE, FEWEST_WARMUP_STEPS, MOST_WARMUP_SHARE = 0.06, 150, 0.25
+"""The rate rises over this share of the steps; in short runs over so many, but at most the last share (docs/log.md)."""
 
 CONTINUED_RATE = 0.5
 """Of the preset's peak learning rate, where a run goes on from a model: more of what it knew stays (docs/log.md)."""
@@ -155,9 +156,14 @@ def decide_length(run: Run, rows: AnyRows) -> None:
             "reach its peak; give fewer, or leave it out"
         )
     if training.warmup_steps is None:
-        run.decide("default", warmup_steps=round(WARMUP_SHARE * steps))
+        run.decide("default", warmup_steps=default_warmup(steps))
     if training.validation_every is None:
         run.decide("default", validation_every=max(1, ceil(steps / 10)))
+
+
+def default_warmup(steps: int) -> int:
+    """Steps in which the learning rate rises, in a run of so many."""
+    return round(max(WARMUP_SHARE * steps, min(FEWEST_WARMUP_STEPS, MOST_WARMUP_SHARE * steps)))
 
 
 def model_config(run: Run, tokenizer: Tokenizer) -> AnyConfig:
