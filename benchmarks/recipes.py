@@ -1,22 +1,26 @@
 """What each lever of the recipe is worth: the same text and tokens, one change at a time.
 
     python benchmarks/recipes.py PREPARED [--steps 1250] [--seeds 0 1] [--lanes 2] [--only NAME ...] [-o FOLDER]
+                                 [--blimp FOLDER] [--goal LOSS]
 
 PREPARED is what `bertsmith prepare` wrote. The first recipes go from the 2018 one to the
 recommended one, each with one change more; the others change one thing of the recommended
 one. All learn from the same number of tokens, and are measured on the same held-out rows
 and masks, without pairs, in float32. `--lanes` runs so many at once with a share of the
 cores each, so speeds are those of one lane. Each run that is done is kept in the output
-folder and not done again. Prints a table, and draws recipes.png where matplotlib is installed.
+folder and not done again. `--blimp` measures 100 minimal pairs of each paradigm, too; `--goal` tells
+when a run first measured that loss. Prints a table, and draws recipes.png where matplotlib is installed.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,32 +42,33 @@ class Recipe(NamedTuple):
 RECIPE_2018 = "--preset bert-mini --objective mlm+nsp --optimizer adamw --schedule linear"
 MODERN = "--preset modern-mini --objective mlm --optimizer muon"
 BEST = f"{MODERN} --learning-rate 1.5e-3 --schedule trapezoid"
+RECOMMENDED = f"{BEST} --mlm-probability 0.3 --end-probability 0.15"
 
 STEPS_FROM_2018 = (
     Recipe("2018: BERT, MLM + NSP, AdamW, linear", RECIPE_2018),
     Recipe("masked words alone", "--preset bert-mini --objective mlm --optimizer adamw --schedule linear"),
     Recipe("Muon", "--preset bert-mini --objective mlm --optimizer muon --schedule linear"),
     Recipe("modern encoder", f"{MODERN} --schedule linear --learning-rate 1.5e-3"),
-    Recipe("trapezoid (recommended)", BEST),
+    Recipe("trapezoid", BEST),
+    Recipe("mask 30 % to 15 % (recommended)", RECOMMENDED),
 )
 ALONE = (
-    Recipe("8 rows a step", BEST, 8),
-    Recipe("32 rows a step", BEST, 32),
+    Recipe("8 rows a step", RECOMMENDED, 8),
+    Recipe("32 rows a step", RECOMMENDED, 32),
     Recipe("mask 30 %", f"{BEST} --mlm-probability 0.3"),
-    Recipe("mask 30 % to 15 %", f"{BEST} --mlm-probability 0.3 --end-probability 0.15"),
-    Recipe("rate 1e-3", BEST.replace("1.5e-3", "1e-3")),
-    Recipe("rate 7e-4", BEST.replace("1.5e-3", "7e-4")),
-    Recipe("rate 3e-3", BEST.replace("1.5e-3", "3e-3")),
-    Recipe("decay share 0.6", f"{BEST} --decay-share 0.6"),
-    Recipe("adam-beta2 0.95", f"{BEST} --adam-beta2 0.95"),
-    Recipe("clip-updates", f"{BEST} --clip-updates"),
-    Recipe("average-decay 0.99", f"{BEST} --average-decay 0.99"),
-    Recipe("weight decay 0.1", f"{BEST} --weight-decay 0.1"),
-    Recipe("batch-ramp", f"{BEST} --batch-ramp 0.3"),
-    Recipe("short rows of 64 first", f"{BEST} --short-length 64 --short-share 0.5"),
-    Recipe("span masks", f"{BEST} --mask-units span"),
-    Recipe("whole-word masks", f"{BEST} --mask-units word"),
-    Recipe("masks that cover", f"{BEST} --mask-covering"),
+    Recipe("rate 1e-3", RECOMMENDED.replace("1.5e-3", "1e-3")),
+    Recipe("rate 7e-4", RECOMMENDED.replace("1.5e-3", "7e-4")),
+    Recipe("rate 3e-3", RECOMMENDED.replace("1.5e-3", "3e-3")),
+    Recipe("decay share 0.6", f"{RECOMMENDED} --decay-share 0.6"),
+    Recipe("adam-beta2 0.95", f"{RECOMMENDED} --adam-beta2 0.95"),
+    Recipe("clip-updates", f"{RECOMMENDED} --clip-updates"),
+    Recipe("average-decay 0.99", f"{RECOMMENDED} --average-decay 0.99"),
+    Recipe("weight decay 0.1", f"{RECOMMENDED} --weight-decay 0.1"),
+    Recipe("batch-ramp", f"{RECOMMENDED} --batch-ramp 0.3"),
+    Recipe("short rows of 64 first", f"{RECOMMENDED} --short-length 64 --short-share 0.5"),
+    Recipe("span masks", f"{RECOMMENDED} --mask-units span"),
+    Recipe("whole-word masks", f"{RECOMMENDED} --mask-units word"),
+    Recipe("masks that cover", f"{RECOMMENDED} --mask-covering"),
 )
 
 
@@ -74,6 +79,17 @@ class Found(NamedTuple):
     tokens_per_second: float
     curve: list[tuple[int, float]]
     """Tokens so far and held-out loss on the run's own rows."""
+
+    blimp: float | None = None
+    """Share of minimal pairs that are right, mean over the paradigms."""
+
+    def seconds_to(self, goal: float) -> float | None:
+        """Time to a held-out loss, in a line between two measurements."""
+        for (before, higher), (tokens, loss) in itertools.pairwise([(0, inf), *self.curve]):
+            if loss <= goal:
+                part = 1.0 if higher == inf else (higher - goal) / (higher - loss)
+                return (before + part * (tokens - before)) / self.tokens_per_second
+        return None
 
 
 def run(recipe: Recipe, seed: int, options: argparse.Namespace) -> Found:
@@ -110,12 +126,26 @@ def run(recipe: Recipe, seed: int, options: argparse.Namespace) -> Found:
                 curve.append((done, line["validation_mlm_loss"]))
         loss = held_out_loss(out / "model", options.data, MEASURED_ROWS)
         kept.write_text(json.dumps(Found(loss, speed, curve)._asdict()), encoding="utf-8")
-    return Found(**json.loads(kept.read_text(encoding="utf-8")))
+    found = Found(**json.loads(kept.read_text(encoding="utf-8")))
+    if options.blimp and found.blimp is None:
+        found = found._replace(blimp=minimal_pairs(out / "model", options.blimp))
+        kept.write_text(json.dumps(found._asdict()), encoding="utf-8")
+    return found
 
 
-def table(found: dict[str, list[Found]], recommended: str) -> list[str]:
-    """Loss with its range over seeds, what the change gave, and the speed."""
-    lines = ["| | held-out loss | range | against the recommended | tokens/s of a lane |", "|---|---|---|---|---|"]
+def minimal_pairs(model: Path, folder: Path) -> float:
+    """Share of the pairs that are right, mean over the paradigms."""
+    command = [sys.executable, "-m", "bertsmith", "evaluate", str(model), "--blimp", str(folder), "--threads", "1"]
+    command += ["--pairs", "100", "--words", "0", "--json"]
+    (measured,) = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)["models"]
+    return float(measured["minimal_pairs"]["accuracy"])
+
+
+def table(found: dict[str, list[Found]], recommended: str, goal: float | None) -> list[str]:
+    """Loss with its range over seeds, what the change gave, minimal pairs, speed and the time to the goal."""
+    to_goal = "" if goal is None else f"{goal:g} after |"
+    lines = [f"| | held-out loss | range | against the recommended | BLiMP | tokens/s of a lane | {to_goal}"]
+    lines.append("|---|---|---|---|---|---|" + ("---|" if goal else ""))
     base = statistics.mean(each.loss for each in found[recommended]) if recommended in found else None
     for name, results in found.items():
         losses = [each.loss for each in results]
@@ -123,7 +153,13 @@ def table(found: dict[str, list[Found]], recommended: str) -> list[str]:
         spread = f"{min(losses):.3f} to {max(losses):.3f}" if len(losses) > 1 else "one seed"
         against = "" if base is None else f"{mean - base:+.3f}"
         speed = statistics.median(each.tokens_per_second for each in results)
-        lines.append(f"| {name} | {mean:.3f} | {spread} | {against} | {speed:,.0f} |")
+        pairs = [each.blimp for each in results if each.blimp is not None]
+        right = f"{statistics.mean(pairs):.1%}" if pairs else ""
+        line = f"| {name} | {mean:.3f} | {spread} | {against} | {right} | {speed:,.0f} |"
+        if goal is not None:
+            times = [seconds for each in results if (seconds := each.seconds_to(goal)) is not None]
+            line += f" {statistics.mean(times):,.0f} s |" if len(times) == len(results) else " not reached |"
+        lines.append(line)
     return lines
 
 
@@ -151,6 +187,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--lanes", type=int, default=2)
     parser.add_argument("--only", nargs="+", help="names of recipes")
+    parser.add_argument("--blimp", type=Path)
+    parser.add_argument("--goal", type=float)
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/recipes"))
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -161,7 +199,7 @@ def main() -> None:
         for recipe, job in jobs:
             found.setdefault(recipe.name, []).append(job.result())
             print(f"{recipe.name}: {found[recipe.name][-1].loss:.3f}", flush=True)
-    print("\n".join(table(found, STEPS_FROM_2018[-1].name)))
+    print("\n".join(table(found, STEPS_FROM_2018[-1].name, options.goal)))
     draw(found, options.output / "recipes.png")
 
 
