@@ -139,3 +139,25 @@ def test_a_model_of_pairs_needs_the_second_text(tmp_path: Path) -> None:
 def test_a_model_that_was_not_tuned_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds BertForPreTraining, which was not fine-tuned"):
         load_classifier(tiny_encoder(tmp_path / "encoder"))
+
+
+def test_empty_rows_of_a_table_get_a_line(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text('text\n"the dog"\n""\n"the ship"\n""\n', encoding="utf-8")
+    assert predict_file(load_classifier(run), str(tmp_path / "new.csv"), tmp_path / "out.csv") == 4
+    assert len(read(tmp_path / "out.csv")) == 4
+
+
+@pytest.mark.parametrize("rows", [3, 4])
+def test_a_broken_last_row_is_named_too(rows: int, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bertsmith.classify.CHUNK_ROWS", 3)
+    (tmp_path / "new.jsonl").write_text('{"text": "a dog"}\n' * rows + '{"text": \n', encoding="utf-8")
+    with pytest.raises(UserError, match="each row gets one prediction"):
+        predict_file(load_classifier(run), str(tmp_path / "new.jsonl"), tmp_path / "out.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["new.jsonl"]
+
+
+def test_another_column_than_in_training_is_said(run: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "new.csv", [{"number": 1, "review": "the dog and the cat"}] * 3)
+    listener = Listener()
+    predict_file(load_classifier(run), str(tmp_path / "new.csv"), tmp_path / "out.csv", reporter=listener)
+    assert any("has no column 'text'" in line and "'review' is read" in line for line in listener.lines)

@@ -248,3 +248,32 @@ def test_the_command_prints_a_table_and_json(
     found = json.loads(capsys.readouterr().out)
     assert facts(straight[1])[0][1] == found["contenders"][0]["scores"]
     assert found["evaluations"][1]["minimal_pairs"]["pairs"] == 1
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"--blimp nowhere": "nowhere"},
+        {"--pairs 3": "there is no --blimp"},
+        {"--held-out nowhere.txt": "nowhere.txt"},
+    ],
+)
+def test_what_else_is_to_be_measured_is_looked_at_first(
+    more: dict[str, str], models: list[str], rows: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ((flags, says),) = more.items()
+    arguments = ["compare", models[0], "--task", rows, "--label", "topic", "-o", str(tmp_path / "out")]
+    assert command([*arguments, *flags.split()]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_kill_before_the_answers_are_written_loses_no_run(
+    models: list[str], rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("bertsmith.compare.save_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        with pytest.raises(OSError, match="No space left"):
+            compare(tmp_path / "out", models[:1], rows, {**QUICK, "label": "topic"}, seeds=1)
+    (model,) = (tmp_path / "out").glob("*/seed-0/model")
+    assert model.is_dir()

@@ -96,6 +96,16 @@ def test_the_same_predictions_do_not_differ() -> None:
     same = difference_interval(measure(runs), measure(runs))
     assert same.estimate == 0
     one = measure(runs[:1])
-    assert difference_interval(one, one) == (0, 0, 0)
+    itself = difference_interval(one, one)
+    assert itself.low < itself.estimate == 0 < itself.high  # other rows might tell them apart
     wilson = score_interval(one)
     assert wilson.low < one.mean < wilson.high
+
+
+@pytest.mark.parametrize(("rows", "proven"), [(1, False), (5, False), (6, True)])
+def test_a_handful_of_rows_prove_as_much_as_a_sign_test_says(rows: int, proven: bool) -> None:
+    right, wrong = (measure([hits(np.full(rows, each))]) for each in (1.0, 0.0))
+    found = difference_interval(right, wrong)
+    assert found.estimate == 1
+    assert (found.low > 0) == proven
+    assert score_interval(right).low < 1

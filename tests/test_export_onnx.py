@@ -164,6 +164,14 @@ def test_8_bit_weights_of_a_classifier_are_measured_on_its_test_rows(
     assert again.cost.rows == f"{len(rows)} held-out rows"
 
 
+def test_8_bit_weights_of_a_modernbert_classifier(modern: Path, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", topic_rows(60))
+    metrics = tune(tmp_path / "run", modern, path, label="topic", epochs=1.0)
+    cost = export_onnx(tmp_path / "run", tmp_path / "out", int8=True).cost
+    assert cost is not None
+    assert {each.name: each.float32 for each in cost.measures}["accuracy"] == pytest.approx(metrics["test_accuracy"])
+
+
 def test_8_bit_weights_without_rows_to_measure_on_are_refused(
     bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -129,7 +129,8 @@ def _reads(source: ModelFolder) -> str:
         layer = "the layer that masked words had trained" if source.has("head.") else "a layer that is new"
         return f"the mean over the tokens, through {layer}"
     if source.has("bert.pooler."):
-        return "the pooled output, whose pooler next sentences had trained"
+        trained = "next sentences had trained" if source.has("cls.seq_relationship.") else "the model brought"
+        return f"the pooled output, whose pooler {trained}"
     return "the pooled output of [CLS], with a pooler that is new: the pretrained model had none"
 
 

@@ -22,6 +22,9 @@ from bertsmith.tasks.scores import FloatArray, is_better, score_all
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 """Inverse strengths of the penalty that are tried."""
 
+MOST_FEATURES = 200_000
+"""Words and pairs of words, the most frequent: the solver keeps about 25 numbers for each of them and label."""
+
 
 class Baseline(NamedTuple):
     """What a plain method says of the test rows."""
@@ -127,7 +130,9 @@ def _features(examples: Sequence[Example]) -> Callable[[Sequence[Example]], Any]
     from scipy import sparse
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    counter = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b|[^\w\s]")
+    counter = TfidfVectorizer(
+        ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b|[^\w\s]", max_features=MOST_FEATURES
+    )
     is_pair = examples[0].pair is not None
     counter.fit([*(str(each.text) for each in examples), *(each.pair or "" for each in examples if is_pair)])
 

@@ -1,7 +1,10 @@
 """Predicting a whole file with a fine-tuned model: rows in, one row out for each, in their order, in bounded memory."""
 
 import csv
+import json
+import sys
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -22,7 +25,7 @@ from bertsmith.tasks.examples import Text, as_text
 from bertsmith.tasks.objective import probabilities
 from bertsmith.tasks.rows import Columns, Fields, NumberedRow, choose_columns, open_rows, peek
 from bertsmith.tasks.scoring import FloatArray, all_logits
-from bertsmith.tokenizer import Tokenizer
+from bertsmith.tokenizer import Tokenizer, replace_surrogates
 
 CHUNK_ROWS = 8192
 """Rows held at once; sorted by length among themselves, so that little is computed in vain."""
@@ -34,7 +37,9 @@ CPU_PLACES, GPU_PLACES = 2048, 32768
 class Classifier:
     """A fine-tuned model with its tokenizer, ready to predict."""
 
-    def __init__(self, model: AnyClassifier, tokenizer: Tokenizer, columns: Columns | None, precision: str) -> None:
+    def __init__(
+        self, model: AnyClassifier, tokenizer: Tokenizer, columns: Columns | None, *, longest: int, precision: str
+    ) -> None:
         self.model = model
         self.head = model.head
         self.tokenizer = tokenizer
@@ -42,8 +47,11 @@ class Classifier:
         """What the training rows had, where that is known."""
 
         self.precision = precision
+        self.longest = longest
+        """Tokens of a text that are read: as many as in training."""
+
         self.cut = 0
-        """Texts so far that were longer than the model reads."""
+        """Texts so far that were longer."""
 
     def predict(self, texts: list[Text], pairs: list[str | None]) -> list[FloatArray]:
         """Probabilities of each text.
@@ -55,8 +63,7 @@ class Classifier:
         Returns:
             float64 [1, C] for each text, or [words, C]; the number itself, [1, 1], for a regression.
         """
-        longest = self.model.config.max_position_embeddings
-        encoded = encode_texts(self.tokenizer, texts, pairs, max_length=longest)
+        encoded = encode_texts(self.tokenizer, texts, pairs, max_length=self.longest)
         self.cut += encoded.cut
         places = CPU_PLACES if next(self.model.parameters()).device.type == "cpu" else GPU_PLACES
         logits = all_logits(self.model, encoded.sequences, places=places, precision=self.precision)
@@ -81,7 +88,17 @@ def load_classifier(source: Path, *, device: str = "auto", precision: str = "flo
     model = read_classifier(folder).to(find_device(device))
     tokenizer = tokenizer_of(folder, model)
     columns = Columns(**read_settings(source)["columns"]) if (source / SETTINGS).is_file() else None
-    return Classifier(model, tokenizer, columns, precision)
+    longest = min(model.config.max_position_embeddings, longest_input(folder))
+    return Classifier(model, tokenizer, columns, longest=longest, precision=precision)
+
+
+def longest_input(folder: Path) -> int:
+    """The longest input that a model folder's tokenizer_config.json names; without limit where it names none."""
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        return max(1, int(settings["model_max_length"]))  # some write 1e30 for "any"
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return sys.maxsize
 
 
 def predict_file(
@@ -121,6 +138,11 @@ def predict_file(
     kind, per_token = classifier.head.kind, classifier.head.per_token
     sample, rows = peek(iter(open_rows(path, report, column=text, words=None if per_token else False)))
     columns = input_columns(path, sample, classifier, Columns(text or "", text_pair, None))
+    trained = classifier.columns
+    if not text and trained is not None and columns.text != trained.text:
+        reporter.warn(
+            f"{path} has no column {trained.text!r}, which the model was trained on; {columns.text!r} is read"
+        )
     header = ["row", "word"] if per_token else []
     header += ["prediction"] if kind == "regression" else ["prediction", "probability"]
     header += [f"probability_{label}" for label in classifier.head.labels] if every_label else []
@@ -131,9 +153,7 @@ def predict_file(
         handle = stack.enter_context(staging.open("w", encoding="utf-8", newline=""))
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(header)
-        while chunk := list(islice(rows, CHUNK_ROWS)):
-            if report.skipped:
-                raise UserError(f"{report.skipped_examples[0]}; repair it, since each row gets one prediction")
+        for chunk in chunks(rows, report, "repair it, since each row gets one prediction"):
             texts = [read_text(path, row, columns.text, as_words=per_token) for row in chunk]
             pairs = [_pair(path, row, columns.pair) for row in chunk]
             empty += sum(not each or (isinstance(each, str) and not each.strip()) for each in texts)
@@ -158,6 +178,21 @@ def predict_file(
     return count
 
 
+def chunks(rows: Iterator[NumberedRow], report: CorpusReport, fix: str) -> Iterator[list[NumberedRow]]:
+    """The rows, up to `CHUNK_ROWS` at a time.
+
+    Raises:
+        UserError: One could not be read, also the last.
+    """
+    while True:
+        chunk = list(islice(rows, CHUNK_ROWS))
+        if report.skipped:
+            raise UserError(f"{report.skipped_examples[0]}; {fix}")
+        if not chunk:
+            return
+        yield chunk
+
+
 def input_columns(path: str, sample: list[Fields], classifier: Classifier, wanted: Columns) -> Columns:
     """The columns to read: those named, else those of training, else what looks like text."""
     names = {name for row in sample for name in row}
@@ -178,7 +213,7 @@ def read_text(path: str, row: NumberedRow, column: str, *, as_words: bool) -> Te
     value: Any = fields.get(column)
     if as_words:
         words = value if isinstance(value, list) else str(value or "").split()
-        return tuple(map(str, words))
+        return tuple(replace_surrogates(str(word)) for word in words)
     return "" if value is None else as_text(value, f"{path}:{number}")
 
 

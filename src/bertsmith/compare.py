@@ -166,9 +166,6 @@ def _keep_answers(run: Path, outcome: Outcome, task: TaskData, *, keep_models: b
         raise UserError(f"the rows changed while {run} was at work; start again with another -o")
     judged = outcome.judged["test"]
     chosen = outcome.tries[outcome.chosen - 1]
-    if not keep_models:
-        for path in (run / "model", run / "tries"):
-            shutil.rmtree(path, ignore_errors=True)
     answers = {
         "probabilities": np.concatenate(judged.probabilities),
         "lengths": np.array([len(each) for each in judged.probabilities]),
@@ -180,6 +177,9 @@ def _keep_answers(run: Path, outcome: Outcome, task: TaskData, *, keep_models: b
     save_file(answers, staging)
     atomic.sync_file(staging)
     staging.replace(run / ANSWERS)
+    if not keep_models:  # only now: until here a kill loses nothing
+        for path in (run / "model", run / "tries"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _models(folder: Path, sources: Mapping[str, Path], limits: Mapping[str, int], seeds: int) -> list[Answers]:

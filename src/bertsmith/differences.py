@@ -23,6 +23,11 @@ _AT_ONCE = 100
 """Resamples drawn together, to bound memory."""
 
 
+LEAST_ROWS = 2.0
+"""A score is never taken to be surer than if so many rows could as well have come out otherwise. Resamples of rows that
+all came out alike have no variance; with this, 5 such rows prove nothing and 6 do, as by a sign test."""
+
+
 class Measurement(NamedTuple):
     """The scores of one model."""
 
@@ -90,7 +95,9 @@ def difference_interval(one: Measurement, other: Measurement, *, level: float = 
 def _interval(estimate: float, row_variance: float, models: Sequence[Measurement], level: float) -> Interval:
     from scipy import stats
 
-    parts = [(row_variance, max(1, models[0].rows - 1))]
+    rows = models[0].rows
+    least = (LEAST_ROWS * max(float(np.abs(each.by_seed).max()) for each in models) / rows) ** 2
+    parts = [(max(row_variance, least), max(1, rows - 1))]
     parts += [(each.seed_variance, len(each.by_seed) - 1) for each in models if each.seed_variance]
     total = sum(variance for variance, _ in parts)
     if total == 0:

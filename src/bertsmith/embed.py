@@ -2,25 +2,21 @@
 
 import time
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from bertsmith import atomic
-from bertsmith.classify import read_text
+from bertsmith.classify import chunks, read_text
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.errors import UserError
 from bertsmith.reporter import Reporter
 from bertsmith.sentence_vectors import SentenceEncoder
 from bertsmith.tasks.rows import Columns, choose_columns, open_rows, peek
 
-CHUNK_ROWS = 8192
-"""Rows held at once; sorted by length among themselves, so that little is computed in vain."""
-
 
 def read_texts(path: str, field: str | None) -> Iterator[list[str]]:
-    """The texts of a file, up to `CHUNK_ROWS` at a time; "" where a row has none.
+    """The texts of a file, some thousand at a time; "" where a row has none.
 
     Args:
         path: A table, JSON lines, Parquet, or plain text with one text a line.
@@ -32,9 +28,7 @@ def read_texts(path: str, field: str | None) -> Iterator[list[str]]:
     report = CorpusReport()
     sample, rows = peek(iter(open_rows(path, report, column=field, words=False)))
     column = choose_columns(path, sample, Columns(field or "", None, None), labelled=False).text
-    while chunk := list(islice(rows, CHUNK_ROWS)):
-        if report.skipped:
-            raise UserError(f"{report.skipped_examples[0]}; repair it, or take it out")
+    for chunk in chunks(rows, report, "repair it, or take it out"):
         yield [str(read_text(path, row, column, as_words=False)) for row in chunk]
 
 

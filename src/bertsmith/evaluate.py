@@ -125,6 +125,21 @@ def evaluate(
     return evaluations
 
 
+def check(sources: Sequence[str], wanted: Wanted) -> None:
+    """Refuse what `evaluate` would refuse, before hours of other work.
+
+    Raises:
+        UserError: As `evaluate`.
+    """
+    _check(wanted)
+    if wanted.blimp:
+        read_paradigms(wanted.blimp, wanted.pairs)
+    elif wanted.pairs is not None:
+        raise UserError(f"--pairs is {wanted.pairs}, and there is no --blimp to take them from; name its folder")
+    for source in sources:
+        open_model(source, find_device("cpu"), Reporter())
+
+
 def _check(wanted: Wanted) -> None:
     """Refuse numbers that make no sense."""
     if wanted.pairs is not None and wanted.pairs < 1:

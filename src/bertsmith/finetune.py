@@ -120,7 +120,8 @@ def finetune_and_judge(
         )
         write_scores(folder, outcome)
         write_mistakes(folder, outcome)
-        publish_model(folder / "model", best, start.tokenizer, model_card(outcome), reporter)
+        card = model_card(outcome)
+        publish_model(folder / "model", best, start.tokenizer, card, reporter, max_length=config.max_length)
         for line in describe_outcome(outcome):
             reporter.say(line)
         reporter.say(

@@ -62,7 +62,7 @@ def open_settings(folder: Path, model: Path, data: str, given: Mapping[str, Any]
     Raises:
         UserError: It was made with other settings, or finetune.json is damaged.
     """
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value not in (None, "auto")}  # found out, or read again
     for name in ("validation", "test"):
         if name in given:
             given[name] = str(Path(given[name]).expanduser().resolve())

@@ -1,6 +1,7 @@
 """The end of a run: RUN/model/ in the layout of Hugging Face, and what the user is told."""
 
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
@@ -89,12 +90,19 @@ def for_fine_tuning(model: AnyPretrainingModel) -> AnyPretrainingModel:
 
 
 def publish_model(
-    folder: Path, model: AnyPretrainingModel | AnyClassifier, tokenizer: Tokenizer, card: str, reporter: Reporter
+    folder: Path,
+    model: AnyPretrainingModel | AnyClassifier,
+    tokenizer: Tokenizer,
+    card: str,
+    reporter: Reporter,
+    *,
+    max_length: int | None = None,
 ) -> None:
     """Write a Hugging Face folder in one step: a kill leaves the one before, a whole one, or none.
 
     A folder that holds the same model already is left as it is, since its card
     may have been edited; one with another model is kept under another name.
+    Its tokenizer says that inputs have up to `max_length` tokens, or as many as the model has positions.
 
     Raises:
         OSError: The disk is full or not writable.
@@ -107,7 +115,8 @@ def publish_model(
             names = model.input_names
         else:
             names = architecture(model.config.model_type).input_names
-        tokenizer.save(staging, model_max_length=model.config.max_position_embeddings, model_input_names=names)
+        longest = min(model.config.max_position_embeddings, max_length or sys.maxsize)
+        tokenizer.save(staging, model_max_length=longest, model_input_names=names)
         if holds_same(folder, staging):
             return
         atomic.write_text(staging / "README.md", card)

@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,8 +58,22 @@ def _usable_cores() -> set[int]:
     return set(range(os.cpu_count() or 1))
 
 
-def seconds_per_micro_batch(model: nn.Module, losses: SumLosses, batch: Any, precision: str) -> float:
-    """Time of one forward and backward pass: the fastest of as many as fit into half a second, at least 3."""
+HOPELESS = 5.0
+"""A precision whose first pass takes so many times that of the other is not looked at again."""
+
+
+def seconds_per_micro_batch(
+    model: nn.Module, losses: SumLosses, batch: Any, precision: str, *, hopeless: float = inf
+) -> float:
+    """Time of one forward and backward pass: the fastest of as many as fit into half a second, at least 3.
+
+    Args:
+        model: Its gradients are forgotten.
+        losses: The objective, compiled or not.
+        batch: On the model's device.
+        precision: "float32" or "bfloat16".
+        hopeless: Seconds; a first pass that takes longer is the last.
+    """
     times: list[float] = []
     started = time.perf_counter()
     while len(times) < 4 or time.perf_counter() - started < SECONDS_PER_CHOICE:
@@ -68,8 +83,10 @@ def seconds_per_micro_batch(model: nn.Module, losses: SumLosses, batch: Any, pre
         sums.losses.sum().backward()  # type: ignore[no-untyped-call]
         synchronize(batch.input_ids.device)
         times.append(time.perf_counter() - before)
+        if times[0] > hopeless:
+            break
     model.zero_grad(set_to_none=True)
-    return min(times[1:])  # the first one warms up
+    return min(times[1:] or times)  # the first one warms up
 
 
 class Speed(NamedTuple):
@@ -85,7 +102,7 @@ def fastest(model: nn.Module, batch: Any, losses: SumLosses = sum_losses) -> Spe
     full = seconds_per_micro_batch(model, losses, batch, "float32")
     if batch.input_ids.is_cuda and not torch.cuda.is_bf16_supported():
         return Speed("float32", full)
-    half = seconds_per_micro_batch(model, losses, batch, "bfloat16")
+    half = seconds_per_micro_batch(model, losses, batch, "bfloat16", hopeless=HOPELESS * full)
     return Speed("bfloat16", half) if full > FASTER * half else Speed("float32", full)
 
 

@@ -69,7 +69,11 @@ def predict(model: Path, data: str, output: Path, **flags: Any) -> None:
     set_threads(flags.pop("threads"))
     precision = "bfloat16" if flags.pop("half") else "float32"
     classifier = load_classifier(model, device=flags.pop("device") or "auto", precision=precision)
-    predict_file(classifier, data, output, **flags, reporter=make_reporter())
+    reporter = make_reporter()
+    try:
+        predict_file(classifier, data, output, **flags, reporter=reporter)
+    finally:
+        reporter.close()
 
 
 @click.command()
@@ -126,7 +130,7 @@ def compare(
     from bertsmith.comparison_table import comparison_table, verdicts
     from bertsmith.console import make_reporter, print_table
     from bertsmith.corpus import open_corpus
-    from bertsmith.evaluate import Wanted
+    from bertsmith.evaluate import Wanted, check
     from bertsmith.evaluate import evaluate as measure
     from bertsmith.evaluation_table import evaluation_table
     from bertsmith.evaluation_table import notes as evaluation_notes
@@ -139,8 +143,12 @@ def compare(
     reporter = make_reporter(aside=as_json)
     try:
         reporter.say(f"comparison: {folder}")
+        wanted = Wanted(corpus, blimp, pairs) if corpus is not None or blimp is not None or pairs is not None else None
+        if wanted:
+            check(models, wanted)
         found = run_comparison(folder, models, data, given, seeds=seeds, keep_models=keep_models, reporter=reporter)
-        wanted = Wanted(corpus, blimp, pairs) if corpus is not None or blimp is not None else None
+        if not as_json:  # what is found stays found, whatever the rest does
+            print_table(*comparison_table(found))
         evaluated = (
             measure(models, wanted, device=device or "auto", threads=threads, reporter=reporter) if wanted else []
         )
@@ -150,7 +158,6 @@ def compare(
         facts = {**asdict(found), "notes": verdicts(found), "evaluations": [asdict(each) for each in evaluated]}
         click.echo(json.dumps(facts, indent=2))
         return
-    print_table(*comparison_table(found))
     for line in verdicts(found):
         click.echo(line)
     if evaluated:

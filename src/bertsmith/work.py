@@ -18,6 +18,10 @@ CPU_SHAPES = ((4096, 768, 3072), (4096, 4096, 4096))
 GPU_SHAPES = ((8192, 8192, 8192),)
 """Products [a, b] x [b, c] that the rate of a machine is measured with."""
 
+LOOK_SHAPE, MOST_SECONDS = (64, 768, 3072), 2.0
+"""A small product first: where the large ones would take longer than this, its rate is told. A processor that
+multiplies bfloat16 in software would take minutes."""
+
 
 def step_operations(config: AnyConfig, *, tokens: int, row_length: int, predictions: int) -> float:
     """Floating-point operations of one forward and backward pass.
@@ -61,10 +65,14 @@ def matrix_rate(device: torch.device, precision: str, *, quick: bool = False) ->
     """
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     best = 0.0
-    for a, b, c in (GPU_SHAPES if device.type == "cuda" else CPU_SHAPES)[: 1 if quick else None]:
+    shapes = (GPU_SHAPES if device.type == "cuda" else CPU_SHAPES)[: 1 if quick else None]
+    for a, b, c in (LOOK_SHAPE, *shapes):
+        work = 2.0 * a * b * c
+        if best and work / best > MOST_SECONDS:
+            continue
         left, right = torch.randn(a, b, device=device).to(dtype), torch.randn(b, c, device=device).to(dtype)
         seconds = seconds_of(lambda left=left, right=right: left @ right, device)  # type: ignore[misc]
-        best = max(best, 2.0 * a * b * c / seconds)
+        best = max(best, work / seconds)
     return best
 
 

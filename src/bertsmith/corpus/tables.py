@@ -113,6 +113,8 @@ def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report
         if not is_quoted:
             cells = [_unquoted(cell) for cell in cells]
         if not columns:
+            if not any(cells):
+                continue
             is_header = _names_columns(cells, text_field)
             columns = [cell.strip() for cell in cells] if is_header else [str(n) for n in range(1, len(cells) + 1)]
             if is_header:
@@ -132,7 +134,7 @@ def _parsed(reader: Any, name: str, report: CorpusReport) -> Iterator[tuple[int,
         except csv.Error as error:
             report.skip(f"{name}:{reader.line_num}", str(error))
             continue
-        if any(cells):
+        if cells:
             yield reader.line_num, cells
 
 
@@ -177,7 +179,7 @@ def parquet_rows(file: FoundFile, text_field: str | None, report: CorpusReport) 
                 for value in batch.column(0).to_pylist():
                     number += 1
                     if number > len(sample):
-                        yield number, {chosen: _decoded(value)}
+                        yield number, {chosen: decoded(value)}
         except (OSError, ValueError, pa.ArrowException):
             report.skip(f"{file.name}:{number + 1}", "damaged from this row on")
 
@@ -203,13 +205,13 @@ def _open_parquet(source: Any, text_field: str | None) -> tuple[Any, list[Row]]:
         raise Unusable(f"has no column of text: {types}; make one of strings")
     try:
         rows = (row for batch in table.iter_batches(SAMPLE_ROWS, columns=columns) for row in batch.to_pylist())
-        decoded = ({name: _decoded(value) for name, value in row.items()} for row in rows)
-        return table, sample_rows(enumerate(decoded, 1), text_field)
+        texts = ({name: decoded(value) for name, value in row.items()} for row in rows)
+        return table, sample_rows(enumerate(texts, 1), text_field)
     except (OSError, ValueError, pa.ArrowException):
         raise Unusable("is a damaged Parquet file") from None
 
 
-def _decoded(value: Any) -> Any:
+def decoded(value: Any) -> Any:
     """A text that some programs write as bytes; None if they are no text."""
     if not isinstance(value, bytes):
         return value

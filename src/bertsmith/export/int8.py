@@ -24,7 +24,7 @@ from bertsmith.export.runtime import MaskedGraph, Session
 from bertsmith.finetune_config import FinetuneConfig
 from bertsmith.finetune_folder import SETTINGS, read_settings
 from bertsmith.held_out import TextTokens, sample_sections, sample_sentences, text_rows
-from bertsmith.model.classifier import BertClassifier, Head
+from bertsmith.model.classifier import Head, read_head
 from bertsmith.objective import sum_losses
 from bertsmith.output_folder import CONFIG
 from bertsmith.prepare import held_out_sections
@@ -119,7 +119,7 @@ def make_judge(source: Path, folder: Path, task: str, *, tokenizer: Tokenizer, l
             "name some with --data"
         )
     if classifies:
-        head = BertClassifier.from_pretrained(folder).head
+        head = read_head(folder)
         part = _rows_of_file(data, head, tokenizer, longest) if data else _rows_of_run(source, tokenizer, longest)
         rows = f"{len(part.examples):,} held-out rows"
         return Judge(rows, lambda *graphs: _both(graphs, lambda graph: _classification(graph, part, head)))

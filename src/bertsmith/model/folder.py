@@ -251,9 +251,10 @@ def refuse_pickle(folder: Path) -> None:
     Raises:
         UserError: It is one.
     """
-    if not any(folder.glob("*.safetensors")) and (folder / "pytorch_model.bin").is_file():
+    pickles = sorted(folder.glob("pytorch_model*.bin"))
+    if pickles and not any(folder.glob("*.safetensors")):
         raise UserError(
-            f"{folder} has only pytorch_model.bin, a pickle, which could run any code and is never loaded; "
+            f"{folder} has only {pickles[0].name}, a pickle, which could run any code and is never loaded; "
             "if you trust it, open it in transformers and save it again with save_pretrained"
         )
 

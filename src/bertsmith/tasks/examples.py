@@ -14,6 +14,7 @@ from bertsmith.corpus.report import CorpusReport
 from bertsmith.errors import UserError, suggestion
 from bertsmith.finetune_config import FinetuneConfig, Kind
 from bertsmith.tasks.rows import Columns, choose_columns, open_rows, peek
+from bertsmith.tokenizer import replace_surrogates
 
 MOST_DIFFERENT = 50
 """So many labels are taken as they are; more are only believed if most come again."""
@@ -69,7 +70,7 @@ def read_labelled(path: str, config: FinetuneConfig, columns: Columns | None, ki
     for number, fields in rows:
         text, label = fields.get(chosen.text), fields.get(chosen.label or "")
         pair = fields.get(chosen.pair) if chosen.pair else None
-        problem = _missing(text, label) or (chosen.pair and _missing(pair, 0))
+        problem = _missing(text, label, config.label_separator) or (chosen.pair and _missing(pair, 0, None))
         if problem:
             report.skip(f"{path}:{number}", problem)
         else:
@@ -87,11 +88,12 @@ def read_labelled(path: str, config: FinetuneConfig, columns: Columns | None, ki
     return LabelledFile(path, chosen, examples, notes)
 
 
-def _missing(text: Any, label: Any) -> str | None:
-    """What a row lacks, None when nothing."""
+def _missing(text: Any, label: Any, separator: str | None) -> str | None:
+    """What a row lacks, None when nothing. An empty cell that could hold several labels is a row that has none."""
     if text is None or (isinstance(text, str | list) and not (text.strip() if isinstance(text, str) else text)):
         return "empty text"
-    if label is None or label == "" or (isinstance(label, float) and math.isnan(label)):
+    is_empty = isinstance(label, str) and not label.strip() and separator is None
+    if label is None or is_empty or (isinstance(label, float) and math.isnan(label)):
         return "no label"
     return None
 
@@ -118,7 +120,12 @@ def _example(path: str, row: tuple[int, Any, Any, Any], kind: Kind, separator: s
         tags = label if isinstance(label, list) else str(label).split()
         if len(words) != len(tags):
             raise UserError(f"{place} has {len(words)} words and {len(tags)} tags; give each word one tag")
-        return Example(number, tuple(map(str, words)), None, tuple(map(label_name, tags)))
+        names = tuple(map(label_name, tags))
+        if "" in names:
+            raise UserError(
+                f"{place}: the word {str(words[names.index('')])!r} has an empty tag; give each word one tag"
+            )
+        return Example(number, tuple(replace_surrogates(str(word)) for word in words), None, names)
     return Example(number, as_text(text, place), as_text(pair, place) if pair is not None else None,
                    _label(label, place, kind, separator))  # fmt: skip
 
@@ -145,17 +152,17 @@ def _label(label: Any, place: str, kind: Kind, separator: str | None) -> Label:
 def as_text(value: Any, place: str) -> str:
     """A field as a text; a list of texts is joined by line ends."""
     if isinstance(value, list):
-        return "\n".join(map(str, value))
+        return replace_surrogates("\n".join(map(str, value)))
     if isinstance(value, dict):
         raise UserError(f"{place}: the text is an object with fields; name a column with text, with --text")
-    return str(value)
+    return replace_surrogates(str(value))
 
 
 def label_name(value: Any) -> str:
     """How a label is called: 1.0 and "1" are the label "1"."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return str(value).strip() if not isinstance(value, bool) else str(value).lower()
+    return replace_surrogates(str(value)).strip() if not isinstance(value, bool) else str(value).lower()
 
 
 def _number(value: Any) -> float | None:

@@ -15,6 +15,7 @@ from bertsmith.corpus.files import FoundFile, find_files
 from bertsmith.corpus.formats import PARQUET, RECORDS, ReadOptions, open_lines, record_rows
 from bertsmith.corpus.records import Unusable, choose_field
 from bertsmith.corpus.report import CorpusReport
+from bertsmith.corpus.tables import decoded
 from bertsmith.errors import UserError, suggestion
 
 Fields = Mapping[str, Any]
@@ -30,6 +31,9 @@ MOST_COLUMNS = 12
 """Of a file of words; more words in every line are sentences."""
 
 PAIR_FIELD = "text_pair"
+
+PAIRS = {"sentence1": "sentence2", "text1": "text2", "question1": "question2", "premise": "hypothesis"}
+"""Names that two texts usually have that belong together."""
 
 _SAMPLE_ROWS = 100
 _SAMPLE_LINES = 2_000
@@ -82,6 +86,8 @@ def _rows_of(file: FoundFile, report: CorpusReport, column: str | None, words: b
     options = ReadOptions(text_field=column)
     if file.kind in PARQUET:
         return _parquet_rows(file)
+    if file.kind == ".tsv" and words is not False and _is_divided_columns(file, options):
+        return _sentences(open_lines(file, options, report, max_line_bytes=_LINE_BYTES), file.name)
     if file.kind in RECORDS:
         return _mappings(record_rows(file, options, report), file.name, report)
     lines = open_lines(file, options, report, max_line_bytes=_LINE_BYTES)
@@ -97,6 +103,13 @@ def _looks_like_columns(lines: Sequence[str]) -> bool:
     widths = {len(cells_of(line)) for line in lines if line.strip()}
     is_divided = any("\t" in line for line in lines) or any(not line.strip() for line in lines)
     return len(widths) == 1 and max(widths) <= MOST_COLUMNS and is_divided
+
+
+def _is_divided_columns(file: FoundFile, options: ReadOptions) -> bool:
+    """Whether a file that is called a table is columns of words: blank lines stand between its sentences."""
+    lines = open_lines(file, options, CorpusReport(), max_line_bytes=_LINE_BYTES)
+    sample = "\n".join(line for _, line in islice(lines, _SAMPLE_LINES)).strip().splitlines()
+    return any(not line.strip() for line in sample) and _looks_like_columns(sample)
 
 
 def _mappings(rows: Iterable[tuple[int, Any]], name: str, report: CorpusReport) -> Iterator[NumberedRow]:
@@ -116,7 +129,7 @@ def _parquet_rows(file: FoundFile) -> Iterator[NumberedRow]:
         for batch in table.iter_batches(1_000):
             for value in batch.to_pylist():
                 number += 1
-                yield number, value
+                yield number, {name: decoded(cell) for name, cell in value.items()}
     except (OSError, ValueError):
         raise UserError(f"{file.path} is not a Parquet file, or damaged; write it again") from None
 
@@ -173,6 +186,8 @@ def choose_columns(path: str, sample: Sequence[Fields], wanted: Columns | None, 
         label = names[-1] if is_columns else next((lower[n] for n in LABEL_FIELDS if n in lower), None)
         if label is None or (is_columns and len(names) == 1):
             raise UserError(f"{path} has no column named 'label'; name it with --label: {', '.join(map(str, names))}")
+    if pair is None:
+        text, pair = _usual_pair(names, text, label)
     if not text:
         lower = {name.lower(): name for name in reversed(names)}
         text = "1" if is_columns else next((lower[n] for n in WORD_FIELDS if n in lower), "")
@@ -182,11 +197,18 @@ def choose_columns(path: str, sample: Sequence[Fields], wanted: Columns | None, 
             text = choose_field(others, None)[0] or "text"
         except Unusable as error:
             raise UserError(f"{path} {error}; name the text with --text") from None
-    if pair is None and PAIR_FIELD in names and PAIR_FIELD not in (text, label):
-        pair = PAIR_FIELD
     if text in (pair, label):
         raise UserError(f"column {text!r} of {path} is named twice; text, second text and label are different columns")
     return Columns(text, pair, label)
+
+
+def _usual_pair(names: Sequence[str], text: str, label: str | None) -> tuple[str, str | None]:
+    """The text, if it was named or belongs to a pair, and the second one."""
+    first = next((name for name, second in PAIRS.items() if {name, second} <= {*names} - {label}), None)
+    if first and not text:
+        return first, PAIRS[first]
+    has_pair = PAIR_FIELD in names and PAIR_FIELD not in (text, label)
+    return text, PAIR_FIELD if has_pair and len(names) > (1 if label is None else 2) else None
 
 
 def peek(rows: Iterator[NumberedRow]) -> tuple[list[Fields], Iterator[NumberedRow]]:

@@ -132,10 +132,12 @@ def _score_sets(labels: Sequence[str], given: FloatArray, wanted: IntArray) -> S
     from sklearn import metrics
 
     guessed = (given > 0.5).astype(np.int64)
-    precision, recall, f1, support = metrics.precision_recall_fscore_support(wanted, guessed, zero_division=0)
+    truth, guess = (np.pad(each, ((0, 0), (0, 1))) for each in (wanted, guessed))  # one column is read as two labels
+    columns = metrics.precision_recall_fscore_support(truth, guess, zero_division=0)
+    precision, recall, f1, support = (column[:-1] for column in columns)
     error, reliability = calibration(np.maximum(given, 1 - given).ravel(), (guessed == wanted).ravel())
     values = {
-        "micro_f1": float(metrics.f1_score(wanted, guessed, average="micro", zero_division=0)),
+        "micro_f1": float(metrics.f1_score(truth, guess, average="micro", zero_division=0)),
         "macro_f1": float(np.mean(f1)),
         "accuracy": float((guessed == wanted).all(1).mean()),
         "expected_calibration_error": error,

@@ -14,7 +14,7 @@ This package alone uses the `tokenizers` library.
 from bertsmith.tokenizer.extending import extend_tokenizer
 from bertsmith.tokenizer.loading import load_fitting_tokenizer, load_tokenizer
 from bertsmith.tokenizer.remember import Encoded
-from bertsmith.tokenizer.tokenizer import ROLES, SPECIAL_TOKENS, Tokenizer
+from bertsmith.tokenizer.tokenizer import ROLES, SPECIAL_TOKENS, Tokenizer, replace_surrogates
 from bertsmith.tokenizer.training import choose_vocab_size, train_tokenizer
 
 __all__ = [
@@ -26,5 +26,6 @@ __all__ = [
     "extend_tokenizer",
     "load_fitting_tokenizer",
     "load_tokenizer",
+    "replace_surrogates",
     "train_tokenizer",
 ]

@@ -1,0 +1,111 @@
+"""Labelled files as people have them: bytes in Parquet, half emojis, empty cells, other names of columns."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bertsmith.errors import UserError
+from bertsmith.finetune_config import FinetuneConfig
+from bertsmith.tasks.examples import LabelledFile, read_labelled
+from bertsmith.tasks.scores import score_all
+from labelled import TINY, tiny_encoder, topic_rows, tune, write_rows
+
+HALF = "\ud83d"
+"""Half an emoji, as JSON holds it when a text was cut."""
+
+
+def read(path: Path, content: str | bytes, **given: Any) -> LabelledFile:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_labelled(str(path), FinetuneConfig(**given), None, None)
+
+
+def test_columns_of_words_may_be_called_a_table(tmp_path: Path) -> None:
+    found = read(tmp_path / "train.tsv", "The\tO\ndog\tB-x\n\n\nA\tO\ncat\tB-x\nsat\tO\n\n")
+    assert [each.text for each in found.examples] == [("The", "dog"), ("A", "cat", "sat")]
+    assert found.examples[1].label == ("O", "B-x", "O")
+    table = read(tmp_path / "rows.tsv", "text\tlabel\nThe dog\ta\nA cat\tb\n\n")
+    assert [each.label for each in table.examples] == ["a", "b"]
+
+
+def test_two_sentences_of_the_usual_names_are_a_pair(tmp_path: Path) -> None:
+    content = "sentence1,sentence2,label\na dog,a much longer cat,1\na horse,a sheep,0\n"
+    assert [(e.text, e.pair) for e in read(tmp_path / "rows.csv", content).examples] == [
+        ("a dog", "a much longer cat"),
+        ("a horse", "a sheep"),
+    ]
+    assert [each.pair for each in read(tmp_path / "rows.csv", content, text="sentence2").examples] == [None, None]
+
+
+def test_bytes_in_parquet_are_text(tmp_path: Path) -> None:
+    rows = [{"text": row["text"].encode(), "label": row["topic"].encode()} for row in topic_rows(5)]
+    found = read_labelled(str(write_rows(tmp_path / "rows.parquet", rows)), FinetuneConfig(text="text"), None, None)
+    assert [each.text for each in found.examples] == [row["text"] for row in topic_rows(5)]
+    assert {each.label for each in found.examples} <= {"animals", "food", "ships"}
+
+
+def test_a_label_of_spaces_is_none(tmp_path: Path) -> None:
+    found = read(tmp_path / "rows.csv", "text,label\na dog,x\na cat, \na horse,y\n")
+    assert [each.label for each in found.examples] == ["x", "y"]
+    assert "no label" in found.notes[0]
+
+
+def test_an_empty_cell_of_several_labels_is_a_row_without_any(tmp_path: Path) -> None:
+    found = read(tmp_path / "rows.csv", "text,label\na dog,x;y\na cat,\na horse,y\n", label_separator=";")
+    assert [each.label for each in found.examples] == [("x", "y"), (), ("y",)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.jsonl", '{"tokens": ["a", "dog"], "tags": ["O", ""]}\n'),
+        ("rows.conll", "a\tO\ndog\t\n\ncat\tO\n"),
+    ],
+)
+def test_an_empty_tag_is_named(name: str, content: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the word 'dog' has an empty tag"):
+        read(tmp_path / name, content)
+
+
+def test_half_a_character_is_no_reason_to_lose_a_training(tmp_path: Path) -> None:
+    rows = [row | {"text": f"{row['text']} {HALF}", "topic": row["topic"] + HALF} for row in topic_rows(40)]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    assert "\\ud83d" in path.read_text()
+    metrics = tune(tmp_path / "run", tiny_encoder(tmp_path / "encoder"), path, label="topic", epochs=1.0)
+    assert "animals\ufffd" in metrics["details"]["test"]["labels"]
+    assert (tmp_path / "run" / "model").is_dir()
+
+
+def test_one_label_that_is_there_or_not() -> None:
+    """scikit-learn takes a single column for two labels."""
+    given = [np.array([[p]]) for p in (0.9, 0.8, 0.1, 0.2, 0.7)]
+    wanted = [np.array([[w]]) for w in (1, 0, 1, 0, 1)]
+    scores = score_all("multi-label", ("toxic",), given, wanted)
+    assert scores.values["micro_f1"] == pytest.approx(2 * 2 / (3 + 3))
+    assert scores.values["macro_f1"] == pytest.approx(2 * 2 / (3 + 3))
+    assert scores.values["accuracy"] == pytest.approx(3 / 5)
+    assert scores.details["by_label"]["toxic"] == pytest.approx(
+        {"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "rows": 3}
+    )
+
+
+def test_inputs_are_as_long_as_in_training(tmp_path: Path) -> None:
+    from bertsmith.classify import load_classifier
+
+    rows = write_rows(tmp_path / "rows.csv", topic_rows(40))
+    tune(tmp_path / "run", tiny_encoder(tmp_path / "encoder"), rows, label="topic", epochs=1.0, max_length=8)
+    assert load_classifier(tmp_path / "run").longest == 8
+    assert load_classifier(tmp_path / "run" / "model").longest == 8
+    assert json.loads((tmp_path / "run" / "model" / "tokenizer_config.json").read_text())["model_max_length"] == 8
+    assert load_classifier(tmp_path / "run").predict(["dog " * 20], [None])[0].shape == (1, 3)
+
+
+def test_what_was_found_out_may_be_asked_for_again(tmp_path: Path) -> None:
+    """`auto` is written down as what it was found to be."""
+    rows, base = write_rows(tmp_path / "rows.csv", topic_rows(40)), tiny_encoder(tmp_path / "encoder")
+    settings = {**TINY, "label": "topic", "epochs": 1.0, "device": "auto", "precision": "auto", "task": "auto"}
+    first = tune(tmp_path / "run", base, rows, **settings)
+    again = tune(tmp_path / "run", base, rows, **settings)
+    assert again["test_accuracy"] == first["test_accuracy"]
