@@ -70,7 +70,9 @@ def bertsmith_side(case: dict[str, Any]) -> None:
         BertConfig(**case["shape"], hidden_dropout_prob=case["dropout"], attention_probs_dropout_prob=case["dropout"]),
         next_sentence=False,
     ).to(device)
-    optimizer = make_optimizer(model, weight_decay=0.01, beta2=0.98, kind=case.get("optimizer", "adamw"))
+    optimizer = make_optimizer(
+        model, weight_decay=0.01, beta2=0.98, kind=case.get("optimizer", "adamw"), precision=case["precision"]
+    )
     set_learning_rate(optimizer, 1e-4)
     losses = compiled_losses() if case["compile"] else sum_losses
     clock, size = Clock(device), case["micro_batch"]

@@ -55,7 +55,7 @@ ROWS = [
     {"objective", "examples", "checkpoint", "metrics", "work", "foreign", "model_source"},
     {"batch", "masking", "pairing", "cutting", "optim", "model", "corpus"},
     {"output_folder", "rows", "tokenizer", "shards", "distributed", "config", "finetune_config"},
-    {"packing", "interrupt", "budget", "averaging", "keyed", "presets", "strict", "intervals"},
+    {"packing", "interrupt", "muon", "budget", "averaging", "keyed", "presets", "strict", "intervals"},
     {"atomic"},
     {"errors", "reporter"},
 ]

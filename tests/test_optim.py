@@ -6,6 +6,7 @@ from torch import nn
 
 from bertsmith.averaging import WeightAverage
 from bertsmith.model import BertConfig, BertPretrainingModel, ModernBertConfig, ModernBertPretrainingModel
+from bertsmith.muon import Muon, orthogonal
 from bertsmith.optim import (
     StableAdamW,
     divide_evenly,
@@ -167,3 +168,34 @@ def test_muons_update_is_nearly_orthogonal_and_as_large_as_adamws() -> None:
     scale = 0.2 * 256**0.5  # arXiv:2502.16982, equation 4
     assert torch.linalg.svdvals(update).div(scale).sub(1).abs().max() < 0.35  # five rounds of Newton and Schulz
     assert update.square().mean().sqrt().item() == pytest.approx(0.2, rel=0.2)  # of AdamW's size
+
+
+@pytest.mark.parametrize("shape", [(12, 40), (40, 12), (16, 16)])
+def test_muon_is_that_of_pytorch(shape: tuple[int, int]) -> None:
+    """Bit for bit, with the products in bfloat16; in float32 the same but for rounding."""
+    torch.manual_seed(0)
+    start = torch.randn(shape)
+    ours, exact, theirs = (torch.nn.Parameter(start.clone()) for _ in range(3))
+    muon = Muon([ours], weight_decay=0.1, products=torch.bfloat16)
+    in_float32 = Muon([exact], weight_decay=0.1, products=torch.float32)
+    reference = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    set_learning_rate(muon, 0.02)
+    set_learning_rate(in_float32, 0.02)
+    for step in range(4):
+        for matrix in (ours, exact, theirs):
+            matrix.grad = torch.randn(shape, generator=torch.Generator().manual_seed(step))
+        for optimizer in (muon, in_float32, reference):
+            optimizer.step()
+    assert torch.equal(ours, theirs)
+    assert 0 < (exact - theirs).abs().max() < 0.02
+    assert torch.equal(muon.state[ours]["momentum_buffer"], reference.state[theirs]["momentum_buffer"])
+
+
+@pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
+def test_singular_values_come_near_1(products: torch.dtype) -> None:
+    given = torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
+    before = given.clone()
+    values = torch.linalg.svdvals(orthogonal(given, products).float())
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+    assert torch.equal(given, before)

@@ -118,7 +118,7 @@ class Update:
         self.model = model
         self.batch = batch
         self.precision = precision
-        self.optimizer = make_optimizer(model, weight_decay=0.01, beta2=0.98, kind=optimizer)
+        self.optimizer = make_optimizer(model, weight_decay=0.01, beta2=0.98, kind=optimizer, precision=precision)
         self.compiled: SumLosses | None = None
         self.has_dropout = has_dropout(model.config)
         set_learning_rate(self.optimizer, 1e-4)

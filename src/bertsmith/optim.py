@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from bertsmith import distributed
+from bertsmith.muon import Muon
 
 ADAM_BETA1 = 0.9
 ADAM_EPS = 1e-6
@@ -28,12 +29,11 @@ Schedule = Literal["linear", "cosine", "constant", "trapezoid"]
 class MuonWithAdamW:
     """Two optimizers that act as one: Muon for some matrices, AdamW for everything else.
 
-    Muon makes its updates orthogonal (Jordan et al. 2024, "Muon"); scaled to the
-    size of AdamW's (arXiv:2502.16982, section 2.2), so one learning rate serves both.
+    Muon's updates have the size of AdamW's, so one learning rate serves both.
     Each rank updates some of Muon's matrices and gets the others from their ranks.
     """
 
-    def __init__(self, adamw: torch.optim.AdamW, muon: torch.optim.Muon) -> None:
+    def __init__(self, adamw: torch.optim.AdamW, muon: Muon) -> None:
         muon.state = adamw.state  # one dictionary by parameter, for checkpoints
         self._adamw, self._muon = adamw, muon
         self.state = adamw.state
@@ -49,7 +49,7 @@ class MuonWithAdamW:
             if rank != distributed.rank():
                 for matrix in matrices:
                     matrix.grad = None  # Muon passes over it
-        self._muon.step()  # type: ignore[no-untyped-call]
+        self._muon.step()
         distributed.share(self._matrices_of_rank)
 
     @torch.no_grad()
@@ -118,6 +118,7 @@ def make_optimizer(
     beta2: float,
     kind: Literal["adamw", "muon"] = "adamw",
     clip_updates: bool = False,
+    precision: str = "bfloat16",
 ) -> AnyOptimizer:
     """Make the optimizer; its learning rate is set before each step by `set_learning_rate`.
 
@@ -127,6 +128,7 @@ def make_optimizer(
         beta2: AdamW's decay of the second moment.
         kind: "muon" uses Muon for the matrices inside `blocks`; embeddings, heads, biases and norms stay with AdamW.
         clip_updates: Use `StableAdamW` for AdamW.
+        precision: Of Muon's products, "float32" or "bfloat16".
     """
     fused = next(model.parameters()).device.type in {"cuda", "cpu"}
     chosen = {p for name, p in model.named_parameters() if kind == "muon" and ".blocks." in name and p.ndim == 2}
@@ -140,9 +142,8 @@ def make_optimizer(
     if kind == "adamw":
         return adamw
     matrices = [p for p in model.parameters() if p in chosen]  # in the model's order, the same in every process
-    return MuonWithAdamW(
-        adamw, torch.optim.Muon(matrices, lr=0.0, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-    )
+    products = torch.float32 if precision == "float32" else torch.bfloat16
+    return MuonWithAdamW(adamw, Muon(matrices, weight_decay=weight_decay, products=products))
 
 
 def set_learning_rate(optimizer: AnyOptimizer, learning_rate: float) -> None:

@@ -90,6 +90,7 @@ def pretrain(
             beta2=training.adam_beta2,
             kind=training.optimizer,
             clip_updates=training.clip_updates,
+            precision=training.precision,
         )
         average = WeightAverage(model, training.average_decay) if training.average_decay else None
         if found.folder is not None:

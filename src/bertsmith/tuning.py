@@ -56,7 +56,13 @@ def run_try(work: Work, attempt: Try, reporter: Reporter) -> None:
     attempt.folder.mkdir(parents=True, exist_ok=True)
     config = work.config
     model = work.new_model(attempt.seed)
-    optimizer = make_optimizer(model, weight_decay=config.weight_decay, beta2=config.adam_beta2, kind=config.optimizer)
+    optimizer = make_optimizer(
+        model,
+        weight_decay=config.weight_decay,
+        beta2=config.adam_beta2,
+        kind=config.optimizer,
+        precision=config.precision,
+    )
     state: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "skipped": 0, "best": None, "stale": 0}
     found = newest_checkpoint(attempt.folder / "checkpoints")
     for line, damaged in zip(found.damaged, found.damaged_folders, strict=True):
