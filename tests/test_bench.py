@@ -1,7 +1,9 @@
 """The work of a step is counted as PyTorch counts it, and `bertsmith bench` reports what it measured."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bertsmith import work
 from bertsmith.bench import describe_bench, kinds_of_work, made_up_batch, run_bench
+from bertsmith.measure import compiled_losses
 from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.objective import sum_losses
 
@@ -59,3 +62,11 @@ def test_the_command_prints_it() -> None:
     command = [sys.executable, "-m", "bertsmith", "bench", "--preset", "bert-tiny", "--compile", "no"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "of the matrix rate" in result.stdout
+
+
+def test_compiled_code_is_kept_apart_by_instruction_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """PyTorch's cache gives code for AVX512 to a process that is told to use AVX2, and memory is corrupted."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    for _ in range(2):
+        compiled_losses()
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / torch.backends.cpu.get_cpu_capability())
