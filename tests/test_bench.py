@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bertsmith import work
 from bertsmith.bench import describe_bench, kinds_of_work, made_up_batch, run_bench
-from bertsmith.measure import compiled_losses
+from bertsmith.measure import keep_instruction_sets_apart
 from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.objective import sum_losses
 
@@ -68,5 +68,5 @@ def test_compiled_code_is_kept_apart_by_instruction_set(monkeypatch: pytest.Monk
     """PyTorch's cache gives code for AVX512 to a process that is told to use AVX2, and memory is corrupted."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     for _ in range(2):
-        compiled_losses()
+        keep_instruction_sets_apart()
         assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / torch.backends.cpu.get_cpu_capability())

@@ -194,17 +194,22 @@ def has_compiler() -> bool:
 
 
 def compiled_losses() -> SumLosses:
-    """`sum_losses` compiled for the constant shapes of a run.
+    """`sum_losses` compiled for the constant shapes of a run."""
+    keep_instruction_sets_apart()
+    return torch.compile(sum_losses, dynamic=False)
+
+
+def keep_instruction_sets_apart() -> None:
+    """Give compiled code a folder for each instruction set of the processor.
 
     PyTorch's cache of compiled code does not tell instruction sets apart, and code for another one, as after
-    ATEN_CPU_CAPABILITY=avx2, corrupts memory (torch 2.13). So each has a folder of its own here.
+    ATEN_CPU_CAPABILITY=avx2, corrupts memory (torch 2.13).
     """
     user = os.getuid() if hasattr(os, "getuid") else "user"
     cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or Path(gettempdir()) / f"torchinductor_{user}")
     instructions = torch.backends.cpu.get_cpu_capability()
     if cache.name != instructions:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache / instructions)
-    return torch.compile(sum_losses, dynamic=False)
 
 
 def worth_compiling(model: nn.Module, batch: Batch, precision: str, *, micro_batches: int) -> bool:
