@@ -3,6 +3,7 @@
 import json
 from math import ceil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ from safetensors.torch import load_file
 from bertsmith.budget import Budget, Clock, Revisions, parse_budget
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
+from bertsmith.pace import Pace
+from bertsmith.plan import Plan, stages_of
+from bertsmith.pretrain import pretrain
 from bertsmith.run_folder import read_run
 from bertsmith.sizing import TOKENS_PER_PARAMETER, block_weights, choose_size
 
@@ -89,20 +93,27 @@ def test_a_budget_gives_size_schedule_and_steps(text: Path, tmp_path: Path, cloc
     assert json.loads(lines[-1])["learning_rate"] == pytest.approx((training.learning_rate or 0) / falling)
 
 
+def fit(plan: Plan, _seconds: float) -> None:
+    """What `Plan.fit_into` does, with 60 steps."""
+    plan.take_steps(60)
+    plan.first_stages = plan.stages = stages_of(plan.run, plan.rows, 60)
+
+
+@pytest.mark.parametrize("levers", [{}, {"batch_ramp": 0.3, "short_length": 16, "short_share": 0.5}])
 def test_a_run_that_goes_on_repeats_its_revisions(
-    text: Path, tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
+    levers: dict[str, Any], text: Path, tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the first command has decided stays, and is not asked for again."""
+    """What the first command has decided stays, and is not asked for again; the stages are those it began with."""
     asked: list[int] = []
 
     def estimate(_pace: object, step: int) -> int:
         asked.append(step)
         return 60 + 7 * step % 20
 
-    monkeypatch.setattr("bertsmith.plan.Plan.fit_into", lambda plan, _seconds: plan.take_steps(60))
+    monkeypatch.setattr("bertsmith.plan.Plan.fit_into", fit)
     monkeypatch.setattr("bertsmith.pace.Pace._estimate", estimate)
     clock[0] = 1.0
-    settings = {"warmup_steps": 2, "validation_every": 50, "mlm_probability": 0.3, "end_probability": 0.15}
+    settings = {"warmup_steps": 2, "validation_every": 50, "mlm_probability": 0.3, "end_probability": 0.15, **levers}
     train(tmp_path / "straight", text, **settings)
     history = json.loads((tmp_path / "straight" / "revisions.json").read_text())
     assert history[:3] == [[0, 60], [3, 61], [6, 62]]
@@ -129,3 +140,54 @@ def test_a_budget_of_work_is_counted(text: Path, tmp_path: Path) -> None:
 def test_budget_and_steps_exclude_each_other(text: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="steps is 3 and budget is 1h; give one of them"):
         train(tmp_path / "run", text, steps=3)
+
+
+def test_other_settings_forget_the_revisions_of_a_run_that_has_no_checkpoint(
+    text: Path, tmp_path: Path, clock: list[float]
+) -> None:
+    clock[0] = 1.0
+    with pytest.raises(Interrupted):
+        train(tmp_path / "run", text, Listener(stop_after=1))
+    for checkpoint in (tmp_path / "run" / "checkpoints").iterdir():
+        checkpoint.rename(tmp_path / "lost")
+    (tmp_path / "run" / "revisions.json").write_text("[[0, 1000000]]\n")
+    train(tmp_path / "run", text, budget="2h")
+    assert (read_run(tmp_path / "run").config.training.steps or 0) < 1_000_000
+
+
+def test_what_is_left_is_counted_in_places(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps with a quarter of the rows say how long a whole one takes."""
+    found: list[tuple[int, int]] = []
+    time = [0.0]
+
+    def estimate(pace: Pace, step: int) -> int:
+        plan = pace._plan
+        time[0] = 1e-3 * plan.places(range(1, step))  # a millisecond a place, from the end of the first step on
+        steps = true_estimate(pace, step)
+        found.append((step, steps))
+        return steps
+
+    true_estimate = Pace._estimate
+    monkeypatch.setattr("bertsmith.plan.Plan.fit_into", fit)
+    monkeypatch.setattr("bertsmith.pace.Pace._estimate", estimate)
+    monkeypatch.setattr("bertsmith.pace.time", SimpleNamespace(monotonic=lambda: time[0]))
+    whole = 60 * 4 * 32 * 1e-3  # seconds of 60 steps of all rows
+    monkeypatch.setattr(Clock, "left", lambda _self: whole - time[0])
+    monkeypatch.setattr("bertsmith.pace.last_rows", lambda *_: 0)
+    train(tmp_path / "run", text, warmup_steps=2, validation_every=100, batch_ramp=0.3)
+    saved = 4 * 9 * 32 * 0.75 + 4 * 9 * 32 * 0.5  # places that the ramp does not compute
+    expected = 60 + saved / (4 * 32)
+    assert len(found) > 5
+    assert all(abs(steps - expected) <= 2 for _, steps in found)
+
+
+@pytest.mark.parametrize("budget", ["1e400h", "1e9d", "1e99flop"])
+def test_a_budget_beyond_reason_is_one_line(budget: str) -> None:
+    with pytest.raises(UserError, match="more than any machine has"):
+        parse_budget(budget)
+
+
+def test_what_is_finished_is_not_planned(text: Path, tmp_path: Path) -> None:
+    train_run(tmp_path / "run", text)
+    with pytest.raises(UserError, match="there is nothing to plan"):
+        pretrain(tmp_path / "run", {}, {}, plan_only=True)

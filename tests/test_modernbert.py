@@ -340,6 +340,8 @@ def test_the_config_of_modernbert_base_is_read() -> None:
         ({"tie_word_embeddings": False}, "tie_word_embeddings in"),
         ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope_scaling in"),
         ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_parameters in"),
+        ({"rope_parameters": {"full_attention": {"type": "linear", "factor": 2}}}, "rope_parameters in"),
+        ({"rope_parameters": {"full_attention": {"partial_rotary_factor": 0.5}}}, "rope_parameters in"),
         ({"rope_parameters": {"rope_theta": 10.0}}, "rope_parameters in"),
         ({"rope_parameters": 3}, "rope_parameters in"),
         ({"layer_types": ["sliding_attention"] * 4}, "layer_types in"),

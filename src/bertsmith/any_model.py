@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bertsmith.errors import UserError
 from bertsmith.foreign import load_foreign
 from bertsmith.model import MODEL_TYPES, read_config
 from bertsmith.model_source import local_folder
@@ -70,9 +71,18 @@ def open_model(source: str, device: torch.device, reporter: Reporter | None = No
     path = local_folder(source)
     run = read_run(path) if (path / CONFIG).is_file() else None
     network: Any
-    if run is None and (path / "config.json").is_file() and read_config(path).get("model_type") not in MODEL_TYPES:
+    is_folder = run is None and (path / "config.json").is_file()
+    if is_folder and read_config(path).get("model_type") not in MODEL_TYPES:
         network, tokenizer, longest = load_foreign(path)
     else:
-        network, tokenizer = load_for_prediction(path, reporter)
-        longest = network.config.max_position_embeddings
+        try:
+            network, tokenizer = load_for_prediction(path, reporter)
+            longest = network.config.max_position_embeddings
+        except UserError as error:  # a BERT with a switch that ours does not have, perhaps
+            if not is_folder:
+                raise
+            try:
+                network, tokenizer, longest = load_foreign(path)
+            except UserError:
+                raise error from None
     return AnyModel(source, network.to(device).eval(), tokenizer, longest, run)

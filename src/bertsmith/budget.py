@@ -26,6 +26,8 @@ LOOKS = 20
 GOAL = 0.96
 """Share of the time that is planned for; a machine is never quite as fast as it was measured."""
 
+MOST_SECONDS, MOST_OPERATIONS = 86400.0 * 3660, 1e30
+
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _FORM = re.compile(r"(\d+(?:\.\d+)?(?:e\+?\d+)?)\s*(s|m|h|d|flop)")
 
@@ -47,8 +49,10 @@ def parse_budget(text: str) -> Budget:
     found = _FORM.fullmatch(text.strip().lower())
     if not found or float(found[1]) <= 0:
         raise UserError(f"budget is '{text}'; give a time such as 20m or 2h, or work such as 1e17flop")
-    amount, unit = float(found[1]), found[2]
-    return Budget(None, amount) if unit == "flop" else Budget(amount * _UNITS[unit], None)
+    amount = float(found[1]) * _UNITS.get(found[2], 1.0)
+    if amount > (MOST_OPERATIONS if found[2] == "flop" else MOST_SECONDS):
+        raise UserError(f"budget is '{text}', more than any machine has; give a time such as 20m or 2h")
+    return Budget(None, amount) if found[2] == "flop" else Budget(amount, None)
 
 
 class Clock:
@@ -72,6 +76,11 @@ class Clock:
         """Seconds that may still be planned for; infinite without a budget of time."""
         seconds = self.budget.seconds if self.budget else None
         return float("inf") if seconds is None else max(0.0, GOAL * seconds - self.used())
+
+
+def first_estimate(run: Path) -> int | None:
+    """The number of steps that a run with a budget of time began with; None before it has begun."""
+    return Revisions(run, 0).steps_at(0) or None
 
 
 class Revisions:

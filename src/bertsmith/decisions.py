@@ -150,7 +150,8 @@ def decide_length(run: Run, rows: AnyRows) -> None:
         steps = max(1, ceil(epochs * rows.rows_per_epoch / (training.global_batch_size or 1)))
         run.decide("default", steps=steps)
     steps = run.config.training.steps or 1
-    if training.warmup_steps is not None and training.warmup_steps > steps:
+    is_given = run.origin.get("warmup_steps") != "default"  # a budget may end a run before it has warmed up
+    if is_given and training.warmup_steps is not None and training.warmup_steps > steps:
         raise UserError(
             f"warmup_steps is {training.warmup_steps:,} and the run has {steps:,} steps: the learning rate would never "
             "reach its peak; give fewer, or leave it out"

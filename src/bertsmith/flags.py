@@ -66,6 +66,8 @@ def settings_of(config: Path, *, decided: bool = False) -> dict[str, Any]:
     if decided:
         for name in ("budget", "epochs", "gradient_accumulation_steps"):
             given.pop(name, None)
+        if given.get("init"):
+            given.pop("preset", None)  # it is the model that says the shape
         if given.get("steps") is None:
             raise UserError(f"{config} is no plan: it has no steps; give the config.toml that `bertsmith plan` wrote")
     return given

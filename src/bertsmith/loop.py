@@ -20,16 +20,13 @@ from bertsmith.metrics import MetricsLog
 from bertsmith.model import AnyPretrainingModel
 from bertsmith.objective import sum_losses
 from bertsmith.optim import AnyOptimizer, MuonWithAdamW, learning_rate_at, set_learning_rate
-from bertsmith.pace import Pace
+from bertsmith.pace import Pace, quick_rows
 from bertsmith.plan import Plan
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run, lasting_settings
 from bertsmith.stages import Division, Stage
 from bertsmith.step import Measured, StepResult, SumLosses, evaluate_loss, train_step
 from bertsmith.work import matrix_rate, step_operations
-
-QUICK_VALIDATION_ROWS = 512
-"""Held-out rows measured at intervals."""
 
 
 def train(
@@ -218,7 +215,7 @@ def measure_if_due(plan: Plan, model: AnyPretrainingModel, step: int, diary: Dia
     training = plan.run.config.training
     if step != plan.steps and step % (training.validation_every or 1):
         return {}
-    measured = measure_held_out(plan, model, QUICK_VALIDATION_ROWS)
+    measured = measure_held_out(plan, model, quick_rows(plan))
     diary.fill(model, step)
     return {f"validation_{name}": value if isfinite(value) else None for name, value in measured.losses().items()}
 

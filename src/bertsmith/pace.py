@@ -12,6 +12,9 @@ SMALL = 0.02
 LAST_ROWS, FEWEST_LAST_ROWS = 4096, 256
 """Held-out rows of the last measurement, without a budget of time and with the shortest."""
 
+QUICK_ROWS, FEWEST_QUICK_ROWS = 512, 64
+"""Held-out rows of a measurement on the way."""
+
 LAST_SHARE = 0.04
 """Of a budget of time, for that measurement."""
 
@@ -26,6 +29,15 @@ def last_rows(plan: Plan, seconds_per_row: float) -> int:
     if budget is not None and budget.seconds is not None:
         affordable = int(LAST_SHARE * budget.seconds / (FORWARD_SHARE * seconds_per_row))
     return min(LAST_ROWS, max(FEWEST_LAST_ROWS, affordable), plan.held_out.rows_per_epoch)
+
+
+def quick_rows(plan: Plan) -> int:
+    """Held-out rows of a measurement on the way: with a budget of time no more than a hundredth of the rows learnt."""
+    if not plan.clock.limits_time:
+        return QUICK_ROWS
+    first = plan.first_stages
+    learnt = sum(len(stage.steps) * stage.places for stage in first) // first[-1].sequence_length
+    return min(QUICK_ROWS, max(FEWEST_QUICK_ROWS, learnt // 100))
 
 
 class Pace:
@@ -62,20 +74,34 @@ class Pace:
 
     def _has_begun_to_fall(self, step: int) -> bool:
         training = self._plan.run.config.training
+        if training.schedule == "constant":
+            return False
         share = training.decay_share if training.schedule == "trapezoid" else 1.0
         return step > (1 - share) * self._plan.steps
 
     def _estimate(self, step: int) -> int:
         """Steps that fit into the time, at the speed of this process so far."""
-        steps, done = self._plan.steps, step - self._first_step
+        plan, steps = self._plan, self._plan.steps
+        done = plan.places(range(self._first_step, step))
         if self._began is None or done == 0:
             return steps
-        each = (time.monotonic() - self._began) / done
-        seconds_per_row = each / self._plan.stage_of(step).rows
-        last = last_rows(self._plan, seconds_per_row) * FORWARD_SHARE * seconds_per_row
-        fitting = step + max(1, int((self._plan.clock.left() - last) / each))
+        seconds_per_place = (time.monotonic() - self._began) / done
+        seconds_per_row = seconds_per_place * plan.stages[-1].sequence_length
+        last = last_rows(plan, seconds_per_row) * FORWARD_SHARE * seconds_per_row
+        fitting = step + max(1, self._steps_for(int((plan.clock.left() - last) / seconds_per_place), step))
         fitting = int(distributed.from_main(fitting))
         return steps if abs(fitting - steps) < SMALL * steps else fitting
+
+    def _steps_for(self, places: int, step: int) -> int:
+        """Steps from `step` on that so many places make, in the stages as they were first made."""
+        count, stages = 0, self._plan.first_stages
+        for stage in stages:
+            here = places // stage.places
+            if stage is not stages[-1]:
+                here = min(here, len(range(max(step, stage.steps.start), stage.steps.stop)))
+            count += max(0, here)
+            places -= here * stage.places
+        return count
 
     def _save(self) -> None:
         if distributed.is_main():

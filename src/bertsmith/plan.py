@@ -4,14 +4,15 @@ Missing settings are found from the text and the machine and written to the run;
 on resume nothing is missing, so nothing is found out twice.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from bertsmith import distributed
 from bertsmith.batch import Batch, collate
-from bertsmith.budget import Clock, parse_budget
+from bertsmith.budget import Clock, first_estimate, parse_budget
 from bertsmith.decisions import (
     decide_by_budget,
     decide_length,
@@ -51,7 +52,12 @@ class Plan:
     run: Run
     manifest: dict[str, Any]
     tokenizer: Tokenizer
+    first_stages: tuple[Stage, ...]
+    """As the first estimate of the number of steps made them; a revision moves their end alone."""
+
     stages: tuple[Stage, ...]
+    """With the number of steps of now."""
+
     rows: dict[int, AnyRows]
     """What is learnt from, by length."""
 
@@ -93,7 +99,7 @@ class Plan:
         """Make the run so many steps long from here on."""
         if steps != self.steps:
             self.run.decide("measured", steps=steps)
-            self.stages = with_steps(self.stages, steps)
+            self.stages = with_steps(self.first_stages, steps)
 
     def fit_into(self, seconds: float) -> None:
         """Before the first step: make the run as long as its time allows, when all its steps would take `seconds`."""
@@ -101,6 +107,11 @@ class Plan:
         again = [name for name in ("warmup_steps", "validation_every") if self.run.origin.get(name) == "default"]
         self.run.decide("default", **dict.fromkeys(again))
         decide_length(self.run, self.rows[self.run.config.training.sequence_length])
+        self.first_stages = self.stages = stages_of(self.run, self.rows, self.steps)
+
+    def places(self, steps: range) -> int:
+        """Token places of some steps, padding included."""
+        return sum(stage.places * len(_common(steps, stage.steps)) for stage in self.stages)
 
     def first_rows(self, number: int) -> Batch:
         """The first full-length rows, on the device: what speed is measured with."""
@@ -117,6 +128,15 @@ class Plan:
             learning_rate=training.learning_rate or 0.0,
             max_steps=training.steps or 0,
         )
+
+
+def _common(one: range, other: range) -> range:
+    return range(max(one.start, other.start), min(one.stop, other.stop))
+
+
+def stages_of(run: Run, rows: Mapping[int, AnyRows], steps: int) -> tuple[Stage, ...]:
+    """The stages of a run of so many steps."""
+    return make_stages(replace(run.config.training, steps=steps), lambda length: rows[length].rows_per_epoch)
 
 
 def make_plan(
@@ -145,9 +165,11 @@ def make_plan(
         decide_by_budget(run, clock, rows[training.sequence_length], tokenizer, device)
     decide_shape(run)
     decide_length(run, rows[training.sequence_length])
-    stages = make_stages(run.config.training, lambda length: rows[length].rows_per_epoch)
+    steps = run.config.training.steps or 1
+    first_stages = stages_of(run, rows, first_estimate(run.folder) or steps if clock.limits_time else steps)
     held_out = rows_of(run, "validation", training.sequence_length)
-    plan = Plan(run, manifest, tokenizer, stages, rows, held_out, device, clock)
+    stages = with_steps(first_stages, steps)
+    plan = Plan(run, manifest, tokenizer, first_stages, stages, rows, held_out, device, clock)
     require_memory(plan.parameters(), device)
     decide_by_measuring(plan, reporter)
     if run.config.training.device == "auto":

@@ -77,6 +77,7 @@ def pretrain(
         if found.folder is not None:
             state |= read_state(found.folder)
             refuse_edits(run, state.get("settings", {}))
+        refuse_finished(run, state["step"], plan_only)
         plan = make_plan(run, device, reporter, seconds_before=state["wall_seconds"], is_begun=found.folder is not None)
         training = run.config.training
         if main:
@@ -124,6 +125,16 @@ def pretrain(
                 diary.write_page(at_once=True)
         distributed.barrier()
     return run.model
+
+
+def refuse_finished(run: Run, step: int, plan_only: bool) -> None:
+    """Refuse to plan what is done.
+
+    Raises:
+        UserError: All steps of the run are done, and only its plan was asked for.
+    """
+    if plan_only and step and step >= (run.config.training.steps or 0):
+        raise UserError(f"all {step:,} steps of {run.folder} are done, so there is nothing to plan; give another -o")
 
 
 def set_up(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bertsmith import atomic
+from bertsmith.budget import REVISIONS
 from bertsmith.config import (
     FREE_SETTINGS,
     TABLES,
@@ -73,6 +74,7 @@ class Run:
         decided = [name for name, origin in self.origin.items() if origin not in {"flag", "file", "init"}]
         self.config = changed(self.config, **{name: defaults[name] for name in decided})
         self.origin = {name: origin for name, origin in self.origin.items() if name not in decided}
+        (self.folder / REVISIONS).unlink(missing_ok=True)
 
     def save(self) -> None:
         """Write config.toml."""

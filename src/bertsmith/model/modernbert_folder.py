@@ -66,7 +66,10 @@ def _read_shape(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
         shape["global_attn_every_n_layers"] = _global_every(config, path)
     rope = config.get("rope_parameters") or {}
     understood = isinstance(rope, dict) and all(
-        kind in ROPE_THETA and isinstance(values, dict) and values.get("rope_type", "default") == "default"
+        kind in ROPE_THETA
+        and isinstance(values, dict)
+        and values.get("rope_type", values.get("type", "default")) == "default"
+        and values.keys() <= {"rope_type", "type", "rope_theta"}
         for kind, values in rope.items()
     )
     require(understood, f"rope_parameters in {path} is {rope!r}; only rope_type 'default' for {FULL} and {SLIDING}")
