@@ -46,6 +46,22 @@ def launch(text: Path, folder: Path, port: int, processes: int = 2, **changes: o
     return subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+PINNED = ("steps", "precision", "micro_batch_size", "compile")
+
+
+@pytest.mark.parametrize("length", [{"steps": 3}, pytest.param({"budget": "15s"}, marks=pytest.mark.slow)])
+def test_two_processes_decide_together_what_nobody_gave(length: dict[str, object], tmp_path: Path) -> None:
+    """Precision, micro-batch, compiling and the steps of a budget are measured, and all ranks must take part."""
+    text = write_prose(tmp_path / "prose.txt")
+    settings = {name: value for name, value in TINY.items() if name not in PINNED}
+    flags = [part for k, value in {**settings, **length}.items() for part in (f"--{k.replace('_', '-')}", str(value))]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29541"]
+    command = [*launcher, "-m", "bertsmith", "pretrain", str(text), "-o", str(tmp_path / "two"), *flags]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "two" / "model").is_dir()
+
+
 def wait_for_steps(folder: Path, count: int) -> None:
     until = time.monotonic() + 120
     while time.monotonic() < until:

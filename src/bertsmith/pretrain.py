@@ -82,7 +82,6 @@ def pretrain(
         training = run.config.training
         if main:
             note_environment(run.folder, reporter, device=device.type, threads=threads, ranks=distributed.world_size())
-            distributed.barrier()
 
         model = plan.new_model()
         optimizer = make_optimizer(
@@ -140,7 +139,7 @@ def refuse_finished(run: Run, step: int, plan_only: bool) -> None:
 def set_up(
     folder: Path, given: Mapping[str, Any], origin: Mapping[str, str], reporter: Reporter, stack: ExitStack
 ) -> tuple[Run, Found]:
-    """Open the run's folder and prepare its text, on the main rank; the others wait and read what it decided.
+    """Open the run's folder and prepare its text, on the main rank; the others wait and read it.
 
     Returns:
         The run, and the checkpoint to go on from.
@@ -160,6 +159,8 @@ def set_up(
     prepare_text(run, reporter, keep_existing=found.folder is not None)
     if found.folder is None and (source := source or take_init(run)):  # the text may have given another tokenizer
         write_start(run, source, reporter)
+    run.save()
+    distributed.barrier()  # from here on all ranks decide together
     return run, found
 
 
