@@ -47,6 +47,7 @@ ROWS = [
         "finetune_folder",
         "stages",
         "sizing",
+        "expectation",
         "minimal_pairs",
         "held_out",
         "report",

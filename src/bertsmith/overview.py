@@ -4,9 +4,11 @@ from math import log
 
 from bertsmith import distributed
 from bertsmith.decisions import CONTINUED_RATE
+from bertsmith.expectation import expected_loss
 from bertsmith.measure import seconds_per_micro_batch
 from bertsmith.model import AnyPretrainingModel
 from bertsmith.plan import Plan
+from bertsmith.presets import PRESETS
 from bertsmith.reporter import Reporter
 from bertsmith.step import SumLosses
 
@@ -27,6 +29,7 @@ def describe(plan: Plan, reporter: Reporter, *, first_step: int, seconds: float)
     steps = training.steps or 0
     places = sum(len(stage.steps) * stage.places for stage in plan.stages)
     last = plan.stages[-1]
+    epochs = places / last.sequence_length / plan.rows[last.sequence_length].rows_per_epoch
     config = plan.config
     reporter.say(
         f"model: {plan.run.config.model.preset}, {config.num_hidden_layers} layers x {config.hidden_size}, "
@@ -35,7 +38,7 @@ def describe(plan: Plan, reporter: Reporter, *, first_step: int, seconds: float)
     reporter.say(
         f"run: {training.objective}, {steps:,} steps x {last.rows} rows x "
         f"{last.sequence_length} places{_before(plan)} = {places / 1e6:.1f} M, "
-        f"{places / last.sequence_length / plan.rows[last.sequence_length].rows_per_epoch:.1f} epochs; "
+        f"{epochs:.1f} epochs; "
         f"{training.precision} on {plan.device.type}, {training.micro_batch_size} rows at once"
         + (", compiled" if training.compile == "yes" else "")
         + f"; about {seconds / 60:,.0f} min on this machine"
@@ -44,6 +47,7 @@ def describe(plan: Plan, reporter: Reporter, *, first_step: int, seconds: float)
         f"levels: a uniform guess scores {log(config.vocab_size):.2f} nats, "
         f"token frequencies alone {manifest['unigram_loss']:.2f}; the masked-token loss must fall below that"
     )
+    _say_what_to_expect(plan, reporter, places)
     model = plan.run.config.model
     if model.init is not None:
         usual = f", {CONTINUED_RATE:g} of what a {model.preset} begins with from new weights"
@@ -51,6 +55,23 @@ def describe(plan: Plan, reporter: Reporter, *, first_step: int, seconds: float)
         reporter.say(f"going on from {model.init}: peak learning rate {training.learning_rate:g}{rate}")
     if first_step:
         reporter.say(f"continuing after step {first_step:,} of {steps:,}")
+
+
+def _say_what_to_expect(plan: Plan, reporter: Reporter, tokens: int) -> None:
+    """The loss at the end, where runs of this size were measured."""
+    model = plan.run.config.model
+    expected = expected_loss(model.preset, tokens, plan.manifest["unigram_loss"])
+    if expected is not None and not model.init and not _is_reshaped(plan):
+        reporter.say(
+            f"expected: held-out masked tokens {expected.how} {expected.nats:.1f} nats, as {model.preset} on English "
+            "Wikipedia (docs/benchmarks.md, one seed); other text may differ by a nat"
+        )
+
+
+def _is_reshaped(plan: Plan) -> bool:
+    """Whether the model has another shape than its preset."""
+    model = plan.run.config.model
+    return any(getattr(model, name) != value for name, value in PRESETS[model.preset].shape().items())
 
 
 def _before(plan: Plan) -> str:

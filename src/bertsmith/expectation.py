@@ -1,0 +1,45 @@
+"""What to expect of a run before it begins, from runs that were measured.
+
+The runs are those of `benchmarks/sizes.py`: English Wikipedia, vocabulary of 16,448, rows of 128, trapezoid, one
+seed (docs/benchmarks.md, "Sizes and tokens"). Another text is easier or harder, so this is a guide and no promise.
+"""
+
+from bisect import bisect_right
+from math import log
+from typing import Literal, NamedTuple
+
+BELOW_UNIGRAM: dict[str, tuple[tuple[float, float], ...]] = {
+    "modern-tiny": ((2.5e6, 1.64),),
+    "modern-mini": ((2.5e6, 1.91),),
+    "bert-tiny": ((2.5e6, 0.44),),
+}
+"""By preset: tokens that a run learnt from, and how far below token frequencies its held-out loss ended, in nats."""
+
+
+class Expectation(NamedTuple):
+    """The held-out loss that a run should end with."""
+
+    how: Literal["about", "below", "above"]
+    """"below" for a run with more tokens than any that was measured, "above" for one with fewer."""
+
+    nats: float
+
+
+def expected_loss(preset: str, tokens: float, unigram_loss: float) -> Expectation | None:
+    """The loss on masked tokens of held-out text; None where no run of this size was measured.
+
+    Args:
+        preset: With its own shape.
+        tokens: That the run learns from, repeated ones too.
+        unigram_loss: Of the text, in nats.
+    """
+    measured = BELOW_UNIGRAM.get(preset)
+    if not measured:
+        return None
+    after = bisect_right([count for count, _ in measured], tokens)
+    if after in (0, len(measured)):
+        count, gap = measured[max(0, after - 1)]
+        how: Literal["about", "below", "above"] = "about" if tokens == count else "above" if after == 0 else "below"
+        return Expectation(how, unigram_loss - gap)
+    (low, least), (high, most) = measured[after - 1], measured[after]
+    return Expectation("about", unigram_loss - least - (most - least) * log(tokens / low) / log(high / low))

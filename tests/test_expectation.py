@@ -1,0 +1,49 @@
+"""What a run is expected to end with, before it begins."""
+
+from pathlib import Path
+
+import pytest
+
+from bertsmith.cli import run as command_line
+from bertsmith.expectation import BELOW_UNIGRAM, expected_loss
+from bertsmith.presets import PRESETS
+
+from runs import FLAGS
+
+
+def test_between_measured_runs_it_lies_between_them() -> None:
+    assert set(BELOW_UNIGRAM) <= set(PRESETS)
+    for preset, measured in BELOW_UNIGRAM.items():
+        counts, gaps = zip(*measured, strict=True)
+        assert list(counts) == sorted(counts)
+        assert list(gaps) == sorted(gaps)  # more tokens, a lower loss
+        for count, gap in measured:
+            assert expected_loss(preset, count, 7.0) == pytest.approx(("about", 7.0 - gap))
+        middle = expected_loss(preset, (counts[0] * counts[-1]) ** 0.5, 7.0)
+        assert middle is not None
+        assert middle.nats == pytest.approx(7.0 - (gaps[0] + gaps[-1]) / 2, abs=(gaps[-1] - gaps[0]) / 2 + 1e-9)
+
+
+def test_beyond_them_it_is_a_bound() -> None:
+    preset = "modern-mini"
+    (first, least), (last, most) = BELOW_UNIGRAM[preset][0], BELOW_UNIGRAM[preset][-1]
+    assert expected_loss(preset, first / 3, 7.0) == ("above", 7.0 - least)
+    assert expected_loss(preset, last * 30, 7.0) == ("below", 7.0 - most)
+    assert expected_loss("bert-large", last, 7.0) is None
+
+
+@pytest.mark.parametrize(("preset", "said"), [("modern-tiny", True), ("bert-medium", False)])
+def test_a_plan_says_it(
+    preset: str, said: bool, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [preset if flag == "bert-tiny" else flag for flag in FLAGS]
+    assert command_line(["plan", str(text), "-o", str(tmp_path / "run"), "--steps", "3", *flags]) == 0
+    assert ("expected: held-out masked tokens above" in capsys.readouterr().out) == said
+
+
+def test_a_model_of_another_shape_is_not_guessed_at(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["plan", str(text), "-o", str(tmp_path / "run"), "--steps", "3", *FLAGS, "--hidden-size", "64"]
+    assert command_line(arguments) == 0
+    assert "expected:" not in capsys.readouterr().out
