@@ -80,7 +80,7 @@ def best_of(
 def compare(base: dict[str, Any], peak: float, options: argparse.Namespace) -> str:
     """Search the best flags of both sides, run them alternately, print the table."""
     ours = best_of("bertsmith", BERTSMITH[:2] if options.quick else BERTSMITH, base, options)
-    theirs = best_of("trainer", TRAINER[1:4:2] if options.quick else TRAINER, base, options)
+    theirs = best_of("trainer", TRAINER[1:5] if options.quick else TRAINER, base, options)
     cases = {"bertsmith": ours | {"steps": options.steps}, "trainer": theirs | {"steps": options.steps}}
     speeds: dict[str, list[float]] = {side: [] for side in cases}
     memory: dict[str, float] = {}
