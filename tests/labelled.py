@@ -99,7 +99,7 @@ def tagged_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write rows as the suffix says: JSON lines, CSV, TSV, Parquet, or columns of words and tags."""
+    """Write rows as the suffix says: JSON lines, CSV, TSV, Parquet, columns of words and tags, or plain texts."""
     rows = list(rows)
     if path.suffix == ".parquet":
         import pyarrow as pa
@@ -114,6 +114,8 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     elif path.suffix == ".conll":
         blocks = ("".join(f"{w}\tX\t{t}\n" for w, t in zip(r["tokens"], r["tags"], strict=True)) for r in rows)
         path.write_text("\n".join(blocks), encoding="utf-8")
+    elif path.suffix == ".txt":
+        path.write_text("".join(f"{row['text']}\n" for row in rows), encoding="utf-8")
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path

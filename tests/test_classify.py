@@ -39,11 +39,7 @@ def read(path: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("name", ["new.csv", "new.tsv", "new.jsonl", "new.parquet", "new.txt"])
 def test_each_row_is_predicted_in_order(name: str, run: Path, tmp_path: Path) -> None:
     rows = topic_rows(50, seed=5)
-    path = tmp_path / name
-    if path.suffix == ".txt":
-        path.write_text("".join(f"{row['text']}\n" for row in rows), encoding="utf-8")
-    else:
-        write_rows(path, rows)
+    path = write_rows(tmp_path / name, rows)
     assert predict_file(load_classifier(run), str(path), tmp_path / "out.csv") == 50
     found = read(tmp_path / "out.csv")
     assert list(found[0]) == ["prediction", "probability"]

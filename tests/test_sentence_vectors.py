@@ -111,11 +111,7 @@ def test_each_row_gets_its_vector_in_order(
     name: str, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = topic_rows(50, seed=5)
-    path = tmp_path / name
-    if path.suffix == ".txt":
-        path.write_text("".join(f"{row['text']}\n" for row in rows), encoding="utf-8")
-    else:
-        write_rows(path, rows)
+    path = write_rows(tmp_path / name, rows)
     encoder = load_sentence_encoder(bert)
     expected = np.concatenate([encoder.encode([row["text"]]) for row in rows])
     monkeypatch.setattr("bertsmith.classify.CHUNK_ROWS", 7)

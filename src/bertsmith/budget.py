@@ -27,6 +27,7 @@ GOAL = 0.96
 """Share of the time that is planned for; a machine is never quite as fast as it was measured."""
 
 MOST_SECONDS, MOST_OPERATIONS = 86400.0 * 3660, 1e30
+"""Ten years; more work than any machine does. Larger budgets are slips of the hand, and overflow."""
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _FORM = re.compile(r"(\d+(?:\.\d+)?(?:e\+?\d+)?)\s*(s|m|h|d|flop)")

@@ -28,6 +28,9 @@ FASTER = 1.05
 
 SECONDS_PER_CHOICE = 0.5
 
+HOPELESS = 5.0
+"""A precision whose first pass takes so many times that of the other is not looked at again."""
+
 COMPILE_SECONDS = 60.0
 """What compiling costs at most, seen on two CPU cores; it must win back several times that."""
 
@@ -57,10 +60,6 @@ def _usable_cores() -> set[int]:
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
-
-
-HOPELESS = 5.0
-"""A precision whose first pass takes so many times that of the other is not looked at again."""
 
 
 def seconds_per_micro_batch(

@@ -27,7 +27,7 @@ def describe(plan: Plan, reporter: Reporter, *, first_step: int, seconds: float)
     training, manifest = plan.run.config.training, plan.manifest
     parameters = plan.parameters()
     steps = training.steps or 0
-    places = sum(len(stage.steps) * stage.places for stage in plan.stages)
+    places = plan.places(range(steps))
     last = plan.stages[-1]
     epochs = places / last.sequence_length / plan.rows[last.sequence_length].rows_per_epoch
     config = plan.config

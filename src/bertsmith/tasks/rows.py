@@ -208,6 +208,7 @@ def _usual_pair(names: Sequence[str], text: str, label: str | None) -> tuple[str
     if first and not text:
         return first, PAIRS[first]
     has_pair = PAIR_FIELD in names and PAIR_FIELD not in (text, label)
+    # a column must be left for the first text
     return text, PAIR_FIELD if has_pair and len(names) > (1 if label is None else 2) else None
 
 
