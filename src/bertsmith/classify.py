@@ -1,8 +1,6 @@
 """Predicting a whole file with a fine-tuned model: rows in, one row out for each, in their order, in bounded memory."""
 
 import csv
-import json
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -25,7 +23,7 @@ from bertsmith.tasks.examples import Text, as_text
 from bertsmith.tasks.objective import probabilities
 from bertsmith.tasks.rows import Columns, Fields, NumberedRow, choose_columns, open_rows, peek
 from bertsmith.tasks.scoring import FloatArray, all_logits
-from bertsmith.tokenizer import Tokenizer, replace_surrogates
+from bertsmith.tokenizer import Tokenizer, longest_input, replace_surrogates
 
 CHUNK_ROWS = 8192
 """Rows held at once; sorted by length among themselves, so that little is computed in vain."""
@@ -90,15 +88,6 @@ def load_classifier(source: Path, *, device: str = "auto", precision: str = "flo
     columns = Columns(**read_settings(source)["columns"]) if (source / SETTINGS).is_file() else None
     longest = min(model.config.max_position_embeddings, longest_input(folder))
     return Classifier(model, tokenizer, columns, longest=longest, precision=precision)
-
-
-def longest_input(folder: Path) -> int:
-    """The longest input that a model folder's tokenizer_config.json names; without limit where it names none."""
-    try:
-        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        return max(1, int(settings["model_max_length"]))  # some write 1e30 for "any"
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
-        return sys.maxsize
 
 
 def predict_file(

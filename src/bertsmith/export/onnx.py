@@ -17,7 +17,7 @@ from bertsmith.export.runtime import Session, require_onnx
 from bertsmith.finetune_folder import find_model
 from bertsmith.model import architecture
 from bertsmith.reporter import Reporter
-from bertsmith.tokenizer import load_fitting_tokenizer
+from bertsmith.tokenizer import load_fitting_tokenizer, longest_input
 
 GRAPH, QUANTIZED = "model.onnx", "model_quantized.onnx"
 
@@ -60,7 +60,7 @@ def export_onnx(
     task = task_of(folder, task)
     ours = our_outputs(folder, task)
     tokenizer = load_fitting_tokenizer(folder, ours.config.vocab_size)
-    longest = ours.config.max_position_embeddings
+    longest = min(ours.config.max_position_embeddings, longest_input(folder))
     judge = make_judge(source, folder, task, tokenizer=tokenizer, longest=longest, data=data) if int8 else None
     with staged(output) as staging:
         reporter.progress(f"tracing the model for {task}", 0.0)

@@ -12,7 +12,7 @@ This package alone uses the `tokenizers` library.
 """
 
 from bertsmith.tokenizer.extending import extend_tokenizer
-from bertsmith.tokenizer.loading import load_fitting_tokenizer, load_tokenizer
+from bertsmith.tokenizer.loading import load_fitting_tokenizer, load_tokenizer, longest_input
 from bertsmith.tokenizer.remember import Encoded
 from bertsmith.tokenizer.tokenizer import ROLES, SPECIAL_TOKENS, Tokenizer, replace_surrogates
 from bertsmith.tokenizer.training import choose_vocab_size, train_tokenizer
@@ -26,6 +26,7 @@ __all__ = [
     "extend_tokenizer",
     "load_fitting_tokenizer",
     "load_tokenizer",
+    "longest_input",
     "replace_surrogates",
     "train_tokenizer",
 ]

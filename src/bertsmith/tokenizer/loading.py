@@ -1,6 +1,7 @@
 """Reading tokenizers: our own, those of transformers 4 and 5, and the vocab.txt of google-research/bert."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,15 @@ def load_fitting_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
             "they do not belong together: get the folder again"
         )
     return tokenizer
+
+
+def longest_input(folder: Path) -> int:
+    """The longest input that a model folder's tokenizer_config.json names; without limit where it names none."""
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        return max(1, int(settings["model_max_length"]))  # some write 1e30 for "any"
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return sys.maxsize
 
 
 def _find(source: Path) -> Path:
