@@ -17,7 +17,7 @@ from training_speed import measure
 from bertsmith.batch import collate
 from bertsmith.config import DataConfig
 from bertsmith.examples import open_rows
-from bertsmith.measure import best_micro_batch
+from bertsmith.measure import best_micro_batch, rows_that_fit
 from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.prepare import prepare
 from bertsmith.presets import PRESETS
@@ -36,7 +36,8 @@ def chosen_size(base: dict[str, Any]) -> int:
     def make_batch(size: int) -> Any:
         return collate(rows.__getitems__(list(range(size)))).to(torch.device(base["device"]))
 
-    return best_micro_batch(model, ROWS, make_batch, "bfloat16")
+    most = rows_that_fit(model, make_batch, "bfloat16")
+    return best_micro_batch(model, ROWS, make_batch, "bfloat16", most=most).rows
 
 
 def main() -> None:

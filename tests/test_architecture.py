@@ -53,10 +53,10 @@ ROWS = [
         "report",
     },
     {"step", "prepare", "run_folder", "pll"},
-    {"objective", "examples", "checkpoint", "metrics", "work", "foreign", "model_source"},
+    {"objective", "examples", "checkpoint", "metrics", "work", "foreign", "model_source", "device"},
     {"batch", "masking", "pairing", "cutting", "optim", "model", "corpus"},
     {"output_folder", "rows", "tokenizer", "shards", "distributed", "config", "finetune_config"},
-    {"packing", "interrupt", "muon", "budget", "averaging", "keyed", "presets", "strict", "intervals"},
+    {"packing", "interrupt", "muon", "budget", "averaging", "keyed", "presets", "strict", "intervals", "machine"},
     {"atomic"},
     {"errors", "reporter"},
 ]

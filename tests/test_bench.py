@@ -4,13 +4,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.utils.flop_counter import FlopCounterMode
 
 from bertsmith import work
-from bertsmith.bench import describe_bench, kinds_of_work, made_up_batch, run_bench
+from bertsmith.bench import describe_bench, kinds_of_work, made_up_batch, run_bench, spent_time
 from bertsmith.measure import keep_instruction_sets_apart
 from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.objective import sum_losses
@@ -55,6 +57,27 @@ def test_time_is_put_down_to_the_right_kind() -> None:
     big, small = torch.ones(400, 400), torch.ones(4)
     assert next(iter(kinds_of_work(lambda: [big @ big for _ in range(5)], torch.device("cpu")))) == "matrix products"
     assert next(iter(kinds_of_work(lambda: [small.clone() for _ in range(50)], torch.device("cpu")))) != "attention"
+
+
+def test_on_a_gpu_the_time_of_kernels_counts_once() -> None:
+    """The profiler names it again at the operation that called the kernel, and at ranges around it."""
+    operation = SimpleNamespace(device_type=DeviceType.CPU, self_device_time_total=5.0, self_cpu_time_total=1.0)
+    kernel = SimpleNamespace(device_type=DeviceType.CUDA, self_device_time_total=5.0, self_cpu_time_total=0.0)
+    around = SimpleNamespace(device_type=DeviceType.CUDA, self_device_time_total=5.0, is_user_annotation=True)
+    assert [spent_time(event, "cuda") for event in (operation, kernel, around)] == [0.0, 5.0, 0.0]
+    assert spent_time(operation, "cpu") == 1.0
+
+
+def test_a_step_that_does_not_fit_at_once_is_measured_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "CPU_SHAPES", ((64, 64, 64),))
+    monkeypatch.setattr("bertsmith.bench.rows_that_fit", lambda *_: 2)
+    given = {"preset": "bert-tiny", "global_batch_size": 8, "sequence_length": 16, "precision": "float32"}
+    facts = run_bench({**given, "compile": "no", "threads": 1, "device": "cpu"})
+    assert (facts["rows"], facts["micro_batch_size"]) in {(8, 2), (8, 1)}
+    assert facts["ways"]["eager"]["tokens_per_second"] * facts["ways"]["eager"]["seconds"] == pytest.approx(128)
+    assert any(
+        f"8 rows x 16 places, {facts['micro_batch_size']} rows at once" in line for line in describe_bench(facts)
+    )
 
 
 @pytest.mark.slow

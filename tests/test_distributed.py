@@ -83,6 +83,10 @@ def test_a_signal_stops_all_ranks_and_one_process_goes_on(tmp_path: Path) -> Non
     job.communicate(timeout=60)
     assert list_checkpoints(tmp_path / "two" / "checkpoints")
     assert not (tmp_path / "two" / "model").exists()
+    three = launch(text, tmp_path / "two", 29536, processes=3, steps=60)  # four rows: two, one and one
+    wait_for_steps(tmp_path / "two", 20)
+    three.send_signal(signal.SIGTERM)
+    three.communicate(timeout=60)
     train(tmp_path / "two", text, micro_batch_size=2, steps=60, checkpoint_every=1e-6)
     one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
     for name, tensor in one.items():
@@ -99,6 +103,9 @@ def test_a_rank_that_dies_stops_the_others(tmp_path: Path) -> None:
     output, _ = job.communicate(timeout=120)
     assert job.returncode != 0
     assert "SIGKILL" in output or "Signal 9" in output
+    assert "another process of this run has ended" in output
+    assert output.count("Traceback (most recent call last)") <= 1  # that of torchrun itself
+    assert output.count(f"run: {tmp_path}") == 1  # the second process keeps quiet
     assert not [p for p in ranks if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     assert list_checkpoints(tmp_path / "run" / "checkpoints")
 

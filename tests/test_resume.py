@@ -13,10 +13,11 @@ from bertsmith.checkpoint import list_checkpoints
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
 from bertsmith.model import ModernBertPretrainingModel
+from bertsmith.objective import sum_losses
 from bertsmith.predict import fill, load_for_prediction
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import read_run
-from bertsmith.step import StepResult, train_step
+from bertsmith.step import StepResult, StepTooLarge, train_step
 
 from runs import Listener, train
 
@@ -216,7 +217,7 @@ def test_a_full_gpu_halves_the_micro_batch_and_repeats_the_step(
     def full_above_two(*arguments: Any, **options: Any) -> StepResult:
         tried.append([len(batch) for batch in arguments[2]])
         if len(arguments[2][0]) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise StepTooLarge
         return train_step(*arguments, **options)
 
     monkeypatch.setattr("bertsmith.loop.train_step", full_above_two)
@@ -229,6 +230,41 @@ def test_a_full_gpu_halves_the_micro_batch_and_repeats_the_step(
     run(tmp_path / "full", text, steps=2, micro_batch_size=4, global_batch_size=8, hidden_dropout_prob=0.0)
     run(tmp_path / "small", text, steps=2, micro_batch_size=2, global_batch_size=8, hidden_dropout_prob=0.0)
     same(tmp_path / "full", tmp_path / "small")
+
+
+def test_rows_that_no_longer_fit_are_halved_unless_they_were_given(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"micro_batch_size": None, "global_batch_size": 8, "hidden_dropout_prob": 0.0}
+    with pytest.raises(Interrupted):
+        run(tmp_path / "own", text, Listener(stop_after=5), **settings)
+    run(tmp_path / "small", text, **settings | {"micro_batch_size": 1})
+    monkeypatch.setattr("bertsmith.plan.rows_that_fit", lambda *_, **__: 1)
+    listener = Listener()
+    run(tmp_path / "own", text, listener, **settings)
+    halved = read_run(tmp_path / "own").config.training.micro_batch_size
+    assert halved == 1
+    same_losses = [(a["loss"], b["loss"]) for a, b in zip(log(tmp_path / "own"), log(tmp_path / "small"), strict=True)]
+    assert all(first == pytest.approx(second, abs=1e-3) for first, second in same_losses)
+    with pytest.raises(UserError, match=r"micro_batch_size is 4.*give --micro-batch-size 1"):
+        run(tmp_path / "given", text, micro_batch_size=4)
+
+
+def test_a_run_that_compiles_goes_on_where_there_is_no_compiler(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler is pretended to be there first; the weights are those of the same sums, not compiled."""
+    monkeypatch.setattr("bertsmith.plan.compiled_losses", lambda: sum_losses)
+    monkeypatch.setattr("bertsmith.plan.has_compiler", lambda: True)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", text, Listener(stop_after=5), compile="yes")
+    monkeypatch.setattr("bertsmith.plan.has_compiler", lambda: False)
+    listener = Listener()
+    run(tmp_path / "run", text, listener, compile="yes")
+    assert any("no C++ compiler was found" in line for line in listener.lines)
+    assert read_run(tmp_path / "run").config.training.compile == "yes"
+    with pytest.raises(UserError, match="no C\\+\\+ compiler was found; install g\\+\\+ or give --compile no"):
+        run(tmp_path / "new", text, compile="yes")
 
 
 def test_loader_workers_change_nothing(text: Path, straight: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from bertsmith.config import TrainingConfig
 from bertsmith.errors import UserError
+from bertsmith.loop import _RowNumbers
 from bertsmith.stages import Stage, make_stages
 
 ROWS = {128: 1000, 32: 3900}
@@ -50,6 +51,29 @@ def test_micro_batches_have_as_many_places_in_every_stage() -> None:
     training = TrainingConfig(steps=10, global_batch_size=16, micro_batch_size=4, short_length=32)
     short, long = make_stages(training, ROWS.__getitem__)
     assert (short.divide(training).micro_batch_size, long.divide(training).micro_batch_size) == (16, 4)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5, 16])
+def test_ranks_share_the_rows_of_a_step_each_once(ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = TrainingConfig(steps=10, global_batch_size=16, micro_batch_size=4)
+    (stage,) = make_stages(training, ROWS.__getitem__)
+    monkeypatch.setattr("bertsmith.distributed.world_size", lambda: ranks)
+    read: list[int] = []
+    for rank in range(ranks):
+        monkeypatch.setattr("bertsmith.distributed.rank", lambda rank=rank: rank)
+        division = stage.divide(training)
+        batches = list(_RowNumbers(stage, division, range(3, 4)))
+        assert len(batches) == division.micro_batches
+        read += [number for batch in batches for number in batch]
+    assert read == list(range(48, 64))
+
+
+def test_more_ranks_than_rows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = TrainingConfig(steps=10, global_batch_size=2)
+    (stage,) = make_stages(training, ROWS.__getitem__)
+    monkeypatch.setattr("bertsmith.distributed.world_size", lambda: 3)
+    with pytest.raises(UserError, match="a step has 2 rows, which 3 processes cannot share; start at most 2"):
+        stage.divide(training)
 
 
 @pytest.mark.parametrize(

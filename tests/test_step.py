@@ -1,21 +1,25 @@
 """One update: exact whatever it is divided into, and never taken when it is not finite."""
 
 import math
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 import torch.multiprocessing as mp
+from torch import Tensor, nn
 
 from bertsmith import distributed
 from bertsmith.batch import Batch, collate
+from bertsmith.config import TrainingConfig
 from bertsmith.model import BertConfig, BertPretrainingModel
-from bertsmith.objective import count_targets, sum_losses
+from bertsmith.objective import Sums, count_targets, sum_losses
 from bertsmith.optim import make_optimizer, set_learning_rate
 from bertsmith.reporter import Reporter
 from bertsmith.rows import IGNORE_INDEX
-from bertsmith.step import Measured, StepResult, evaluate_loss, train_step
+from bertsmith.stages import make_stages
+from bertsmith.step import Measured, StepResult, StepTooLarge, evaluate_loss, train_step
 from bertsmith.watch import Watch
 
 from corpora import lognormal, make_corpus, make_rows
@@ -179,37 +183,72 @@ def test_a_run_at_the_unigram_level_is_told_once(loss: float, warnings: int) -> 
     assert all("--learning-rate 0.001" in line for line in said)
 
 
-def run_rank(rank: int, folder: str, world_size: int) -> None:
+STEPS, ROWS_OF_STEP = 3, 13
+
+
+def train_together(kind: Literal["adamw", "muon"]) -> tuple[dict[str, Tensor], list[float]]:
+    """Three steps of this rank, or of one process alone, in float64: the weights, losses and gradient norms."""
+    model = new_model().double()
+    optimizer = make_optimizer(model, weight_decay=0.01, beta2=0.98, kind=kind, precision="float32")
+    set_learning_rate(optimizer, 1e-2)
+    training = TrainingConfig(steps=STEPS, global_batch_size=ROWS_OF_STEP, micro_batch_size=4, sequence_length=32)
+    (stage,) = make_stages(training, lambda _length: 1000)
+    told = []
+    for step in range(STEPS):
+        division = stage.divide(training)
+        first, left = stage.row_of(step) + division.first, division.rows
+        sizes = [min(division.micro_batch_size, left - start) for start in range(0, left, division.micro_batch_size)]
+        micro = batches(sizes, first=first)
+        result = train_step(
+            model, sum_losses, micro, optimizer, max_grad_norm=1.0, precision="float32", dropout_key=None
+        )
+        told += [result.measured.loss, result.grad_norm]
+    numbers = list(range(5))[distributed.rank() :: distributed.world_size()]
+    held_out = [collate(ROWS.__getitems__(numbers))]
+    told.append(evaluate_loss(model, sum_losses, held_out, precision="float32").loss)
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}, told
+
+
+def run_out_of_memory_on_one_rank() -> None:
+    """All ranks must learn of it, and nothing may have changed."""
+
+    def losses(model: nn.Module, batch: Batch) -> Sums:
+        if distributed.rank() == 1 and len(batch) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return sum_losses(model, batch)
+
+    model, untouched = new_model(), new_model()
+    optimizer = make_optimizer(model, weight_decay=0.01, beta2=0.98)
+    set_learning_rate(optimizer, 0.1)
+    step = partial(train_step, model, losses, max_grad_norm=1.0, precision="float32", dropout_key=None)
+    with pytest.raises(StepTooLarge):
+        step(batches([4]), optimizer)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), untouched.parameters(), strict=True))
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert step(batches([2, 2]), optimizer).applied
+
+
+def run_rank(rank: int, folder: str, world_size: int, port: int) -> None:
     import os
 
     os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT="29517"
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     torch.set_num_threads(1)
     distributed.start("cpu")
-    model = new_model()
-    share: Callable[[int], list[Batch]] = lambda r: batches([4, 2] if r == 0 else [3, 3], first=6 * r)  # noqa: E731
-    result = update(model, share(distributed.rank()))
-    measured = evaluate_loss(model, sum_losses, batches([2 + rank], first=2 * rank), precision="float32")
-    if rank == 0:
-        from safetensors.torch import save_file
-
-        save_file(dict(model.named_parameters()), Path(folder) / "model.safetensors")
-        (Path(folder) / "result.txt").write_text(f"{result.measured.loss} {result.grad_norm} {measured.loss}")
+    found = {kind: train_together(kind) for kind in ("adamw", "muon")}
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    run_out_of_memory_on_one_rank()
     distributed.stop()
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    mp.spawn(run_rank, (str(tmp_path), 2), nprocs=2)
-    from safetensors.torch import load_file
-
-    model = new_model()
-    result = update(model, batches([12]))
-    measured = evaluate_loss(model, sum_losses, batches([5]), precision="float32")
-    loss, norm, validation = map(float, (tmp_path / "result.txt").read_text().split())
-    assert loss == pytest.approx(result.measured.loss, rel=1e-5)
-    assert norm == pytest.approx(result.grad_norm, rel=1e-4)
-    assert validation == pytest.approx(measured.loss, rel=1e-3)
-    stored = load_file(tmp_path / "model.safetensors")
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(stored[name], parameter.detach(), rtol=1e-3, atol=2e-4)
+    """In float64, with rows that do not divide evenly; both ranks hold the same weights bit for bit."""
+    mp.spawn(run_rank, (str(tmp_path), 2, 29517), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for kind in ("adamw", "muon"):
+        weights, told = train_together(kind)  # type: ignore[arg-type]
+        assert first[kind][1] == second[kind][1] == pytest.approx(told, rel=1e-6)  # counted in float32
+        for name, tensor in weights.items():
+            assert torch.equal(first[kind][0][name], second[kind][0][name])
+            torch.testing.assert_close(first[kind][0][name], tensor, rtol=0, atol=1e-10)

@@ -13,13 +13,15 @@ import torch
 
 from bertsmith.batch import Batch
 from bertsmith.decisions import TOKEN_GOAL
+from bertsmith.device import find_device, require_memory, set_threads
 from bertsmith.measure import (
     activation_bytes,
+    best_micro_batch,
     compiled_losses,
     fastest,
-    find_device,
     has_compiler,
-    set_threads,
+    probe_rows,
+    rows_that_fit,
 )
 from bertsmith.model import AnyConfig, AnyPretrainingModel, has_dropout, new_config, new_model
 from bertsmith.objective import sum_losses
@@ -74,14 +76,25 @@ def run_bench(given: Mapping[str, Any], prepared: Path | None = None) -> dict[st
         vocab_size=manifest["vocab_size"] if manifest else VOCAB_SIZE,
         **preset.shape(),
     )
-    batch = made_up_batch(config, given.get("global_batch_size", preset.global_batch_size)).to(device)
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in new_model(config, next_sentence=False).parameters())
+    require_memory(parameters, device)
     model = new_model(config, next_sentence=preset.has_next_sentence_head).to(device)
-    parameters = sum(p.numel() for p in model.parameters())
+    rows = given.get("global_batch_size", preset.global_batch_size)
+
+    def make_batch(count: int) -> Batch:
+        return made_up_batch(config, count).to(device)
+
     precision = given.get("precision", "auto")
-    precision = fastest(model, batch).precision if precision == "auto" else precision
+    most = rows_that_fit(model, make_batch, "float32" if precision == "auto" else precision)
+    if precision == "auto":
+        precision = fastest(model, make_batch(probe_rows(model, make_batch, min(rows, most)))).precision
+    size = best_micro_batch(model, rows, make_batch, precision, most=most).rows
+    batch = make_batch(size)
     optimizer = given.get("optimizer", "muon")
     rates = {kind: matrix_rate(device, kind) for kind in ("bfloat16", "float32")}
-    work = step_operations(
+    pieces = rows // size
+    work = pieces * step_operations(
         config, tokens=len(batch.input_ids), row_length=batch.row_length, predictions=len(batch.masked_index)
     )
     facts: dict[str, Any] = {
@@ -92,17 +105,23 @@ def run_bench(given: Mapping[str, Any], prepared: Path | None = None) -> dict[st
         "copy_rate": copy_rate(device),
         "preset": given.get("preset", "bert-mini"),
         "parameters": parameters,
-        "rows": len(batch),
+        "rows": rows,
+        "micro_batch_size": size,
         "row_length": batch.row_length,
         "precision": precision,
         "optimizer": optimizer,
         "operations": work,
         "state_memory": 16 * parameters,
-        "activation_memory": activation_bytes(model, batch),
+        "activation_memory": activation_bytes(model, batch, precision),
     }
-    update = Update(model, batch, optimizer=optimizer, precision=precision)
+    update = Update(model, [batch] * pieces, optimizer=optimizer, precision=precision)
     facts["ways"] = {
-        way: _measure(update.run_compiled if way == "compiled" else update.run, device, batch, work / rates[precision])
+        way: _measure(
+            update.run_compiled if way == "compiled" else update.run,
+            device,
+            rows * batch.row_length,
+            work / rates[precision],
+        )
         for way in _ways(given.get("compile", "auto"), device)
     }
     tokens = manifest["splits"]["train"]["tokens"] if manifest else int(TOKEN_GOAL)
@@ -112,11 +131,13 @@ def run_bench(given: Mapping[str, Any], prepared: Path | None = None) -> dict[st
 
 
 class Update:
-    """A training step on one batch, again and again."""
+    """A training step on the same micro-batches, again and again."""
 
-    def __init__(self, model: AnyPretrainingModel, batch: Batch, *, optimizer: Any, precision: str) -> None:
+    def __init__(
+        self, model: AnyPretrainingModel, micro_batches: list[Batch], *, optimizer: Any, precision: str
+    ) -> None:
         self.model = model
-        self.batch = batch
+        self.micro_batches = micro_batches
         self.precision = precision
         self.optimizer = make_optimizer(model, weight_decay=0.01, beta2=0.98, kind=optimizer, precision=precision)
         self.compiled: SumLosses | None = None
@@ -128,7 +149,7 @@ class Update:
         train_step(
             self.model,
             losses,
-            [self.batch],
+            self.micro_batches,
             self.optimizer,
             max_grad_norm=1.0,
             precision=self.precision,
@@ -163,11 +184,11 @@ def _ways(compile_setting: str, device: torch.device) -> list[str]:
     return ["compiled" if compile_setting == "yes" else "eager"]
 
 
-def _measure(step: Callable[[], None], device: torch.device, batch: Batch, least: float) -> dict[str, Any]:
+def _measure(step: Callable[[], None], device: torch.device, tokens: int, least: float) -> dict[str, Any]:
     """Time a step and look where its time goes. `least` is the time of its matrix products at the full rate."""
     seconds = seconds_of(step, device, repeats=STEPS)
     return {
-        "tokens_per_second": len(batch.input_ids) / seconds,
+        "tokens_per_second": tokens / seconds,
         "seconds": seconds,
         "peak_share": least / seconds,
         "kinds": kinds_of_work(step, device),
@@ -184,12 +205,20 @@ def kinds_of_work(step: Callable[[], None], device: torch.device) -> dict[str, f
         synchronize(device)
     times: dict[str, float] = defaultdict(float)
     for event in profile.key_averages():
-        spent = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+        spent = spent_time(event, device.type)
         name = event.key.lower()
         kind = next((kind for kind, parts in KINDS if any(part in name for part in parts)), "everything else")
         times[kind] += spent
     total = sum(times.values())
     return {kind: time / total for kind, time in sorted(times.items(), key=lambda pair: -pair[1])}
+
+
+def spent_time(event: Any, device_type: str) -> float:
+    """Time of an event of the profiler itself. On a GPU kernels alone count: what calls them names their time again."""
+    if device_type != "cuda":
+        return float(event.self_cpu_time_total)
+    is_kernel = "CUDA" in str(event.device_type) and not getattr(event, "is_user_annotation", False)
+    return float(event.self_device_time_total) if is_kernel else 0.0
 
 
 def describe_bench(facts: Mapping[str, Any]) -> list[str]:
@@ -200,10 +229,10 @@ def describe_bench(facts: Mapping[str, Any]) -> list[str]:
         f"{rates['bfloat16'] / 1e12:.2f} TFLOP/s in bfloat16 and {rates['float32'] / 1e12:.2f} in float32; "
         f"{facts['copy_rate'] / 1e9:.0f} GB/s copied",
         f"step: {facts['preset']}, {facts['parameters'] / 1e6:.1f} M parameters, {facts['rows']} rows x "
-        f"{facts['row_length']} places, {facts['precision']}, {facts['optimizer']}: "
-        f"{facts['operations'] / 1e12:.2f} TFLOP in matrix products",
+        f"{facts['row_length']} places, {facts['micro_batch_size']} rows at once, {facts['precision']}, "
+        f"{facts['optimizer']}: {facts['operations'] / 1e12:.2f} TFLOP in matrix products",
         f"memory: {facts['state_memory'] / 1e9:.2f} GB weights, gradients and moments, "
-        f"{facts['activation_memory'] / 1e9:.2f} GB activations in float32, less in bfloat16",
+        f"{facts['activation_memory'] / 1e9:.2f} GB activations",
     ]
     for way, measured in facts["ways"].items():
         kinds = ", ".join(f"{kind} {part:.0%}" for kind, part in measured["kinds"].items() if part >= 0.005)

@@ -13,9 +13,9 @@ import torch
 from bertsmith import atomic
 from bertsmith.any_classifier import AnyClassifier, read_classifier, tokenizer_of
 from bertsmith.corpus.report import CorpusReport
+from bertsmith.device import find_device
 from bertsmith.errors import UserError
 from bertsmith.finetune_folder import SETTINGS, find_model, read_settings
-from bertsmith.measure import find_device
 from bertsmith.outcome import answer
 from bertsmith.reporter import Reporter
 from bertsmith.tasks.encoding import encode_texts

@@ -153,7 +153,7 @@ class TrainingConfig:
     precision: Literal["auto", "bfloat16", "float32"] = _setting("auto", "Number format of the products [measured].")
     compile: Literal["auto", "yes", "no"] = _setting("auto", "Use torch.compile [measured].")
     threads: int | None = _setting(None, "CPU threads of one process [all cores].")
-    loader_workers: int = _setting(0, "Processes that build batches; 0: the training process does.")
+    loader_workers: int | None = _setting(None, "Processes that build batches, 0 or more [GPU: 2, CPU: 0].")
     validation_every: int | None = _setting(None, "Steps between measurements of held-out loss [a tenth of the run].")
     checkpoint_every: float = _setting(10.0, "Minutes between checkpoints.")
     keep: int = _setting(2, "Checkpoints that stay.")
@@ -173,7 +173,7 @@ class TrainingConfig:
         _require(0 <= self.adam_beta2 < 1, f"adam_beta2 is {self.adam_beta2}; give a number in [0, 1)")
         _require(0 <= self.seed < 2**63, f"seed is {self.seed}; give a number from 0 to 2^63 - 1")
         _require(self.threads is None or self.threads <= 1024, f"threads is {self.threads}; give 1 to 1024")
-        _require(self.loader_workers >= 0, f"loader_workers is {self.loader_workers}; give 0 or more")
+        _require((self.loader_workers or 0) >= 0, f"loader_workers is {self.loader_workers}; give 0 or more")
         _require(
             16 <= self.sequence_length <= 65_536,
             f"sequence_length is {self.sequence_length}; give 16 to 65536 places",

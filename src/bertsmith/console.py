@@ -166,7 +166,12 @@ class TerminalReporter(Reporter):
 
 
 def make_reporter(*, aside: bool = False) -> Reporter:
-    """The reporter for where the output goes. `aside`: standard output is for something else."""
+    """The reporter for where the output goes. `aside`: standard output is for something else.
+
+    Of several processes that torchrun started only the first speaks.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return Reporter()
     console = Console(stderr=aside)
     if console.is_terminal:
         return TerminalReporter(console)

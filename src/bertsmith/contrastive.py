@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bertsmith import atomic
+from bertsmith.device import find_device, set_threads
 from bertsmith.embed import read_texts
 from bertsmith.errors import UserError
 from bertsmith.export.folder import staged
 from bertsmith.export.sentences import build_modules, compare, save_tokenizer, sentence_transformers
 from bertsmith.finetune_config import FinetuneConfig
-from bertsmith.measure import find_device, set_threads
 from bertsmith.model import has_dropout, with_dropout
 from bertsmith.reporter import Reporter
 from bertsmith.sentence_vectors import SentenceEncoder, find_encoder, load_sentence_encoder

@@ -4,19 +4,20 @@ Each is decided once, written to the run and read again on resume.
 """
 
 from dataclasses import replace
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from bertsmith import distributed
-from bertsmith.batch import collate
+from bertsmith.batch import Batch, collate
 from bertsmith.budget import Clock
 from bertsmith.config import changed
+from bertsmith.device import require_memory
 from bertsmith.errors import UserError
 from bertsmith.examples import TrainingRows, open_rows
-from bertsmith.measure import fastest, seconds_per_micro_batch
+from bertsmith.measure import Speed, fastest, probe_rows, rows_that_fit, seconds_per_micro_batch
 from bertsmith.model import (
     AnyConfig,
     AnyPretrainingModel,
@@ -46,9 +47,6 @@ CONTINUED_RATE = 0.5
 """Of the preset's peak learning rate, where a run goes on from a model: more of what it knew stays (docs/log.md)."""
 
 SPECIAL_IDS = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
-
-PROBE_ROWS = 16
-"""Rows that the speed of a size is measured with."""
 
 VALIDATION_SEED = 0
 VALIDATION_MLM_PROBABILITY = 0.15
@@ -88,7 +86,6 @@ def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer
     assert budget is not None
     if "schedule" not in run.origin:
         run.decide("preset", schedule="trapezoid")
-    batch = collate(rows.__getitems__(list(range(PROBE_ROWS)))).to(device)
 
     def sized(preset: str) -> Run:
         probe = replace(run, config=changed(run.config, preset=preset), origin={})
@@ -98,13 +95,9 @@ def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer
     half: dict[str, bool] = {}
 
     def seconds_per_row(preset: str) -> float:
-        model = model_of(sized(preset), tokenizer).to(device)
-        if training.precision != "auto":
-            seconds = seconds_per_micro_batch(model, sum_losses, batch, training.precision)
-        else:
-            precision, seconds = fastest(model, batch)
-            half[preset] = bool(distributed.from_main(precision == "bfloat16"))
-        return distributed.from_main(seconds / PROBE_ROWS)
+        speed = row_speed(sized(preset), tokenizer, rows, device)
+        half[preset] = bool(distributed.from_main(speed.precision == "bfloat16"))
+        return distributed.from_main(speed.seconds)
 
     if budget.operations is None:
         seconds = distributed.from_main(clock.left())
@@ -114,7 +107,7 @@ def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer
     choice = choose_size(sizes, seconds, training.sequence_length, seconds_per_row)
     if "preset" not in run.origin:
         run.decide("measured", preset=choice.preset)
-    if choice.preset in half:
+    if training.precision == "auto":
         run.decide("measured", precision="bfloat16" if half[choice.preset] else "float32")
     decide_shape(run)
     step_rows = run.config.training.global_batch_size or 1
@@ -128,6 +121,26 @@ def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer
         )
         steps = budget.operations / work
     run.decide("measured", steps=max(1, int(steps)))
+
+
+def row_speed(run: Run, tokenizer: Tokenizer, rows: AnyRows, device: torch.device) -> Speed:
+    """Measure the time of a row with the model of a run; infinite where it does not fit into memory."""
+
+    def first_rows(count: int) -> Batch:
+        return collate(rows.__getitems__(list(range(count)))).to(device)
+
+    precision = run.config.training.precision
+    try:
+        require_memory(parameters_of(run, tokenizer), device)
+        model = model_of(run, tokenizer).to(device)
+        count = probe_rows(model, first_rows, rows_that_fit(model, first_rows, "float32"))
+        if precision == "auto":
+            speed = fastest(model, first_rows(count))
+        else:
+            speed = Speed(precision, seconds_per_micro_batch(model, sum_losses, first_rows(count), precision))
+    except (UserError, torch.OutOfMemoryError):
+        return Speed("float32" if precision == "auto" else precision, inf)
+    return speed._replace(seconds=speed.seconds / count)
 
 
 def decide_shape(run: Run) -> None:
@@ -189,6 +202,13 @@ def model_config(run: Run, tokenizer: Tokenizer) -> AnyConfig:
 def model_of(run: Run, tokenizer: Tokenizer) -> AnyPretrainingModel:
     """The model that a run pretrains, with new weights."""
     return new_model(model_config(run, tokenizer), next_sentence=run.config.training.objective != "mlm")
+
+
+def parameters_of(run: Run, tokenizer: Tokenizer) -> int:
+    """Numbers in the model, counted without making them."""
+    with torch.device("meta"):
+        model = model_of(run, tokenizer)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def first_model(run: Run, tokenizer: Tokenizer) -> AnyPretrainingModel:

@@ -5,15 +5,23 @@ summed over all ranks. Without torchrun every function here is the identity.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-WAIT = timedelta(hours=24)
-"""How long a rank waits for another: preparing a large corpus on rank 0 takes hours."""
+from bertsmith.errors import UserError
+
+WAIT = timedelta(minutes=30)
+"""How long a rank waits for another in a step; then it is taken for dead."""
+
+PATIENCE = timedelta(hours=24)
+"""How long at a barrier: preparing a large corpus on rank 0 takes hours."""
+
+_patient_group: dist.ProcessGroup | None = None
 
 
 def start(device_type: str) -> None:
@@ -26,12 +34,34 @@ def start(device_type: str) -> None:
         if device_type == "cuda":
             torch.cuda.set_device(local_rank())
         dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=WAIT)
+        global _patient_group
+        _patient_group = dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def stop() -> None:
     """Leave the group of processes."""
+    global _patient_group
     if dist.is_initialized():
+        _patient_group = None  # held until Python ends, its threads could abort the process
         dist.destroy_process_group()
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """What all ranks must take part in.
+
+    Raises:
+        UserError: One of them has ended, or did not answer.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # of many kinds: connections closed, reset, timed out
+        raise UserError(
+            f"process {rank()} stops because another process of this run has ended or no longer answers; once the "
+            "reason, which that one may have said, is gone, the same command goes on from the newest checkpoint"
+        ) from error
 
 
 def rank() -> int:
@@ -60,15 +90,17 @@ def is_main() -> bool:
 
 
 def barrier() -> None:
-    """Wait until all processes are here."""
+    """Wait until all processes are here, however long the main one prepares or finishes."""
     if dist.is_initialized():
-        dist.barrier()
+        with _together():
+            dist.barrier(group=_patient_group)
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
     """Sum a tensor over all ranks, in place; all ranks get the sum."""
     if dist.is_initialized():
-        dist.all_reduce(values)
+        with _together():
+            dist.all_reduce(values)
     return values
 
 
@@ -95,7 +127,8 @@ def share(tensors_of_rank: Sequence[Sequence[Tensor]]) -> None:
         if not tensors:
             continue
         flat = torch.cat([tensor.flatten() for tensor in tensors])
-        dist.broadcast(flat, src=owner)
+        with _together():
+            dist.broadcast(flat, src=owner)
         for tensor, shared in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
             tensor.copy_(shared.view_as(tensor))
 
@@ -111,6 +144,6 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
         by_dtype.setdefault(parameter.grad.dtype, []).append(parameter.grad)
     for gradients in by_dtype.values():
         flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
+        sum_over_ranks(flat)
         for gradient, summed in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(summed.view_as(gradient))

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from bertsmith.any_model import AnyModel, open_model
 from bertsmith.corpus import Corpus, Section
+from bertsmith.device import find_device, set_threads
 from bertsmith.errors import UserError
 from bertsmith.held_out import Sample, sample_sections, sample_sentences
-from bertsmith.measure import find_device, set_threads
 from bertsmith.minimal_pairs import MinimalPairScore, read_paradigms, score_pairs
 from bertsmith.pll import PseudoLikelihoodScore, Tell, pseudo_likelihood
 from bertsmith.prepare import held_out_sections

@@ -74,8 +74,8 @@ def embed(model: Path, data: str, output: Path, **flags: Any) -> None:
     DATA is a table, JSON lines, Parquet, or plain text with one text a line. The vectors are float32 [rows, width].
     """
     from bertsmith.console import make_reporter
+    from bertsmith.device import find_device, set_threads
     from bertsmith.embed import embed_file
-    from bertsmith.measure import find_device, set_threads
     from bertsmith.sentence_vectors import load_sentence_encoder
 
     set_threads(flags["threads"])

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from bertsmith.any_classifier import inspect_folder
+from bertsmith.device import find_device, require_memory, set_threads
 from bertsmith.errors import UserError
 from bertsmith.finetune_config import FinetuneConfig
 from bertsmith.finetune_folder import SETTINGS, find_model, model_hash, open_settings, save_settings
 from bertsmith.finish import publish_model
-from bertsmith.measure import find_device, require_memory, set_threads
 from bertsmith.outcome import Outcome, describe_outcome, model_card, write_mistakes, write_scores
 from bertsmith.output_folder import locked, new_folder
 from bertsmith.reporter import Reporter

@@ -25,8 +25,10 @@ from bertsmith.plan import Plan
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run, lasting_settings
 from bertsmith.stages import Division, Stage
-from bertsmith.step import Measured, StepResult, SumLosses, evaluate_loss, train_step
+from bertsmith.step import Measured, StepResult, StepTooLarge, SumLosses, evaluate_loss, train_step
 from bertsmith.work import matrix_rate, step_operations
+
+GPU_LOADER_WORKERS = 2
 
 
 def train(
@@ -89,8 +91,7 @@ def train(
                     precision=training.precision,
                     dropout_key=(training.seed, step) if plan.has_dropout else None,
                 )
-            except torch.OutOfMemoryError:
-                model.zero_grad(set_to_none=True)
+            except StepTooLarge:
                 take_smaller_micro_batches(plan, reporter)
                 batches = load_batches(plan, first_step=step)
                 continue
@@ -149,20 +150,21 @@ def work_of_step(plan: Plan, stage: Stage) -> float:
 
 
 def take_smaller_micro_batches(plan: Plan, reporter: Reporter) -> None:
-    """Halve the micro-batch after the GPU's memory ran out; the run keeps the new size.
+    """Halve the micro-batch after the GPU's memory ran out, on all ranks; the run keeps the new size.
 
     Raises:
-        UserError: It cannot be smaller, or other ranks wait for this one in the middle of the step.
+        UserError: It cannot be smaller.
     """
-    size = plan.stages[-1].divide(plan.run.config.training).micro_batch_size
+    size = plan.run.config.training.micro_batch_size or 1
     torch.cuda.empty_cache()
-    if size == 1 or distributed.world_size() > 1:
+    if size == 1:
         raise UserError(
-            f"the memory of the GPU is too small for a micro-batch of {size} rows; start a new run with "
-            f"--micro-batch-size {max(1, size // 2)}, a shorter --sequence-length or a smaller --preset"
+            "the memory of the GPU is too small for a micro-batch of 1 row; start a new run with a shorter "
+            "--sequence-length or a smaller --preset"
         )
     plan.run.decide("memory", micro_batch_size=size // 2)
-    plan.run.save()
+    if distributed.is_main():
+        plan.run.save()
     reporter.warn(f"the memory of the GPU is too small for {size} rows at once; going on with {size // 2}")
 
 
@@ -182,11 +184,17 @@ def load_batches(plan: Plan, *, first_step: int) -> Iterator[Batch]:
             rows,  # type: ignore[arg-type]  # any object with len() and [] will do
             batch_sampler=_RowNumbers(stage, stage.divide(training), steps),
             collate_fn=collate,
-            num_workers=training.loader_workers,
+            num_workers=_loader_workers(plan),
             worker_init_fn=leave_signals_to_the_run,
             pin_memory=torch.cuda.is_available() and training.device != "cpu",
         )
         yield from loader
+
+
+def _loader_workers(plan: Plan) -> int:
+    """A GPU should not wait for its rows; on a CPU a second process would only take its time."""
+    given = plan.run.config.training.loader_workers
+    return given if given is not None else GPU_LOADER_WORKERS if plan.device.type == "cuda" else 0
 
 
 class _RowNumbers:
@@ -202,7 +210,7 @@ class _RowNumbers:
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in self.steps:
-            first = self.stage.row_of(step) + distributed.rank() * self.division.rows
+            first = self.stage.row_of(step) + self.division.first
             for start in range(first, first + self.division.rows, self.division.micro_batch_size):
                 yield list(range(start, min(start + self.division.micro_batch_size, first + self.division.rows)))
 

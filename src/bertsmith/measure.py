@@ -14,10 +14,10 @@ from tempfile import gettempdir
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bertsmith import distributed
 from bertsmith.batch import Batch
+from bertsmith.device import free_room
 from bertsmith.errors import UserError
 from bertsmith.objective import sum_losses
 from bertsmith.step import SumLosses, autocast
@@ -26,7 +26,17 @@ from bertsmith.work import synchronize
 FASTER = 1.05
 """A choice must win by this factor, so that noise does not decide."""
 
-SECONDS_PER_CHOICE = 0.5
+SECONDS_PER_CHOICE, MOST_SECONDS_PER_CHOICE = 0.4, 0.8
+"""Passes are timed for the first; up to four of them until the second, and always one after that which warms up."""
+
+MOST_SECONDS_FOR_ROWS = 1.5
+"""After this long no larger micro-batch is tried."""
+
+PROBE_ROWS, PROBE_SECONDS = 16, 0.2
+"""Precisions are compared with so many rows at once, at most, or as many as take so long in float32."""
+
+SPARE = 0.5
+"""Share of the free memory that a size chosen here may take."""
 
 HOPELESS = 5.0
 """A precision whose first pass takes so many times that of the other is not looked at again."""
@@ -34,38 +44,14 @@ HOPELESS = 5.0
 COMPILE_SECONDS = 60.0
 """What compiling costs at most, seen on two CPU cores; it must win back several times that."""
 
-
-def find_device(name: str) -> torch.device:
-    """The device to compute on; "auto" takes CUDA, then Apple's GPU, then the CPU.
-
-    Raises:
-        UserError: A device was named that this machine does not have.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name != "auto" and not available[name]:
-        usable = ", ".join(kind for kind, there in available.items() if there)
-        raise UserError(f"device is '{name}', which this machine does not have; it has {usable}")
-    kind = next(kind for kind, there in available.items() if there) if name == "auto" else name
-    return torch.device(kind, distributed.local_rank()) if kind == "cuda" else torch.device(kind)
-
-
-def set_threads(threads: int | None) -> int:
-    """Use so many CPU threads, all cores shared between the local ranks when None. torchrun would set 1."""
-    threads = threads or max(1, len(_usable_cores()) // distributed.local_world_size())
-    torch.set_num_threads(threads)
-    return threads
-
-
-def _usable_cores() -> set[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))
+MakeBatch = Callable[[int], Any]
+"""Makes a batch of so many rows, on the model's device."""
 
 
 def seconds_per_micro_batch(
     model: nn.Module, losses: SumLosses, batch: Any, precision: str, *, hopeless: float = inf
 ) -> float:
-    """Time of one forward and backward pass: the fastest of as many as fit into half a second, at least 3.
+    """Time of one forward and backward pass: the fastest of a few, after one to warm up.
 
     Args:
         model: Its gradients are forgotten.
@@ -75,18 +61,21 @@ def seconds_per_micro_batch(
         hopeless: Seconds; a first pass that takes longer is the last.
     """
     times: list[float] = []
-    started = time.perf_counter()
-    while len(times) < 4 or time.perf_counter() - started < SECONDS_PER_CHOICE:
-        before = time.perf_counter()
-        with autocast(batch.input_ids.device, precision):
-            sums = losses(model, batch)
-        sums.losses.sum().backward()  # type: ignore[no-untyped-call]
-        synchronize(batch.input_ids.device)
-        times.append(time.perf_counter() - before)
+    while len(times) < 2 or sum(times[1:]) < (MOST_SECONDS_PER_CHOICE if len(times) < 5 else SECONDS_PER_CHOICE):
+        times.append(_time_pass(model, losses, batch, precision))
         if times[0] > hopeless:
             break
     model.zero_grad(set_to_none=True)
-    return min(times[1:] or times)  # the first one warms up
+    return min(times[1:] or times)
+
+
+def _time_pass(model: nn.Module, losses: SumLosses, batch: Any, precision: str) -> float:
+    before = time.perf_counter()
+    with autocast(batch.input_ids.device, precision):
+        sums = losses(model, batch)
+    sums.losses.sum().backward()  # type: ignore[no-untyped-call]
+    synchronize(batch.input_ids.device)
+    return time.perf_counter() - before
 
 
 class Speed(NamedTuple):
@@ -106,85 +95,130 @@ def fastest(model: nn.Module, batch: Any, losses: SumLosses = sum_losses) -> Spe
     return Speed("bfloat16", half) if full > FASTER * half else Speed("float32", full)
 
 
-def best_micro_batch(model: nn.Module, rows: int, make_batch: Callable[[int], Batch], precision: str) -> int:
-    """Rows to compute at once: of `rows`, its half, ... the smallest that is as fast as any and fits into memory.
+def probe_rows(model: nn.Module, make_batch: MakeBatch, most: int) -> int:
+    """Rows to compare precisions with, at most so many."""
+    one = make_batch(1)
+    seconds = min(_time_pass(model, sum_losses, one, "float32") for _ in range(2))
+    model.zero_grad(set_to_none=True)
+    return max(1, min(most, PROBE_ROWS, int(PROBE_SECONDS / seconds)))
+
+
+class MicroBatch(NamedTuple):
+    """Rows to compute at once, and their time."""
+
+    rows: int
+    seconds: float
+
+
+def best_micro_batch(model: nn.Module, rows: int, make_batch: MakeBatch, precision: str, *, most: int) -> MicroBatch:
+    """Of an eighth of the rows, a quarter, half and all, the smallest that is as fast as any and fits into memory.
 
     Few rows at once take little memory, and beyond some number more of them are no faster.
 
     Args:
+        model: On its device.
         rows: Rows of one step on this rank.
-        make_batch: Makes a batch of so many rows, on the model's device.
+        make_batch: Makes the batches.
         precision: "float32" or "bfloat16".
+        most: Rows at once that fit (`rows_that_fit`), at least 1.
     """
     found: dict[int, float] = {}
-    size = rows
-    while size >= 1 and size >= rows // 8:
-        if rows % size == 0 and _fits(model, make_batch(1), size):
-            try:
-                found[size] = seconds_per_micro_batch(model, sum_losses, make_batch(size), precision) / size
-            except torch.cuda.OutOfMemoryError:
-                model.zero_grad(set_to_none=True)
-        size //= 2
-    return min((size for size in found if found[size] < FASTER * min(found.values())), default=1)
+    sizes = [rows // part for part in (8, 4, 2, 1) if rows % part == 0]
+    started = time.perf_counter()
+    for size in [size for size in sizes if size <= most] or [largest_divisor(rows, most)]:
+        if found and time.perf_counter() - started > MOST_SECONDS_FOR_ROWS:
+            break
+        try:
+            found[size] = seconds_per_micro_batch(model, sum_losses, make_batch(size), precision)
+        except torch.OutOfMemoryError:
+            model.zero_grad(set_to_none=True)
+            break
+    least = min((seconds / size for size, seconds in found.items()), default=inf)
+    return min(
+        (MicroBatch(size, seconds) for size, seconds in found.items() if seconds / size < FASTER * least),
+        default=MicroBatch(1, inf),
+    )
 
 
-def _fits(model: nn.Module, one_row: Batch, rows: int) -> bool:
-    """Whether a CPU micro-batch stays within half of the free memory. On a GPU trying is safe and exact."""
-    if one_row.input_ids.device.type != "cpu":
-        return True
-    return rows * activation_bytes(model, one_row) < free_memory() / 2
+def largest_divisor(number: int, most: int) -> int:
+    """The largest divisor of a number that is not above `most`."""
+    return next(size for size in range(min(number, most), 0, -1) if number % size == 0)
 
 
-def activation_bytes(model: nn.Module, batch: Batch) -> int:
-    """Bytes that autograd keeps for a batch, counted in one forward pass."""
-    seen: dict[int, int] = {}
+class Need(NamedTuple):
+    """Bytes that training takes beyond the weights, which are there already."""
 
-    def count(tensor: torch.Tensor) -> torch.Tensor:
-        seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+    fixed: int
+    """Gradients and two moments of every weight, and what a batch keeps whatever its rows."""
 
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        sums = sum_losses(model, batch)
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    del sums
-    return sum(size for pointer, size in seen.items() if pointer not in weights)
+    per_row: int
 
 
-def free_memory() -> int:
-    """Bytes this process may still take: its share of the machine's free memory, or less where a cgroup says so."""
-    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**62
-    try:
-        meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
-        pages = int(meminfo.split("MemAvailable:")[1].split()[0]) * 1024
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-        if limit != "max":
-            used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-            pages = min(pages, int(limit) - used)
-    except (OSError, IndexError, ValueError):  # not Linux, or no cgroup of version 2
-        pass
-    return pages // distributed.local_world_size()
+class TooLarge(Exception):
+    """A batch keeps more than there is."""
 
 
-def require_memory(parameters: int, device: torch.device) -> None:
-    """See that a model can be trained here at all, before it is made.
-
-    Args:
-        parameters: Numbers in the model. Each is kept four times in float32: weight, gradient and two moments.
-        device: Where it is trained.
+def memory_need(model: nn.Module, make_batch: MakeBatch, precision: str, most: int) -> Need:
+    """Measured in a forward pass of one row and one of two.
 
     Raises:
-        UserError: It does not fit.
+        TooLarge: One row keeps more than `most` bytes.
     """
-    needed = 16 * parameters
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = free_memory()
-    if needed > free:
+    one = activation_bytes(model, make_batch(1), precision, most)
+    try:
+        two = activation_bytes(model, make_batch(2), precision, most)
+    except TooLarge:
+        two = 2 * one
+    state = sum(3 * p.numel() * p.element_size() for p in model.parameters())
+    return Need(state + max(0, 2 * one - two), max(1, two - one))
+
+
+def rows_that_fit(model: nn.Module, make_batch: MakeBatch, precision: str, *, share: float = SPARE) -> int:
+    """Rows that a CPU can compute at once in a share of its free memory, at least 1. On a GPU trying is safe and exact.
+
+    Raises:
+        UserError: Not even one row fits into all of the free memory.
+    """
+    device = next(model.parameters()).device
+    if device.type != "cpu":
+        return 1 << 30
+    free = free_room(device)
+    try:
+        need = memory_need(model, make_batch, precision, free)
+    except TooLarge:
+        need = Need(free, 1)
+    if need.fixed + need.per_row > free:
         raise UserError(
-            f"a model of {parameters / 1e6:,.0f} M parameters needs {needed / 1e9:,.1f} GB for its training "
-            f"state alone and {free / 1e9:,.1f} GB are free; choose a smaller --preset or --vocab-size"
+            f"training this model needs more than the {free / 1e9:,.1f} GB that are free, even one row of "
+            f"{make_batch(1).row_length:,} tokens at a time; choose a smaller --preset or a shorter --sequence-length"
         )
+    return max(1, int((share * free - need.fixed) // need.per_row))
+
+
+def activation_bytes(model: nn.Module, batch: Any, precision: str = "float32", most: float = inf) -> int:
+    """Bytes that autograd keeps for a batch, counted in one forward pass.
+
+    Raises:
+        TooLarge: They are more than `most`.
+    """
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    seen: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            seen[storage.data_ptr()] = storage.nbytes()
+        if sum(seen.values()) > most:
+            raise TooLarge
+        return tensor  # kept, lest another one comes to stand in its place
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
+        autocast(batch.input_ids.device, precision),
+    ):
+        sums = sum_losses(model, batch)
+    del sums
+    return sum(seen.values())
 
 
 def has_compiler() -> bool:
@@ -211,7 +245,9 @@ def keep_instruction_sets_apart() -> None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache / instructions)
 
 
-def worth_compiling(model: nn.Module, batch: Batch, precision: str, *, micro_batches: int) -> bool:
+def worth_compiling(
+    model: nn.Module, batch: Batch, precision: str, *, micro_batches: int, plain: float | None = None
+) -> bool:
     """Whether compiling makes the whole run faster, measured.
 
     Args:
@@ -219,8 +255,9 @@ def worth_compiling(model: nn.Module, batch: Batch, precision: str, *, micro_bat
         batch: A micro-batch of the run.
         precision: "float32" or "bfloat16".
         micro_batches: Micro-batches the run has in all.
+        plain: Seconds of one that is not compiled, where they are known.
     """
-    plain = seconds_per_micro_batch(model, sum_losses, batch, precision)
+    plain = plain or seconds_per_micro_batch(model, sum_losses, batch, precision)
     if plain * micro_batches < 5 * COMPILE_SECONDS or (not batch.input_ids.is_cuda and not has_compiler()):
         return False
     try:

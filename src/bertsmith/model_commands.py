@@ -64,7 +64,7 @@ def predict(model: Path, data: str, output: Path, **flags: Any) -> None:
     """Predict each row of DATA with MODEL, a run of `finetune` or a fine-tuned folder; order is kept."""
     from bertsmith.classify import load_classifier, predict_file
     from bertsmith.console import make_reporter
-    from bertsmith.measure import set_threads
+    from bertsmith.device import set_threads
 
     set_threads(flags.pop("threads"))
     precision = "bfloat16" if flags.pop("half") else "float32"

@@ -128,7 +128,7 @@ def make_optimizer(
         beta2: AdamW's decay of the second moment.
         kind: "muon" uses Muon for the matrices inside `blocks`; embeddings, heads, biases and norms stay with AdamW.
         clip_updates: Use `StableAdamW` for AdamW.
-        precision: Of Muon's products, "float32" or "bfloat16".
+        precision: Of Muon's products, "bfloat16", or "float32": as the weights.
     """
     fused = next(model.parameters()).device.type in {"cuda", "cpu"}
     chosen = {p for name, p in model.named_parameters() if kind == "muon" and ".blocks." in name and p.ndim == 2}
@@ -142,7 +142,7 @@ def make_optimizer(
     if kind == "adamw":
         return adamw
     matrices = [p for p in model.parameters() if p in chosen]  # in the model's order, the same in every process
-    products = torch.float32 if precision == "float32" else torch.bfloat16
+    products = torch.bfloat16 if precision == "bfloat16" else next(model.parameters()).dtype
     return MuonWithAdamW(adamw, Muon(matrices, weight_decay=weight_decay, products=products))
 
 

@@ -7,6 +7,7 @@ from bertsmith.decisions import CONTINUED_RATE
 from bertsmith.expectation import expected_loss
 from bertsmith.measure import seconds_per_micro_batch
 from bertsmith.model import AnyPretrainingModel
+from bertsmith.objective import sum_losses
 from bertsmith.plan import Plan
 from bertsmith.presets import PRESETS
 from bertsmith.reporter import Reporter
@@ -14,10 +15,11 @@ from bertsmith.step import SumLosses
 
 
 def seconds_left(plan: Plan, model: AnyPretrainingModel, losses: SumLosses, *, first_step: int) -> float:
-    """Estimate the time of the remaining steps from one micro-batch, measured for half a second."""
+    """Estimate the time of the remaining steps from one micro-batch, measured unless that is known."""
     training = plan.run.config.training
     size = plan.stages[-1].divide(training).micro_batch_size
-    seconds = seconds_per_micro_batch(model, losses, plan.first_rows(size), training.precision)
+    known = plan.micro_batch_seconds if losses is sum_losses else None
+    seconds = known or seconds_per_micro_batch(model, losses, plan.first_rows(size), training.precision)
     left = sum(stage.places * len(range(max(first_step, stage.steps.start), stage.steps.stop)) for stage in plan.stages)
     return seconds * left / (size * training.sequence_length * distributed.world_size())
 

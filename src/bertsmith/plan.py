@@ -21,26 +21,32 @@ from bertsmith.decisions import (
     decide_shape,
     first_model,
     model_config,
-    model_of,
+    parameters_of,
     rows_of,
     training_rows,
 )
+from bertsmith.device import require_memory
 from bertsmith.errors import UserError
 from bertsmith.examples import TrainingRows
 from bertsmith.keyed import Stream, keyed_seed
 from bertsmith.measure import (
     best_micro_batch,
+    compiled_losses,
     fastest,
     has_compiler,
-    require_memory,
+    largest_divisor,
+    probe_rows,
+    rows_that_fit,
     worth_compiling,
 )
 from bertsmith.model import AnyConfig, AnyPretrainingModel, has_dropout
+from bertsmith.objective import sum_losses
 from bertsmith.replay import AnyRows
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
 from bertsmith.shards import read_manifest
 from bertsmith.stages import Stage, make_stages, with_steps
+from bertsmith.step import SumLosses
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
 from bertsmith.watch import Watch
 
@@ -65,6 +71,11 @@ class Plan:
     device: torch.device
     clock: Clock
 
+    micro_batch_seconds: float | None = None
+    """Time of a micro-batch, not compiled, where it was measured."""
+
+    _first_model: AnyPretrainingModel | None = None
+
     @property
     def config(self) -> AnyConfig:
         """The model as it is pretrained."""
@@ -80,15 +91,26 @@ class Plan:
         return next(stage for stage in self.stages if step in stage.steps)
 
     def parameters(self) -> int:
-        """Numbers in the model, counted without making them."""
-        with torch.device("meta"):
-            model = model_of(self.run, self.tokenizer)
-        return sum(parameter.numel() for parameter in model.parameters())
+        """Numbers in the model."""
+        return parameters_of(self.run, self.tokenizer)
 
     def new_model(self) -> AnyPretrainingModel:
         """The model with its first weights, the same at each call."""
+        if self._first_model is not None:
+            model, self._first_model = self._first_model, None
+            return model
         torch.manual_seed(keyed_seed(self.run.config.training.seed, Stream.INITIAL))
         return first_model(self.run, self.tokenizer).to(self.device)
+
+    def keep_first_model(self) -> AnyPretrainingModel:
+        """The model to measure with: its weights may not be changed, for the next `new_model` gives it out."""
+        self._first_model = self.new_model()
+        return self._first_model
+
+    def losses(self) -> SumLosses:
+        """The objective, compiled where the run does so and there is a compiler."""
+        can = self.device.type != "cpu" or has_compiler()
+        return compiled_losses() if can and self.run.config.training.compile == "yes" else sum_losses
 
     @property
     def steps(self) -> int:
@@ -171,7 +193,7 @@ def make_plan(
     stages = with_steps(first_stages, steps)
     plan = Plan(run, manifest, tokenizer, first_stages, stages, rows, held_out, device, clock)
     require_memory(plan.parameters(), device)
-    decide_by_measuring(plan, reporter)
+    decide_by_measuring(plan, reporter, is_begun=is_begun)
     if run.config.training.device == "auto":
         run.decide("measured", device=device.type)
     if distributed.is_main():
@@ -179,41 +201,76 @@ def make_plan(
     return plan
 
 
-def decide_by_measuring(plan: Plan, reporter: Reporter) -> None:
+def decide_by_measuring(plan: Plan, reporter: Reporter, *, is_begun: bool) -> None:
     """Measure precision, micro-batch size and compiling where they are not given, in about a second each."""
-    run, device = plan.run, plan.device
+    run = plan.run
+    if run.config.training.compile == "yes" and plan.device.type == "cpu" and not has_compiler():
+        if not is_begun and run.origin.get("compile") != "measured":
+            raise UserError("compile is 'yes', but no C++ compiler was found; install g++ or give --compile no")
+        reporter.warn("this run compiles its steps and no C++ compiler was found: they are slower until g++ is there")
+    share = plan.stages[-1].divide(run.config.training).rows
+    _take_accumulation(run, share)
     training = run.config.training
-    share = [stage.divide(training) for stage in plan.stages][-1].rows  # all must be divisible
-    if training.compile == "yes" and device.type == "cpu" and not has_compiler():
-        raise UserError("compile is 'yes', but no C++ compiler was found; install g++ or give --compile no")
-    if training.micro_batch_size is None and training.gradient_accumulation_steps is not None:
-        pieces = training.gradient_accumulation_steps
-        if share % pieces:
-            raise UserError(
-                f"gradient_accumulation_steps is {pieces}, which does not divide the {share} rows of a step; "
-                "give a divisor of them, or --micro-batch-size"
-            )
-        run.decide("default", micro_batch_size=share // pieces)
-        training = run.config.training
-    if training.micro_batch_size is not None and "auto" not in (training.precision, training.compile):
+    is_decided = training.micro_batch_size is not None and "auto" not in (training.precision, training.compile)
+    if is_decided and plan.device.type != "cpu":
         return
     reporter.progress("measuring this machine", 0.0)
-    model = plan.new_model()
-
-    def make_batch(size: int) -> Batch:
-        return plan.first_rows(size)
-
+    model = plan.keep_first_model()
+    most = rows_that_fit(model, plan.first_rows, "float32" if training.precision == "auto" else training.precision)
     if training.precision == "auto":
-        probe = make_batch(min(share, training.micro_batch_size or 16))
-        half = distributed.from_main(fastest(model, probe).precision == "bfloat16")
+        rows = probe_rows(model, plan.first_rows, min(share, training.micro_batch_size or share, most))
+        half = distributed.from_main(fastest(model, plan.first_rows(rows)).precision == "bfloat16")
         run.decide("measured", precision="bfloat16" if half else "float32")
     precision = run.config.training.precision
     if training.micro_batch_size is None:
-        size = best_micro_batch(model, share, make_batch, precision)
+        size, seconds = best_micro_batch(model, share, plan.first_rows, precision, most=most)
         run.decide("measured", micro_batch_size=int(distributed.from_main(size)))
+        plan.micro_batch_seconds = seconds
+    else:
+        refuse_what_does_not_fit(plan, model, reporter)
     if training.compile == "auto":
         division = plan.stages[-1].divide(run.config.training)
-        number = division.micro_batches * (training.steps or 1)
-        good = worth_compiling(model, make_batch(division.micro_batch_size), precision, micro_batches=number)
+        good = worth_compiling(
+            model,
+            plan.first_rows(division.micro_batch_size),
+            precision,
+            micro_batches=division.micro_batches * (training.steps or 1),
+            plain=plan.micro_batch_seconds,
+        )
         run.decide("measured", compile="yes" if distributed.from_main(good) else "no")
     reporter.progress("measuring this machine", 1.0)
+
+
+def _take_accumulation(run: Run, share: int) -> None:
+    """Turn `gradient_accumulation_steps` into a micro-batch size."""
+    training = run.config.training
+    pieces = training.gradient_accumulation_steps
+    if training.micro_batch_size is not None or pieces is None:
+        return
+    if share % pieces:
+        raise UserError(
+            f"gradient_accumulation_steps is {pieces}, which does not divide the {share} rows of a step; "
+            "give a divisor of them, or --micro-batch-size"
+        )
+    run.decide("default", micro_batch_size=share // pieces)
+
+
+def refuse_what_does_not_fit(plan: Plan, model: AnyPretrainingModel, reporter: Reporter) -> None:
+    """Hold a known micro-batch against the free memory of a CPU, which kills a program that takes too much.
+
+    A size that the run itself has chosen becomes smaller, as on a GPU.
+
+    Raises:
+        UserError: A size that was given does not fit.
+    """
+    run, size = plan.run, plan.run.config.training.micro_batch_size or 1
+    most = rows_that_fit(model, plan.first_rows, run.config.training.precision, share=1.0)
+    if distributed.from_main(size <= most):
+        return
+    smaller = int(distributed.from_main(largest_divisor(size, most)))
+    if run.origin.get("micro_batch_size") in {"flag", "file"}:
+        raise UserError(
+            f"micro_batch_size is {size}, which does not fit into the free memory; give --micro-batch-size {smaller}"
+        )
+    run.decide("memory", micro_batch_size=smaller)
+    reporter.warn(f"the free memory is too small for {size} rows at once; going on with {smaller}")

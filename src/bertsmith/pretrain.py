@@ -19,13 +19,12 @@ from bertsmith import distributed
 from bertsmith.averaging import WeightAverage
 from bertsmith.budget import REVISIONS
 from bertsmith.checkpoint import Found, list_checkpoints, load_checkpoint, newest_checkpoint, read_state, set_aside
+from bertsmith.device import find_device, set_threads
 from bertsmith.diary import Diary
 from bertsmith.errors import UserError
 from bertsmith.finish import finish_run
 from bertsmith.keyed import text_hash
 from bertsmith.loop import measure_held_out, train
-from bertsmith.measure import compiled_losses, find_device, set_threads
-from bertsmith.objective import sum_losses
 from bertsmith.optim import make_optimizer
 from bertsmith.output_folder import CONFIG, locked, new_folder
 from bertsmith.overview import describe, seconds_left
@@ -98,7 +97,7 @@ def pretrain(
         diary = Diary(plan, reporter, first_step=state["step"])
         if state["step"] < (training.steps or 0):
             check_free_disk(run, model)
-            losses = compiled_losses() if training.compile == "yes" else sum_losses
+            losses = plan.losses()
             seconds = seconds_left(plan, model, losses, first_step=state["step"])
             if plan.clock.limits_time and not (run.folder / REVISIONS).exists():
                 plan.fit_into(seconds)

@@ -33,7 +33,7 @@ def playground(model: Path, port: int, threads: int | None) -> None:
     It fills masks as one types, classifies, shows pieces and attention. What is typed goes nowhere and is not kept.
     """
     from bertsmith.console import make_reporter
-    from bertsmith.measure import set_threads
+    from bertsmith.device import set_threads
     from bertsmith.playground.server import HOST, listen, serve
     from bertsmith.playground.subject import Subject
 

@@ -24,14 +24,17 @@ RAMP = (4, 2)
 class Division(NamedTuple):
     """How the rows of a step are divided."""
 
+    first: int
+    """First row of this rank, counted in the step."""
+
     rows: int
-    """Rows of one rank."""
+    """Rows of this rank."""
 
     micro_batch_size: int
 
     @property
     def micro_batches(self) -> int:
-        """Micro-batches of one rank and step."""
+        """Micro-batches of this rank and step; the last may have fewer rows."""
         return ceil(self.rows / self.micro_batch_size)
 
 
@@ -66,18 +69,23 @@ class Stage:
     def divide(self, training: TrainingConfig) -> Division:
         """How a step is divided: micro-batches of as many places as those of full-length rows.
 
+        Where the rows do not divide evenly, the first ranks have one more: losses are sums over all
+        of them, so the update is the same.
+
         Raises:
-            UserError: The ranks cannot share the rows evenly.
+            UserError: There are more ranks than rows.
         """
-        ranks = distributed.world_size()
-        if self.rows % ranks:
+        ranks, rank = distributed.world_size(), distributed.rank()
+        if self.rows < ranks:
             raise UserError(
-                f"a step has {self.rows} rows, which {ranks} processes cannot share; give a --global-batch-size that "
-                f"is a multiple of {ranks * max(RAMP) if training.batch_ramp else ranks}"
+                f"a step has {self.rows} rows, which {ranks} processes cannot share; start at most {self.rows} "
+                "processes, or a new run with a larger --global-batch-size"
             )
-        share = self.rows // ranks
-        size = training.micro_batch_size or share
-        return Division(share, min(share, size * training.sequence_length // self.sequence_length))
+        least, more = divmod(self.rows, ranks)
+        rows = least + (rank < more)
+        size = training.micro_batch_size or rows
+        first = rank * least + min(rank, more)
+        return Division(first, rows, min(rows, max(1, size * training.sequence_length // self.sequence_length)))
 
 
 def with_steps(stages: tuple[Stage, ...], steps: int) -> tuple[Stage, ...]:

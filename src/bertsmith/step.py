@@ -85,6 +85,10 @@ class StepResult(NamedTuple):
         return values | {"padding_fraction": 1 - self.tokens / places, "skipped": not self.applied}
 
 
+class StepTooLarge(Exception):
+    """The memory of a GPU ran out, on any rank, before anything was updated: the step can be repeated."""
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Compute matrix products in bfloat16 where `precision` says so; weights stay float32."""
     if precision == "bfloat16":
@@ -115,6 +119,10 @@ def train_step(
         dropout_key: (seed, step): dropout is a function of these, the
             micro-batch and the rank. None when the model has none.
         terms: Of the objective; None: those of pretraining.
+
+    Raises:
+        StepTooLarge: All ranks raise it together; the gradients are forgotten.
+        UserError: The memory of the GPU ran out while the weights were updated.
     """
     count, means = terms or PRETRAINING
     device = micro_batches[0].input_ids.device
@@ -123,14 +131,22 @@ def train_step(
     targets = totals[:-1]
     divisor = targets.clamp(min=1)  # a term without targets adds 0
     losses, correct = torch.zeros_like(targets), torch.zeros_like(targets)
+    has_room = True
     for number, batch in enumerate(micro_batches):
         if dropout_key is not None:
             torch.manual_seed(keyed_seed(*dropout_key, Stream.DROPOUT, number, distributed.rank()))
-        with autocast(device, precision):
-            sums = sum_losses(model, batch)
-        (sums.losses / divisor).sum().backward()  # type: ignore[no-untyped-call]
+        try:
+            with autocast(device, precision):
+                sums = sum_losses(model, batch)
+            (sums.losses / divisor).sum().backward()  # type: ignore[no-untyped-call]
+        except torch.OutOfMemoryError:
+            has_room = False
+            break
         losses += sums.losses.detach()
         correct += sums.correct
+    if distributed.any_rank(not has_room, device):
+        optimizer.zero_grad(set_to_none=True)
+        raise StepTooLarge
     distributed.sum_gradients(model.parameters())
     measured = means(distributed.sum_over_ranks(torch.stack([losses, correct])), targets)
 

@@ -36,7 +36,7 @@ from bertsmith.metrics import MetricsLog
 from bertsmith.model.classifier import rescale
 from bertsmith.optim import AnyOptimizer, learning_rate_at, make_optimizer, set_learning_rate
 from bertsmith.reporter import Reporter
-from bertsmith.step import train_step
+from bertsmith.step import StepTooLarge, train_step
 from bertsmith.tasks.batches import TaskBatch, by_length, collate, rows_of_step
 from bertsmith.tasks.scores import is_better
 from bertsmith.tasks.scoring import Judged, all_logits, judge, learning_targets
@@ -110,7 +110,7 @@ def train(
                     dropout_key=(attempt.seed, state["step"]),
                     terms=objective.terms,
                 )
-            except torch.OutOfMemoryError as error:
+            except (StepTooLarge, torch.OutOfMemoryError) as error:
                 raise UserError(
                     f"the memory of the GPU is too small for {config.micro_batch_tokens:,} tokens at once; start again "
                     f"with another -o and --micro-batch-tokens {config.micro_batch_tokens // 2}"

@@ -10,10 +10,12 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from bertsmith.model.dropout import dropout
 from bertsmith.model.packed import Layout, Packed, pad, place_in_sequence, sequence_of_token
+
+if torch.cuda.is_available():  # it brings PyTorch's compiler along, a second to import that a CPU need not wait
+    from torch.nn.attention.varlen import varlen_attn
 
 HALF = (torch.bfloat16, torch.float16)
 

@@ -1,6 +1,5 @@
 """The last reading of a text: every shard that is not there yet."""
 
-import os
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from bertsmith.atomic import write_bytes
 from bertsmith.corpus import Section
 from bertsmith.errors import UserError
+from bertsmith.machine import usable_cores
 from bertsmith.prepare.chunks import Chunk, chunk_characters, group, split_of
 from bertsmith.prepare.fingerprint import Inputs
 from bertsmith.prepare.job import Job
@@ -56,12 +56,11 @@ class _Work:
 
     def do(self, sections: Iterable[tuple[Split, Section]], characters: int) -> None:
         """Turn sections into shards."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         chunks = -(-characters // self.chunk_size)
         tokenise_all(
             self._missing(sections),
             self.job.folder.tokenizer,
-            workers=max(1, min(self.job.config.workers or cores, chunks)),
+            workers=max(1, min(self.job.config.workers or usable_cores(), chunks)),
             store=self._store,
             done=self._count,
         )

@@ -1,0 +1,183 @@
+"""Cores and memory as a container limits them, and what is refused or made smaller because of it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bertsmith import measure
+from bertsmith.bench import made_up_batch
+from bertsmith.device import set_threads
+from bertsmith.errors import UserError
+from bertsmith.machine import free_memory, usable_cores
+from bertsmith.measure import activation_bytes, best_micro_batch, memory_need, rows_that_fit
+from bertsmith.model import BertConfig, BertPretrainingModel
+from bertsmith.objective import sum_losses
+
+GB = 1 << 30
+TINY = BertConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+
+
+def write(root: Path, files: Mapping[str, object]) -> None:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 8 * GB),
+        ({"proc/self/cgroup": "0::/"}, 8 * GB),  # the root has no limit
+        ({"proc/self/cgroup": "0::/", "cgroup/memory.max": 3 * GB, "cgroup/memory.current": GB}, 2 * GB),
+        ({"proc/self/cgroup": "0::/", "cgroup/memory.max": "max", "cgroup/memory.current": GB}, 8 * GB),
+        (  # a limit stands on a parent
+            {
+                "proc/self/cgroup": "0::/slice/job",
+                "cgroup/slice/memory.max": 4 * GB,
+                "cgroup/slice/memory.current": 3 * GB,
+                "cgroup/slice/job/memory.max": "max",
+                "cgroup/slice/job/memory.current": GB,
+            },
+            GB,
+        ),
+        (  # pages of files are given back
+            {
+                "proc/self/cgroup": "0::/",
+                "cgroup/memory.max": 4 * GB,
+                "cgroup/memory.current": 4 * GB,
+                "cgroup/memory.stat": f"anon 5\ninactive_file {GB}",
+            },
+            GB,
+        ),
+        (  # version 1; a container sees its own group as the root
+            {
+                "proc/self/cgroup": "9:cpu,cpuacct:/docker/x\n7:memory:/docker/x",
+                "cgroup/memory/memory.limit_in_bytes": 2 * GB,
+                "cgroup/memory/memory.usage_in_bytes": GB,
+                "cgroup/memory/memory.stat": "total_inactive_file 0",
+            },
+            GB,
+        ),
+        (  # more is used than allowed
+            {"proc/self/cgroup": "0::/", "cgroup/memory.max": GB, "cgroup/memory.current": 2 * GB},
+            0,
+        ),
+    ],
+)
+def test_memory_is_what_a_container_leaves(files: dict[str, object], expected: int, tmp_path: Path) -> None:
+    write(tmp_path, {"proc/meminfo": f"MemTotal: 1 kB\nMemAvailable: {8 * GB // 1024} kB", **files})
+    assert free_memory(tmp_path / "proc", tmp_path / "cgroup") == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 8),
+        ({"proc/self/cgroup": "0::/", "cgroup/cpu.max": "max 100000"}, 8),
+        ({"proc/self/cgroup": "0::/", "cgroup/cpu.max": "150000 100000"}, 2),
+        ({"proc/self/cgroup": "0::/", "cgroup/cpu.max": "10000 100000"}, 1),
+        ({"proc/self/cgroup": "0::/a/b", "cgroup/a/cpu.max": "300000 100000"}, 3),
+        (
+            {
+                "proc/self/cgroup": "4:cpu,cpuacct:/",
+                "cgroup/cpu,cpuacct/cpu.cfs_quota_us": 400000,
+                "cgroup/cpu,cpuacct/cpu.cfs_period_us": 100000,
+            },
+            4,
+        ),
+        (
+            {
+                "proc/self/cgroup": "4:cpu,cpuacct:/",
+                "cgroup/cpu/cpu.cfs_quota_us": -1,
+                "cgroup/cpu/cpu.cfs_period_us": 100000,
+            },
+            8,
+        ),
+    ],
+)
+def test_cores_are_what_a_container_may_use(
+    files: dict[str, object], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _process: set(range(8)))
+    write(tmp_path, files)
+    assert usable_cores(tmp_path / "proc", tmp_path / "cgroup") == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "given", "expected"),
+    [
+        ({"OMP_NUM_THREADS": "3"}, None, 3),
+        ({"OMP_NUM_THREADS": "3"}, 2, 2),
+        ({"OMP_NUM_THREADS": "3,1"}, None, 3),
+        ({"OMP_NUM_THREADS": "many"}, None, 8),
+        ({"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "2"}, None, 4),  # torchrun set it
+        ({"OMP_NUM_THREADS": "3", "LOCAL_WORLD_SIZE": "2"}, None, 3),
+    ],
+)
+def test_threads_are_those_that_the_user_asks_for(
+    environment: dict[str, str], given: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bertsmith.device.usable_cores", lambda: 8)
+    monkeypatch.setattr("torch.set_num_threads", lambda _count: None)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert set_threads(given) == expected
+
+
+def make_batch(rows: int) -> Any:
+    return made_up_batch(TINY, rows)
+
+
+def test_the_need_of_memory_grows_with_the_rows_as_it_was_measured() -> None:
+    model = BertPretrainingModel(TINY)
+    for precision in ("float32", "bfloat16"):
+        need = memory_need(model, make_batch, precision, 1 << 40)
+        state = 12 * sum(p.numel() for p in model.parameters())
+        counted = activation_bytes(model, make_batch(6), precision)
+        assert need.fixed + 6 * need.per_row - state == pytest.approx(counted, rel=0.01)
+
+
+def test_rows_that_do_not_fit_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = BertPretrainingModel(TINY)
+    need = memory_need(model, make_batch, "float32", 1 << 40)
+    monkeypatch.setattr(measure, "free_room", lambda _device: 2 * (need.fixed + 5 * need.per_row) + 2)
+    assert rows_that_fit(model, make_batch, "float32") == 5
+    tried = []
+
+    def count(*arguments: Any, **_options: Any) -> float:
+        tried.append(len(arguments[2]))
+        return float(len(arguments[2]))
+
+    monkeypatch.setattr(measure, "seconds_per_micro_batch", count)
+    assert best_micro_batch(model, 16, make_batch, "float32", most=5).rows == 2
+    assert tried == [2, 4]
+    assert best_micro_batch(model, 7, make_batch, "float32", most=5).rows == 1  # no divisor fits but 1
+
+
+def test_a_model_that_no_row_fits_beside_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = BertPretrainingModel(TINY)
+    monkeypatch.setattr(measure, "free_room", lambda _device: 1000)
+    with pytest.raises(UserError, match="even one row of 512 tokens"):
+        rows_that_fit(model, make_batch, "float32")
+
+
+def test_counting_stops_before_the_memory_is_full() -> None:
+    model = BertPretrainingModel(TINY)
+    layers = 0
+
+    def count(*_: object) -> None:
+        nonlocal layers
+        layers += 1
+
+    for block in model.bert.blocks:
+        block.register_forward_hook(count)
+    with pytest.raises(measure.TooLarge):
+        activation_bytes(model, make_batch(1), most=10)
+    assert layers == 0
+    assert activation_bytes(model, make_batch(1)) > 0
+    assert sum_losses(model, make_batch(1)).losses.requires_grad
+    assert torch.isfinite(sum_losses(model, make_batch(1)).losses).all()
