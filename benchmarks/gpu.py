@@ -1,6 +1,6 @@
 """Everything to check and measure where a GPU is at hand, in under ten minutes.
 
-    python benchmarks/gpu.py [--quick]
+    python benchmarks/gpu.py [--quick] [--minutes 10]
 
 1. The tests marked `gpu`: attention against a float64 loop on this card.
 2. One step of the same model on CPU in float64 and on the card in bfloat16 and
@@ -8,11 +8,16 @@
 3. `bertsmith bench` of bert-base at 512 tokens, eager and compiled: tokens per
    second, share of the rate of an 8192-cube product, where the time goes.
 4. benchmarks/training_speed.py of bert-base at 512 tokens against the Trainer.
+
+What the time does not suffice for is stopped, and named; what was printed until then stands.
 """
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -56,24 +61,42 @@ def compare_steps(device: str) -> None:
             raise SystemExit(f"{precision} on {device} is not within {tolerance:g} of float64")
 
 
+def measure_machine(given: dict[str, object]) -> None:
+    """`bertsmith bench`, in this process."""
+    print(*describe_bench(run_bench(given)), sep="\n", flush=True)
+
+
+def run_within(command: list[str], what: str, until: float) -> None:
+    """Run another script, and what it starts, for as long as there is time."""
+    job = subprocess.Popen([sys.executable, *command], start_new_session=True)
+    try:
+        if job.wait(timeout=max(1.0, until - time.monotonic())):
+            raise SystemExit(f"{what}: failed")
+    except subprocess.TimeoutExpired:
+        os.killpg(job.pid, signal.SIGKILL)
+        print(f"{what}: stopped, the time was over; give more --minutes", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="leave out the comparison with the Trainer")
     parser.add_argument("--device", default="cuda", help="cpu tries the script itself, with bert-tiny")
+    parser.add_argument("--minutes", type=float, default=10)
     options = parser.parse_args()
+    until = time.monotonic() + 60 * options.minutes - 15
     small = options.device == "cpu"
     if not small:
         if not torch.cuda.is_available():
             raise SystemExit("no CUDA device here")
-        subprocess.run([sys.executable, "-m", "pytest", "-m", "gpu", "-rs", str(ROOT / "tests")], check=True)
+        run_within(["-m", "pytest", "-m", "gpu", "-rs", str(ROOT / "tests")], "tests", until)
     compare_steps(options.device)
-    rows = 2 if small else 64
-    given = {"preset": "bert-tiny" if small else "bert-base", "sequence_length": 512, "global_batch_size": rows}
-    print(*describe_bench(run_bench(given | {"device": options.device})), sep="\n", flush=True)
+    given = {"preset": "bert-tiny" if small else "bert-base", "sequence_length": 512}
+    given |= {"global_batch_size": 2 if small else 64, "device": options.device}
+    measure_machine(given)
     if not options.quick:
-        script = [sys.executable, str(ROOT / "benchmarks" / "training_speed.py"), "--device", options.device]
-        only = ["--presets", given["preset"], "--lengths", "512", "--dropout", "0"]
-        subprocess.run([*script, *only, "--rounds", "3", "--steps", "4" if small else "20"], check=True)
+        script = [str(ROOT / "benchmarks" / "training_speed.py"), "--device", options.device]
+        only = ["--presets", str(given["preset"]), "--lengths", "512", "--dropout", "0"]
+        run_within([*script, *only, "--rounds", "3", "--steps", "4" if small else "20"], "training speed", until)
 
 
 if __name__ == "__main__":
