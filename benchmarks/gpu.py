@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from bertsmith.bench import describe_bench, made_up_batch, run_bench
+from bertsmith.bench import made_up_batch
 from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.objective import sum_losses
 from bertsmith.optim import make_optimizer
@@ -61,11 +61,6 @@ def compare_steps(device: str) -> None:
             raise SystemExit(f"{precision} on {device} is not within {tolerance:g} of float64")
 
 
-def measure_machine(given: dict[str, object]) -> None:
-    """`bertsmith bench`, in this process."""
-    print(*describe_bench(run_bench(given)), sep="\n", flush=True)
-
-
 def run_within(command: list[str], what: str, until: float) -> None:
     """Run another script, and what it starts, for as long as there is time."""
     job = subprocess.Popen([sys.executable, *command], start_new_session=True)
@@ -90,13 +85,13 @@ def main() -> None:
             raise SystemExit("no CUDA device here")
         run_within(["-m", "pytest", "-m", "gpu", "-rs", str(ROOT / "tests")], "tests", until)
     compare_steps(options.device)
-    given = {"preset": "bert-tiny" if small else "bert-base", "sequence_length": 512}
-    given |= {"global_batch_size": 2 if small else 64, "device": options.device}
-    measure_machine(given)
+    preset, rows, steps = ("bert-tiny", "2", "4") if small else ("bert-base", "64", "20")
+    shape = ["--preset", preset, "--sequence-length", "512", "--global-batch-size", rows]
+    run_within(["-m", "bertsmith", "bench", "--device", options.device, *shape], "bench", until)
     if not options.quick:
         script = [str(ROOT / "benchmarks" / "training_speed.py"), "--device", options.device]
-        only = ["--presets", str(given["preset"]), "--lengths", "512", "--dropout", "0"]
-        run_within([*script, *only, "--rounds", "3", "--steps", "4" if small else "20"], "training speed", until)
+        only = ["--presets", preset, "--lengths", "512", "--dropout", "0", "--rounds", "3", "--steps", steps]
+        run_within([*script, *only], "training speed", until)
 
 
 if __name__ == "__main__":
