@@ -4,7 +4,8 @@
 
 For the corpus it writes shards of made-up ids with sentences and sections of natural
 lengths (four bytes of English a token), opens them as a run does, and builds rows. For
-the model it times steps of 16 rows of 128 places, each size in a process of its own.
+the model it times steps as a run does them, not compiled, with the rows of the preset, 128 places each, Muon;
+each size in a process of its own.
 """
 
 import argparse
@@ -70,13 +71,13 @@ def measure_model(preset: str) -> dict[str, Any]:
     """Time the steps of a size, and say how much memory the process took."""
     from bertsmith.bench import run_bench
 
-    facts = run_bench({"preset": preset, "global_batch_size": 16, "compile": "no"})
+    facts = run_bench({"preset": preset, "compile": "no"})
     return facts | {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--millions", type=float, nargs="+", default=[2.5, 25.0, 250.0])
+    parser.add_argument("--millions", type=float, nargs="*", default=[2.5, 25.0, 250.0])
     parser.add_argument(
         "--presets", nargs="*", default=["bert-tiny", "bert-mini", "bert-small", "bert-base", "bert-large"]
     )
@@ -88,7 +89,8 @@ def main() -> None:
         way = facts["ways"]["eager"]
         size, speed, share = facts["parameters"] / 1e6, way["tokens_per_second"], way["peak_share"]
         print(
-            f"{options.preset}, {size:,.1f} M parameters: {speed:,.0f} tokens/s, {share:.0%} of the matrix rate, "
+            f"{options.preset}, {size:,.1f} M parameters, {facts['rows']} rows: "
+            f"{speed:,.0f} tokens/s, {share:.0%} of the matrix rate, "
             f"{facts['memory'] / 1e9:.2f} GB of memory",
             flush=True,
         )

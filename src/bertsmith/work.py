@@ -18,6 +18,9 @@ CPU_SHAPES = ((4096, 768, 3072), (4096, 4096, 4096))
 GPU_SHAPES = ((8192, 8192, 8192),)
 """Products [a, b] x [b, c] that the rate of a machine is measured with."""
 
+ENOUGH_SECONDS = 15.0
+"""Something slow is not timed again after this long."""
+
 LOOK_SHAPE, MOST_SECONDS = (64, 768, 3072), 2.0
 """A small product first: where the large ones would take longer than this, its rate is told. A processor that
 multiplies bfloat16 in software would take minutes."""
@@ -37,9 +40,9 @@ def step_operations(config: AnyConfig, *, tokens: int, row_length: int, predicti
 
 
 def seconds_of(work: Callable[[], object], device: torch.device, *, repeats: int = 3) -> float:
-    """The fastest of a few runs, after one to warm up."""
-    times = []
-    for _ in range(repeats + 1):
+    """The fastest of a few runs, fewer where they are slow, after one to warm up."""
+    times: list[float] = []
+    while len(times) < 2 or (len(times) <= repeats and sum(times) < ENOUGH_SECONDS):
         before = time.perf_counter()
         work()
         synchronize(device)
@@ -95,10 +98,12 @@ def joules_of(work: Callable[[], object], device: torch.device) -> float | None:
         except Exception:  # NVML's Python package is missing, or the driver does not tell
             return None
     counters = sorted(Path("/sys/class/powercap").glob("intel-rapl:?/energy_uj"))
+    if not counters:
+        return None
     try:
         first = [int(counter.read_text(encoding="ascii")) for counter in counters]
         work()
         used = sum(int(c.read_text(encoding="ascii")) - one for c, one in zip(counters, first, strict=True)) / 1e6
     except (OSError, ValueError):  # only root may read them
         return None
-    return used if used > 0 else None  # no counter, or one that began anew
+    return used if used > 0 else None  # one of them began anew
