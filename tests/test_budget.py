@@ -11,12 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from bertsmith.budget import Budget, Clock, Revisions, parse_budget
+from bertsmith.config import run_config
+from bertsmith.decisions import decide_family
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
 from bertsmith.pace import Pace
 from bertsmith.plan import Plan, stages_of
 from bertsmith.pretrain import pretrain
-from bertsmith.run_folder import read_run
+from bertsmith.run_folder import Run, read_run
 from bertsmith.sizing import TOKENS_PER_PARAMETER, block_weights, choose_size
 
 from runs import TINY, Listener
@@ -135,6 +137,22 @@ def test_a_budget_of_work_is_counted(text: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", text, budget="3e9flop")
     assert (read_run(tmp_path / "run").config.training.steps or 0) > 1
     assert not (tmp_path / "run" / "revisions.json").exists()
+
+
+def test_a_budget_finds_the_size_of_the_family_that_is_asked_for(text: Path, tmp_path: Path) -> None:
+    given = {name: value for name, value in TINY.items() if name not in {"preset", "steps", "hidden_size"}}
+    given |= {"text": (str(text),), "num_attention_heads": None, "budget": "1e9flop", "family": "modern"}
+    for _ in range(2):  # again, and nothing is left to decide
+        pretrain(tmp_path / "run", given, dict.fromkeys(given, "flag"))
+    assert read_run(tmp_path / "run").config.model.preset == "modern-tiny"
+    with pytest.raises(UserError, match="family is 'modern', but preset bert-tiny is of the other"):
+        train(tmp_path / "other", text, family="modern")
+
+
+def test_without_a_budget_the_family_is_a_mini() -> None:
+    run = Run(Path("unused"), run_config({"model": {"family": "modern"}}), {"family": "flag"}, is_new=True)
+    decide_family(run)
+    assert run.config.model.preset == "modern-mini"
 
 
 def test_budget_and_steps_exclude_each_other(text: Path, tmp_path: Path) -> None:

@@ -183,6 +183,22 @@ def test_cells_may_hold_quotes_delimiters_and_line_ends(tmp_path: Path) -> None:
     assert texts(path) == ['He said "no",\nand left; for good.', "Plain."]
 
 
+def test_a_quote_that_is_never_closed_swallows_no_row(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.csv", 'label,text\n1,"It was\ngood."\n0,"A 5 inch screen.\n1,Fine.\n0,"Not good."\n1,"End\n'
+    )
+    assert texts(path) == ["It was\ngood.", '"A 5 inch screen.', "Fine.", "Not good.", '"End']
+    _, report = read(path)
+    assert "a quote is never closed: its line is read as it stands" in report.choices
+
+
+@pytest.mark.parametrize("cell", ['He said "no".', '"Well" he said.', 'So "good', '5" wide, 3" high'])
+def test_stray_quotes_on_one_line_cost_no_row(cell: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", f"label,text\n1,{cell}\n0,Fine.\n")
+    assert len(texts(path)) == 2
+    assert texts(path)[1] == "Fine."
+
+
 def test_quotes_in_a_table_of_tabs_are_text(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tsv", 'label\ttext\n0\tThe 5" screen is "fine.\n1\t"Quoted "" whole"\n')
     assert texts(path) == ['The 5" screen is "fine.', 'Quoted " whole']

@@ -14,6 +14,7 @@ from bertsmith.evaluate import Wanted, evaluate
 from bertsmith.evaluation_table import evaluation_table, notes
 from bertsmith.held_out import count_words, sample_sections, sample_sentences
 from bertsmith.metrics import read_metrics
+from bertsmith.report import write_report
 from bertsmith.shards import read_manifest
 from bertsmith.tokenizer import load_tokenizer
 
@@ -128,7 +129,7 @@ def test_the_table_has_a_column_for_each_model_and_says_how_to_read_it(both: Pat
     table = evaluation_table(found)
     assert table.header == ["", str(both), str(mlm)]
     cells = {row[0]: row[1:] for row in table.rows}
-    assert cells["next sentences: right"][1] == "-"
+    assert cells["sentence pairs: right"][1] == "-"
     assert list(cells)[-2:] == ["  agreement", "  order"]
     assert cells["masked tokens: loss, nats"][0] == f"{found[0].masked.loss:.3f}"
     text = "\n".join(notes(found))
@@ -145,6 +146,24 @@ def test_a_table_leaves_out_what_no_model_has(mlm: Path, pairs: Path) -> None:
         "  agreement",
         "  order",
     ]
+
+
+def test_the_page_of_a_run_shows_what_was_measured_of_it(
+    both: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(both, folder)
+    assert run(["evaluate", str(folder), "--blimp", str(pairs), "--words", "200"]) == 0
+    table = capsys.readouterr().out
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    for label, text in json.loads((folder / "measured.json").read_text())["values"].items():
+        assert label in page
+        assert text in page
+        assert text in table
+    assert "minimal pairs: right" in page
+    assert "Measured by bertsmith evaluate" not in (both / "report.html").read_text(encoding="utf-8")
+    (folder / "measured.json").write_text('{"values": [1]}')
+    write_report([folder], folder / "report.html")
 
 
 def test_json_is_alone_on_the_output(both: Path, pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,6 +97,15 @@ def test_a_run_with_every_schedule_goes_on_exactly(text: Path, tmp_path: Path) -
     same(tmp_path / "straight", tmp_path / "stopped")
 
 
+def test_what_looks_at_an_unfinished_run_sees_the_averaged_weights(text: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", text, Listener(stop_after=5), average_decay=0.9)
+    (checkpoint,) = list_checkpoints(tmp_path / "run" / "checkpoints")
+    averaged = load_file(checkpoint / "average.safetensors")
+    model, _ = load_for_prediction(tmp_path / "run")
+    assert all(torch.equal(averaged[name], parameter) for name, parameter in model.named_parameters())
+
+
 def test_adamw_goes_on_exactly_too(text: Path, tmp_path: Path) -> None:
     run(tmp_path / "straight", text, optimizer="adamw")
     with pytest.raises(Interrupted):

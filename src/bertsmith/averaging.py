@@ -38,6 +38,12 @@ class WeightAverage:
         for name, tensor in tensors.items():
             self.tensors[name].copy_(tensor)
 
+    @torch.no_grad()
+    def give_to_model(self) -> None:
+        """Give the model the averaged weights for good."""
+        for name, parameter in self._parameters.items():
+            parameter.copy_(self.tensors[name])
+
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Give the model the averaged weights for a while."""

@@ -83,6 +83,9 @@ class ModelConfig:
 
     init: str | None = _setting(None, "Go on from this model: a run, a BERT or ModernBERT folder, or a hub id [none].")
     init_sha256: str | None = _setting(None, "Hash of that model [found]; another one is refused.")
+    family: Literal["bert", "modern"] = _setting(
+        "bert", "Whose size a budget finds, or -mini, where no --preset is given."
+    )
     preset: str = _setting("bert-mini", f"Architecture and size of the model: {', '.join(PRESETS)}.")
     num_hidden_layers: int | None = _setting(None, "Blocks [preset].")
     hidden_size: int | None = _setting(None, "Width of the model [preset].")

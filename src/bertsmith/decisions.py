@@ -17,6 +17,7 @@ from bertsmith.config import changed
 from bertsmith.device import require_memory
 from bertsmith.errors import UserError
 from bertsmith.examples import TrainingRows, open_rows
+from bertsmith.masking import share_at
 from bertsmith.measure import Speed, fastest, probe_rows, rows_that_fit, seconds_per_micro_batch
 from bertsmith.model import (
     AnyConfig,
@@ -50,7 +51,21 @@ SPECIAL_IDS = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
 
 VALIDATION_SEED = 0
 VALIDATION_MLM_PROBABILITY = 0.15
-"""Held-out masks are the same for every run, so that losses can be compared."""
+"""Held-out masks are the same for every run on the same rows, so that losses can be compared."""
+
+
+def decide_family(run: Run) -> None:
+    """The preset of the family, where none was given; a budget may find another size of it.
+
+    Raises:
+        UserError: The family was given, and a preset or a model to go on from that is not of it.
+    """
+    model = run.config.model
+    if "preset" not in run.origin:
+        run.decide("default", preset=f"{model.family}-mini")
+    elif "family" in run.origin and not model.preset.startswith(f"{model.family}-"):
+        other = model.init or f"preset {model.preset}"
+        raise UserError(f"family is '{model.family}', but {other} is of the other; leave --family out")
 
 
 def decide_objective(run: Run, manifest: dict[str, Any]) -> None:
@@ -103,9 +118,10 @@ def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer
         seconds = distributed.from_main(clock.left())
     else:
         seconds = budget.operations / distributed.from_main(matrix_rate(device, "bfloat16", quick=True))
-    sizes = (run.config.model.preset,) if "preset" in run.origin else sizes_of("bert")
+    is_open = run.origin["preset"] == "default"
+    sizes = sizes_of(run.config.model.family) if is_open else (run.config.model.preset,)
     choice = choose_size(sizes, seconds, training.sequence_length, seconds_per_row)
-    if "preset" not in run.origin:
+    if is_open:
         run.decide("measured", preset=choice.preset)
     if training.precision == "auto":
         run.decide("measured", precision="bfloat16" if half[choice.preset] else "float32")
@@ -115,7 +131,7 @@ def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer
         steps = seconds * distributed.world_size() / (choice.seconds_per_row * step_rows)
     else:
         places = step_rows * training.sequence_length
-        predictions = round(training.mlm_probability * places)
+        predictions = round(share_at(training.mlm_probability, training.end_probability, 0.5) * places)
         work = step_operations(
             model_config(run, tokenizer), tokens=places, row_length=training.sequence_length, predictions=predictions
         )

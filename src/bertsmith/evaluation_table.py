@@ -1,11 +1,17 @@
 """What was measured, for a person: one column a model, and what must be known to read it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
+from bertsmith import atomic
 from bertsmith.evaluate import Evaluation
+from bertsmith.metrics import MEASURED
 from bertsmith.minimal_pairs import MinimalPairScore, ParadigmScore
+from bertsmith.output_folder import CONFIG
 from bertsmith.pll import PseudoLikelihoodScore
+from bertsmith.report import PAGE, write_report
 from bertsmith.token_scores import NextSentenceScore
 
 NOTHING = "-"
@@ -25,6 +31,31 @@ def evaluation_table(evaluations: Sequence[Evaluation]) -> Table:
     return Table(["", *(e.model for e in evaluations)], [row for row in rows if set(row[1:]) != {NOTHING}])
 
 
+def keep_in_runs(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Write what was measured of a run into its folder, and its page anew, which shows it.
+
+    Single paradigms of minimal pairs are left out.
+
+    Returns:
+        What could not be written, as lines.
+    """
+    failed = []
+    for evaluation in evaluations:
+        folder = Path(evaluation.model)
+        if not (folder / CONFIG).is_file():
+            continue
+        pairs = evaluation.minimal_pairs
+        brief = replace(evaluation, minimal_pairs=replace(pairs, paradigms=()) if pairs else None)
+        cells = {label.strip(): text for label, text in _cells(brief).items() if text != NOTHING}
+        try:
+            atomic.write_json(folder / MEASURED, {"values": cells, "notes": notes([evaluation])})
+            if (folder / PAGE).exists():
+                write_report([folder], folder / PAGE)
+        except OSError as error:
+            failed.append(f"{folder} does not keep this measurement: {error.strerror or error}")
+    return failed
+
+
 def _cells(evaluation: Evaluation) -> dict[str, str]:
     """The column of one model; all models that were measured together have the same keys."""
     masked, likelihood, pairs = evaluation.masked, evaluation.pseudo_likelihood, evaluation.minimal_pairs
@@ -37,7 +68,7 @@ def _cells(evaluation: Evaluation) -> dict[str, str]:
         "  token frequencies alone, nats": f"{masked.unigram_loss:.3f}" if masked else NOTHING,
         "  uniform guess, nats": f"{masked.uniform_loss:.3f}" if masked else NOTHING,
         "  masked": f"{masked.tokens:,} in rows of {masked.sequence_length}" if masked else NOTHING,
-        "next sentences: right": _share(evaluation.next_sentences),
+        "sentence pairs: right": _share(evaluation.next_sentences),
         "bits per byte (score)": _bits(likelihood) if likelihood else NOTHING,
         "minimal pairs: right": _share(pairs),
         **{f"  {paradigm.name}": _share(paradigm) for paradigm in (pairs.paradigms if pairs else ())},
@@ -63,6 +94,11 @@ def notes(evaluations: Sequence[Evaluation]) -> list[str]:
         lines.append(
             "Masked tokens: 15 % of them, hidden as in training; losses compare between models with one vocabulary "
             f"and one text. Token frequencies: of {' or '.join(sorted({m.unigram_counts for m in masked}))}."
+        )
+    if any(e.next_sentences for e in evaluations):
+        lines.append(
+            "Sentence pairs: half by chance. On its own text a run tells what it was trained to, next sentences or "
+            "their order; with --text, next sentences."
         )
     own = sum(e.masked is not None and e.masked.unigram_counts == "training text" for e in evaluations)
     if own > 1:

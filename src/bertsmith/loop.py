@@ -16,6 +16,7 @@ from bertsmith.checkpoint import save_checkpoint
 from bertsmith.diary import Diary
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted, leave_signals_to_the_run, listening
+from bertsmith.masking import share_at
 from bertsmith.metrics import MetricsLog
 from bertsmith.model import AnyPretrainingModel
 from bertsmith.objective import sum_losses
@@ -104,7 +105,7 @@ def train(
             record = result.record(step, learning_rate, seconds, stage.places)
             record |= {
                 "input_wait": round(waited / seconds, 5),
-                "matrix_share": round(work_of_step(plan, stage) / seconds / peak, 4),
+                "matrix_share": round(work_of_step(plan, stage, step) / seconds / peak, 4),
             }
             with average.in_place() if average else nullcontext():
                 record |= measure_if_due(plan, model, step, diary)
@@ -143,9 +144,10 @@ def next_step(batches: Iterator[Batch], division: Division, device: torch.device
     return micro_batches, time.monotonic() - before
 
 
-def work_of_step(plan: Plan, stage: Stage) -> float:
+def work_of_step(plan: Plan, stage: Stage, step: int) -> float:
     """Operations that a step cannot do without, all ranks together."""
-    predictions = round(plan.run.config.training.mlm_probability * stage.places)
+    training = plan.run.config.training
+    predictions = round(share_at(training.mlm_probability, training.end_probability, step / plan.steps) * stage.places)
     return step_operations(plan.config, tokens=stage.places, row_length=stage.sequence_length, predictions=predictions)
 
 

@@ -6,7 +6,7 @@ hash of (seed, epoch, row, place), so masks do not depend on how rows are groupe
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,11 @@ class Masked(NamedTuple):
 
     labels: Int64Array
     """int64 [R, K]. The true ids; IGNORE_INDEX where `places` is only filled."""
+
+
+def share_at(start: float, end: float | None, progress: float | FloatArray) -> Any:
+    """Share of the tokens that are chosen when a run is so far, in [0, 1]; it moves in a line, or stays at `start`."""
+    return start if end is None else start + (end - start) * progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +110,8 @@ class Masking:
         else:
             score = keyed_uniform(*key, Stream.MASK, place)
         rounding = keyed_uniform(*key, Stream.MASK, -1)[:, 0]
-        wanted = np.maximum(1, np.floor(self.share_at(progress) * maskable.sum(1) + rounding)).astype(np.int64)
+        share = share_at(self.mlm_probability, self.end_probability, progress)
+        wanted = np.maximum(1, np.floor(share * maskable.sum(1) + rounding)).astype(np.int64)
         if self.units == "token":
             chosen = _lowest(np.where(maskable, score, 2.0), np.minimum(wanted, maskable.sum(1)))
         else:
@@ -123,11 +129,6 @@ class Masking:
         filled = np.arange(places.shape[1])[None, :] < chosen.sum(1)[:, None]
         labels = np.where(filled, np.take_along_axis(input_ids, places, axis=1), IGNORE_INDEX)
         return Masked(corrupted, np.where(filled, places, 0), labels)
-
-    def share_at(self, progress: float | FloatArray) -> float | FloatArray:
-        """Share of the tokens that are chosen when the run is so far."""
-        end = self.mlm_probability if self.end_probability is None else self.end_probability
-        return self.mlm_probability + (end - self.mlm_probability) * progress
 
     def _joined(self, input_ids: Int64Array, key: tuple[int | Int64Array, ...]) -> BoolArray:
         """Whether a piece, the first of a row left out, is one with the piece before it: bool [R, L - 1]."""

@@ -11,6 +11,7 @@ from typing import Any
 from bertsmith.errors import UserError
 
 METRICS, FILLINGS, EVALUATION = "metrics.jsonl", "fillings.jsonl", "evaluation.json"
+MEASURED = "measured.json"
 
 _BLOCK_BYTES = 1 << 16
 

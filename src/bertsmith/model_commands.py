@@ -181,7 +181,7 @@ def evaluate(models: tuple[str, ...], text: str | None, as_json: bool, **flags: 
     from bertsmith.corpus import open_corpus
     from bertsmith.evaluate import Wanted
     from bertsmith.evaluate import evaluate as measure
-    from bertsmith.evaluation_table import evaluation_table, notes
+    from bertsmith.evaluation_table import evaluation_table, keep_in_runs, notes
 
     reading = {name: flags.pop(name) for name in ("text_field", "document", "encoding")}
     given = {name: value for name, value in reading.items() if value is not None}
@@ -190,6 +190,8 @@ def evaluate(models: tuple[str, ...], text: str | None, as_json: bool, **flags: 
     try:
         corpus = open_corpus([text], **given) if text is not None else None
         found = measure(models, Wanted(corpus, **flags), device=device or "auto", threads=threads, reporter=reporter)
+        for line in keep_in_runs(found):
+            reporter.warn(line)
     finally:
         reporter.close()
     if as_json:

@@ -15,6 +15,7 @@ from bertsmith.batch import Batch, collate
 from bertsmith.budget import Clock, first_estimate, parse_budget
 from bertsmith.decisions import (
     decide_by_budget,
+    decide_family,
     decide_length,
     decide_objective,
     decide_recipe,
@@ -175,6 +176,7 @@ def make_plan(
     """
     manifest = read_manifest(run.folder / "data")
     tokenizer = load_tokenizer(run.folder / "tokenizer")
+    decide_family(run)
     decide_objective(run, manifest)
     if not is_begun:
         decide_recipe(run)

@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 import torch
 
+from bertsmith.averaging import WeightAverage
 from bertsmith.checkpoint import load_checkpoint, newest_checkpoint
 from bertsmith.decisions import model_of
 from bertsmith.errors import UserError
 from bertsmith.model import AnyPretrainingModel, load_model
+from bertsmith.model_source import local_folder
 from bertsmith.output_folder import CONFIG
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import read_run
@@ -49,13 +51,14 @@ def load_for_prediction(source: Path, reporter: Reporter | None = None) -> tuple
     """Read a model and its tokenizer, on the CPU and in evaluation mode.
 
     Args:
-        source: A run, or a Hugging Face folder of a BERT. A finished run gives its model, a running or
-            stopped one its newest whole checkpoint.
+        source: A run, or a Hugging Face folder of a BERT, or the id of one on the hub. A finished run gives its
+            model, a running or stopped one its newest whole checkpoint.
         reporter: Is told of damaged checkpoints; the log when None.
 
     Raises:
         UserError: There is no model, or it cannot be read.
     """
+    source = local_folder(source)
     if (source / CONFIG).is_file():
         finished = source / "model"
         return _read_folder(finished) if finished.is_dir() else _read_checkpoint(source, reporter or Reporter())
@@ -93,7 +96,11 @@ def _read_checkpoint(folder: Path, reporter: Reporter) -> tuple[AnyPretrainingMo
         )
     tokenizer = load_tokenizer(folder / "tokenizer")
     model = model_of(run, tokenizer)
-    load_checkpoint(found.folder, model)
+    decay = run.config.training.average_decay
+    average = WeightAverage(model, decay) if decay else None
+    load_checkpoint(found.folder, model, average=average)
+    if average is not None:
+        average.give_to_model()
     return model.eval(), tokenizer
 
 

@@ -40,6 +40,9 @@ class Preset:
         }
 
 
+Family = Literal["bert", "modern"]
+"""The 2018 architecture, or ModernBERT."""
+
 MODERN_RECIPE = (("schedule", "trapezoid"), ("mlm_probability", 0.3), ("end_probability", 0.15))
 """What paid for modern-mini (docs/benchmarks.md, "The recipe, lever by lever")."""
 
@@ -63,6 +66,6 @@ three matrices where BERT has two, so it is about 2/3 as wide. The learning rate
 not tuned."""
 
 
-def sizes_of(model_type: str) -> tuple[str, ...]:
+def sizes_of(family: Family) -> tuple[str, ...]:
     """The presets of an architecture, smallest first."""
-    return tuple(name for name, preset in PRESETS.items() if preset.model_type == model_type)
+    return tuple(name for name in PRESETS if name.startswith(f"{family}-"))

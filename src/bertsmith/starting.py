@@ -120,7 +120,7 @@ def nearest_preset(config: AnyConfig) -> str:
 
     own = size(config.num_hidden_layers, config.hidden_size)
     return min(
-        sizes_of(config.model_type),
+        sizes_of("bert" if config.model_type == "bert" else "modern"),
         key=lambda name: abs(size(PRESETS[name].num_hidden_layers, PRESETS[name].hidden_size) - own),
     )
 

@@ -18,6 +18,7 @@ MAX_LINE_BYTES = 1 << 28
 
 _MAX_WHOLE_CHARACTERS = 1 << 28
 _MAX_CELL_CHARACTERS = 1 << 26
+UNCLOSED = "a quote is never closed: its line is read as it stands"
 _DELIMITERS = ",;\t|"
 _COLUMN_NAME = re.compile(r"[^\W\d][\w .:/()#%+-]{0,39}")
 
@@ -107,9 +108,9 @@ def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report
     tabs = Counter(line.count("\t") for _, line in sample if line.strip())
     is_quoted = delimiter != "\t" or len(tabs) > 1
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
-    reader = csv.reader((f"{line}\n" for _, line in chain(sample, lines)), delimiter=delimiter, quoting=quoting)
+    text = (line for _, line in chain(sample, lines))
     columns: list[str] = []
-    for number, cells in _parsed(reader, name, report):
+    for number, cells in _parsed(text, delimiter, quoting, name, report):
         if not is_quoted:
             cells = [_unquoted(cell) for cell in cells]
         if not columns:
@@ -124,18 +125,62 @@ def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report
         yield number, dict(zip(columns, cells, strict=False))
 
 
-def _parsed(reader: Any, name: str, report: CorpusReport) -> Iterator[tuple[int, list[str]]]:
-    """Rows with the number of their last line; a row that cannot be parsed is skipped and counted."""
+def _parsed(
+    lines: Iterable[str], delimiter: str, quoting: Literal[0, 3], name: str, report: CorpusReport
+) -> Iterator[tuple[int, list[str]]]:
+    """Rows with the number of their last line; a row that cannot be parsed is skipped and counted.
+
+    A quote that is opened and not closed would swallow the lines after it, up to the next quote or the end: then its
+    line is read as it stands, and the others by themselves.
+    """
+    number, record = 0, _Record(iter(lines))
+    reader = csv.reader(record, delimiter=delimiter, quoting=quoting, strict=True)
     while True:
         try:
             cells = next(reader)
+            is_whole = not record.is_at_end  # where no quote is open a row ends before another line is asked for
         except StopIteration:
             return
-        except csv.Error as error:
-            report.skip(f"{name}:{reader.line_num}", str(error))
-            continue
+        except csv.Error:
+            is_whole = False
+        if is_whole:
+            number += len(record.lines)
+            record.lines.clear()
+        else:
+            number += 1
+            is_one = len(record.lines) == 1 and not record.is_at_end
+            try:
+                cells = next(
+                    csv.reader(record.lines[:1], delimiter=delimiter, quoting=quoting if is_one else csv.QUOTE_NONE)
+                )
+            except csv.Error as error:
+                report.skip(f"{name}:{number}", str(error))
+                cells = []
+            if not is_one:
+                report.choices[UNCLOSED] = report.choices.get(UNCLOSED, 0) + 1
+            record = record.without_first()
+            reader = csv.reader(record, delimiter=delimiter, quoting=quoting, strict=True)
         if cells:
-            yield reader.line_num, cells
+            yield number, cells
+
+
+class _Record:
+    """Lines for the parser, of which those since `lines` was emptied are kept."""
+
+    def __init__(self, source: Iterator[str]) -> None:
+        self._source = source
+        self.lines: list[str] = []
+        self.is_at_end = False
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._source:
+            self.lines.append(line)
+            yield f"{line}\n"
+        self.is_at_end = True
+
+    def without_first(self) -> "_Record":
+        """The lines after the first, which are read again, and those that were not asked for yet."""
+        return _Record(chain(self.lines[1:], self._source))
 
 
 def _names_columns(cells: Sequence[str], text_field: str | None) -> bool:

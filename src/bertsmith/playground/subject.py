@@ -13,6 +13,7 @@ from bertsmith.errors import UserError
 from bertsmith.finetune_folder import SETTINGS
 from bertsmith.model import AnyPretrainingModel, read_config
 from bertsmith.model.classifier import SEQUENCE, TOKEN
+from bertsmith.model_source import local_folder
 from bertsmith.playground.attention import attention_weights
 from bertsmith.predict import fill, load_for_prediction
 from bertsmith.reporter import Reporter
@@ -43,6 +44,7 @@ class Subject:
         self.filler: AnyPretrainingModel | None = None
         self.tokenizer: Tokenizer
         model: AnyClassifier | AnyPretrainingModel
+        source = local_folder(source)
         if _is_classifier(source):
             self.classifier = load_classifier(source, device="cpu")
             model, self.tokenizer = self.classifier.model, self.classifier.tokenizer

@@ -7,7 +7,7 @@ from typing import Any
 
 from bertsmith import atomic
 from bertsmith.errors import UserError
-from bertsmith.metrics import EVALUATION, FILLINGS, iterate_metrics, read_metrics
+from bertsmith.metrics import EVALUATION, FILLINGS, MEASURED, iterate_metrics, read_metrics
 from bertsmith.output_folder import CONFIG
 from bertsmith.report.steps import Steps
 from bertsmith.run_folder import ENVIRONMENT, Run, read_run
@@ -30,6 +30,9 @@ class RunFacts:
 
     evaluation: dict[str, Any] | None
     """Means over the held-out text at the end."""
+
+    measured: dict[str, Any] | None
+    """What `bertsmith evaluate` found last."""
 
     pieces: list[tuple[str, int]]
     """The most frequent pieces of the text, with their counts."""
@@ -67,6 +70,7 @@ def read_facts(folder: Path) -> RunFacts:
         steps=Steps(iterate_metrics(folder)),
         fillings=[line for line in read_metrics(folder, FILLINGS) if isinstance(line.get("sentences"), list)],
         evaluation=_read_json(folder / EVALUATION),
+        measured=_read_json(folder / MEASURED),
         pieces=_frequent_pieces(folder, manifest or {}),
         weights_hash=atomic.sha256(weights) if weights.is_file() else None,
     )

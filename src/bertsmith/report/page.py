@@ -27,6 +27,7 @@ def run_page(facts: RunFacts) -> Element:
     _add_curves(main, facts)
     _add_fillings(main, facts.fillings)
     _add_evaluation(main, facts)
+    _add_measured(main, facts.measured)
     add_data(main, facts)
     add_settings(main, facts)
     return root
@@ -58,7 +59,7 @@ def _add_cards(main: Element, facts: RunFacts) -> None:
         shown.append(("held-out masked words", f"{final['mlm_loss']:.3f}", level))
         shown.append(("masked words right", f"{final['mlm_accuracy']:.1%}", "of the held-out ones"))
     if final.get("nsp_accuracy") is not None:
-        shown.append(("next sentences right", f"{final['nsp_accuracy']:.1%}", "held out; half by chance"))
+        shown.append(("pairs of sentences right", f"{final['nsp_accuracy']:.1%}", "held out; half by chance"))
     if facts.steps:
         shown.append(("tokens read", short(facts.steps.tokens), f"in {duration(facts.steps.seconds)} of training"))
         speed = facts.steps.tokens / facts.steps.seconds if facts.steps.seconds else 0.0
@@ -101,11 +102,11 @@ def _add_curves(main: Element, facts: RunFacts) -> None:
     x_label = "step"
     add_chart(charts, "masked words: loss, nats", masked, x_label=x_label)
     chance = level_series("chance", 0.5, 7)
-    add_chart(charts, "next sentences: loss, nats", loss_series(facts, "nsp_loss"), x_label=x_label)
+    add_chart(charts, "pairs of sentences: loss, nats", loss_series(facts, "nsp_loss"), x_label=x_label)
     accuracy = [*loss_series(facts, "mlm_accuracy")]
     add_chart(charts, "masked words: guessed right", accuracy, x_label=x_label, from_zero=True, percent=True)
     pairs = loss_series(facts, "nsp_accuracy")
-    add_chart(charts, "next sentences: told right", [*pairs, *chance], x_label=x_label, percent=True)
+    add_chart(charts, "pairs of sentences: told right", [*pairs, *chance], x_label=x_label, percent=True)
     for title, name, percent in (
         ("learning rate", "learning_rate", False),
         ("tokens per second", "tokens_per_second", False),
@@ -194,6 +195,15 @@ def _add_evaluation(main: Element, facts: RunFacts) -> None:
         add_table(part, header, rows, class_="numbers")
 
 
+def _add_measured(main: Element, measured: Mapping[str, Any] | None) -> None:
+    """What `bertsmith evaluate` found."""
+    values, notes = (measured or {}).get("values"), (measured or {}).get("notes")
+    if isinstance(values, dict) and isinstance(notes, list):
+        part = section(main, "Measured by bertsmith evaluate", " ".join(map(str, notes)))
+        rows = [(str(label), str(text)) for label, text in values.items()]
+        add_table(part, ("", "value"), rows, class_="numbers")
+
+
 def _value(kind: str, value: float | None) -> str:
     if value is None:
         return "-"
@@ -211,8 +221,8 @@ def evaluation_rows(facts: RunFacts) -> list[tuple[str, str]]:
     ]
     if final.get("nsp_accuracy") is not None and final.get("nsp_targets") != 0:
         rows += [
-            ("next sentences: loss, nats", _value("loss", final.get("nsp_loss"))),
-            ("next sentences told right", _value("accuracy", final["nsp_accuracy"])),
+            ("pairs of sentences: loss, nats", _value("loss", final.get("nsp_loss"))),
+            ("pairs of sentences told right", _value("accuracy", final["nsp_accuracy"])),
         ]
     interval = final.get("nsp_interval")
     if interval:
