@@ -220,6 +220,13 @@ def test_column_of_a_table_without_names_is_named_by_its_number(tmp_path: Path) 
     assert texts(path, text_field="2") == ["It was good. I liked it!", "It was bad."]
 
 
+def test_short_values_are_no_names_of_columns_where_one_stands_again_below(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "good film,pos\nbad film,neg\nfine film,pos\n")
+    assert texts(path) == ["good film", "bad film", "fine film"]
+    path = write(tmp_path / "b.csv", "film,verdict\nA good film.,pos\n,\nA bad one.,neg\n")
+    assert texts(path) == ["A good film.", "A bad one."]
+
+
 def test_json_in_an_old_encoding_is_read(tmp_path: Path) -> None:
     rows = "".join(f'{{"text": "Größe und Stärke der Übung {n}"}}\n' for n in range(9))
     path = write(tmp_path / "a.jsonl", rows.encode("cp1252"))

@@ -14,6 +14,7 @@ from bertsmith.errors import UserError
 from bertsmith.foreign import ForeignModel, load_foreign
 from bertsmith.held_out import TextTokens, sample_sections
 from bertsmith.model import Packed
+from bertsmith.predict import load_for_prediction
 from bertsmith.token_scores import score_text
 from bertsmith.tokenizer import Tokenizer, train_tokenizer
 
@@ -140,6 +141,8 @@ def test_a_hub_id_is_asked_for_only_where_no_path_is(monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="nobody/nothing does not exist here and cannot be had from the hub"):
         open_model("nobody/nothing", CPU)
+    with pytest.raises(UserError, match="nobody/nothing does not exist here and cannot be had from the hub"):
+        load_for_prediction(Path("nobody/nothing"))
     Path("nobody").mkdir()
     with pytest.raises(UserError, match="nobody/nothing does not exist; give"):
         open_model("nobody/nothing", CPU)

@@ -6,7 +6,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain, dropwhile, islice
 from typing import Any, Literal
 
 from bertsmith.corpus.files import Damage, FoundFile, read_blocks
@@ -109,17 +109,16 @@ def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report
     is_quoted = delimiter != "\t" or len(tabs) > 1
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
     text = (line for _, line in chain(sample, lines))
-    columns: list[str] = []
-    for number, cells in _parsed(text, delimiter, quoting, name, report):
-        if not is_quoted:
-            cells = [_unquoted(cell) for cell in cells]
-        if not columns:
-            if not any(cells):
-                continue
-            is_header = _names_columns(cells, text_field)
-            columns = [cell.strip() for cell in cells] if is_header else [str(n) for n in range(1, len(cells) + 1)]
-            if is_header:
-                continue
+    parsed = _parsed(text, delimiter, quoting, name, report)
+    unquoted = ((number, cells if is_quoted else [_unquoted(cell) for cell in cells]) for number, cells in parsed)
+    rows = dropwhile(lambda row: not any(row[1]), unquoted)
+    beginning = list(islice(rows, SAMPLE_ROWS))
+    if not beginning:
+        return
+    is_header = _names_columns([cells for _, cells in beginning], text_field)
+    top = beginning[0][1]
+    columns = [cell.strip() for cell in top] if is_header else [str(number) for number in range(1, len(top) + 1)]
+    for number, cells in chain(beginning[is_header:], rows):
         if len(cells) > len(columns):
             cells = [*cells[: len(columns) - 1], delimiter.join(cells[len(columns) - 1 :])]
         yield number, dict(zip(columns, cells, strict=False))
@@ -183,11 +182,13 @@ class _Record:
         return _Record(chain(self.lines[1:], self._source))
 
 
-def _names_columns(cells: Sequence[str], text_field: str | None) -> bool:
-    """Whether the first row of a table names its columns."""
-    names = [cell.strip() for cell in cells]
+def _names_columns(rows: Sequence[Sequence[str]], text_field: str | None) -> bool:
+    """Whether the first row of a table names its columns. A name is no value of its column, a label mostly is."""
+    names = [cell.strip() for cell in rows[0]]
     if text_field in names or any(name.lower() in TEXT_FIELDS for name in names):
         return True
+    if any(cell.strip() == name != "" for row in rows[1:] for name, cell in zip(names, row, strict=False)):
+        return False
     return len(set(names)) == len(names) and all(
         not name or (_COLUMN_NAME.fullmatch(name) and len(name.split()) <= 4) for name in names
     )
