@@ -17,7 +17,8 @@ from training_speed import measure
 from bertsmith.batch import collate
 from bertsmith.config import DataConfig
 from bertsmith.examples import open_rows
-from bertsmith.measure import best_micro_batch, rows_that_fit
+from bertsmith.measure import best_micro_batch
+from bertsmith.memory import rows_that_fit, training_state
 from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.prepare import prepare
 from bertsmith.presets import PRESETS
@@ -36,7 +37,7 @@ def chosen_size(base: dict[str, Any]) -> int:
     def make_batch(size: int) -> Any:
         return collate(rows.__getitems__(list(range(size)))).to(torch.device(base["device"]))
 
-    most = rows_that_fit(model, make_batch, "bfloat16")
+    most = rows_that_fit(model, make_batch, "bfloat16", state=training_state(model, optimizer="adamw"))
     return best_micro_batch(model, ROWS, make_batch, "bfloat16", most=most).rows
 
 

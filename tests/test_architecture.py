@@ -52,6 +52,7 @@ ROWS = [
         "held_out",
         "report",
     },
+    {"memory"},
     {"step", "prepare", "run_folder", "pll"},
     {"objective", "examples", "checkpoint", "metrics", "work", "foreign", "model_source", "device"},
     {"batch", "masking", "pairing", "cutting", "optim", "model", "corpus"},

@@ -70,7 +70,7 @@ def test_on_a_gpu_the_time_of_kernels_counts_once() -> None:
 
 def test_a_step_that_does_not_fit_at_once_is_measured_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "CPU_SHAPES", ((64, 64, 64),))
-    monkeypatch.setattr("bertsmith.bench.rows_that_fit", lambda *_: 2)
+    monkeypatch.setattr("bertsmith.bench.rows_that_fit", lambda *_, **__: 2)
     given = {"preset": "bert-tiny", "global_batch_size": 8, "sequence_length": 16, "precision": "float32"}
     facts = run_bench({**given, "compile": "no", "threads": 1, "device": "cpu"})
     assert (facts["rows"], facts["micro_batch_size"]) in {(8, 2), (8, 1)}

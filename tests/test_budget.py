@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from bertsmith.budget import Budget, Clock, Revisions, parse_budget
+from bertsmith.cli import run
 from bertsmith.config import run_config
 from bertsmith.decisions import decide_family
 from bertsmith.errors import UserError
@@ -153,6 +154,15 @@ def test_without_a_budget_the_family_is_a_mini() -> None:
     run = Run(Path("unused"), run_config({"model": {"family": "modern"}}), {"family": "flag"}, is_new=True)
     decide_family(run)
     assert run.config.model.preset == "modern-mini"
+
+
+def test_a_plan_of_either_family_is_run(text: Path, tmp_path: Path) -> None:
+    flags = [part for name, value in TINY.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    flags[flags.index("bert-tiny")] = "modern-tiny"
+    assert run(["plan", str(text), "-o", str(tmp_path / "a"), *flags]) == 0
+    assert read_run(tmp_path / "a").config.model.family == "modern"
+    assert run(["pretrain", str(text), "-o", str(tmp_path / "b"), "--plan", str(tmp_path / "a" / "config.toml")]) == 0
+    assert read_run(tmp_path / "b").config.model.preset == "modern-tiny"
 
 
 def test_budget_and_steps_exclude_each_other(text: Path, tmp_path: Path) -> None:

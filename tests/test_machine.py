@@ -1,5 +1,7 @@
 """Cores and memory as a container limits them, and what is refused or made smaller because of it."""
 
+import gc
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,14 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from bertsmith import measure
+from bertsmith import measure, memory
 from bertsmith.bench import made_up_batch
 from bertsmith.device import set_threads
 from bertsmith.errors import UserError
 from bertsmith.machine import free_memory, usable_cores
-from bertsmith.measure import activation_bytes, best_micro_batch, memory_need, rows_that_fit
+from bertsmith.measure import best_micro_batch
+from bertsmith.memory import activation_bytes, even_part, memory_need, rows_that_fit, training_state
 from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.objective import sum_losses
+from bertsmith.optim import make_optimizer
 
 GB = 1 << 30
 TINY = BertConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
@@ -135,17 +139,18 @@ def make_batch(rows: int) -> Any:
 def test_the_need_of_memory_grows_with_the_rows_as_it_was_measured() -> None:
     model = BertPretrainingModel(TINY)
     for precision in ("float32", "bfloat16"):
-        need = memory_need(model, make_batch, precision, 1 << 40)
-        state = 12 * sum(p.numel() for p in model.parameters())
+        state = training_state(model, optimizer="adamw")
+        assert state == 12 * sum(p.numel() for p in model.parameters())
+        need = memory_need(model, make_batch, precision, state=state, most=1 << 40)
         counted = activation_bytes(model, make_batch(6), precision)
         assert need.fixed + 6 * need.per_row - state == pytest.approx(counted, rel=0.01)
 
 
 def test_rows_that_do_not_fit_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     model = BertPretrainingModel(TINY)
-    need = memory_need(model, make_batch, "float32", 1 << 40)
-    monkeypatch.setattr(measure, "free_room", lambda _device: 2 * (need.fixed + 5 * need.per_row) + 2)
-    assert rows_that_fit(model, make_batch, "float32") == 5
+    need = memory_need(model, make_batch, "float32", state=1000, most=1 << 40)
+    monkeypatch.setattr(memory, "free_room", lambda _device: 2 * (need.fixed + 5 * need.per_row) + 2)
+    assert rows_that_fit(model, make_batch, "float32", state=1000) == 5
     tried = []
 
     def count(*arguments: Any, **_options: Any) -> float:
@@ -155,14 +160,14 @@ def test_rows_that_do_not_fit_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(measure, "seconds_per_micro_batch", count)
     assert best_micro_batch(model, 16, make_batch, "float32", most=5).rows == 2
     assert tried == [2, 4]
-    assert best_micro_batch(model, 7, make_batch, "float32", most=5).rows == 1  # no divisor fits but 1
+    assert best_micro_batch(model, 7, make_batch, "float32", most=5).rows == 4  # four and three
 
 
 def test_a_model_that_no_row_fits_beside_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = BertPretrainingModel(TINY)
-    monkeypatch.setattr(measure, "free_room", lambda _device: 1000)
+    monkeypatch.setattr(memory, "free_room", lambda _device: 1000)
     with pytest.raises(UserError, match="even one row of 512 tokens"):
-        rows_that_fit(model, make_batch, "float32")
+        rows_that_fit(model, make_batch, "float32", state=1000)
 
 
 def test_counting_stops_before_the_memory_is_full() -> None:
@@ -175,9 +180,50 @@ def test_counting_stops_before_the_memory_is_full() -> None:
 
     for block in model.bert.blocks:
         block.register_forward_hook(count)
-    with pytest.raises(measure.TooLarge):
+    with pytest.raises(memory.TooLarge):
         activation_bytes(model, make_batch(1), most=10)
     assert layers == 0
     assert activation_bytes(model, make_batch(1)) > 0
     assert sum_losses(model, make_batch(1)).losses.requires_grad
     assert torch.isfinite(sum_losses(model, make_batch(1)).losses).all()
+
+
+def test_nothing_is_left_of_a_model_that_was_measured() -> None:
+    """A saved output that keeps the node that made it would keep model and activations for ever."""
+    model = BertPretrainingModel(TINY)
+    parameter = weakref.ref(model.mlm_head.bias)
+    activation_bytes(model, make_batch(1))
+    del model
+    gc.collect()
+    assert parameter() is None
+
+
+@pytest.mark.parametrize(("rows", "most", "expected"), [(43, 42, 22), (64, 64, 64), (64, 20, 16), (5, 1, 1), (9, 8, 5)])
+def test_rows_are_divided_evenly(rows: int, most: int, expected: int) -> None:
+    assert even_part(rows, most) == expected
+
+
+def test_a_gpu_that_is_too_small_gets_half_until_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pretend(*arguments: Any, **_options: Any) -> float:
+        if len(arguments[2]) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return float(len(arguments[2]))
+
+    monkeypatch.setattr(measure, "seconds_per_micro_batch", pretend)
+    room, model = 3, BertPretrainingModel(TINY)
+    assert best_micro_batch(model, 64, make_batch, "float32", most=1 << 30) == (2, 2.0)
+    room = 0
+    with pytest.raises(UserError, match="too small for one row at a time"):
+        best_micro_batch(model, 64, make_batch, "float32", most=1 << 30)
+
+
+def test_the_state_of_an_optimizer_is_what_it_keeps() -> None:
+    model = BertPretrainingModel(TINY)
+    for kind in ("adamw", "muon"):
+        optimizer = make_optimizer(model, weight_decay=0.01, beta2=0.98, kind=kind, precision="float32")  # type: ignore[arg-type]
+        sum_losses(model, make_batch(1)).losses.sum().backward()
+        optimizer.step()
+        moments = [t for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t) and t.ndim]
+        kept = sum(t.numel() * t.element_size() for t in [*moments, *(p.grad for p in model.parameters())])
+        assert training_state(model, optimizer=kind) == kept
+        optimizer.zero_grad()

@@ -257,6 +257,20 @@ def test_rows_that_no_longer_fit_are_halved_unless_they_were_given(
     assert all(first == pytest.approx(second, abs=1e-3) for first, second in same_losses)
     with pytest.raises(UserError, match=r"micro_batch_size is 4.*give --micro-batch-size 1"):
         run(tmp_path / "given", text, micro_batch_size=4)
+    monkeypatch.undo()
+    with pytest.raises(Interrupted):
+        run(tmp_path / "begun", text, Listener(stop_after=5), micro_batch_size=4)
+    monkeypatch.setattr("bertsmith.plan.rows_that_fit", lambda *_, **__: 1)
+    run(tmp_path / "begun", text, micro_batch_size=4)  # it cannot be asked for anything else
+    assert read_run(tmp_path / "begun").config.training.micro_batch_size == 1
+
+
+def test_a_micro_batch_above_the_rows_of_a_step_is_all_of_them(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bertsmith.plan.rows_that_fit", lambda *_, **__: 6)
+    run(tmp_path / "run", text, micro_batch_size=1024, steps=1)
+    assert read_run(tmp_path / "run").config.training.micro_batch_size == 1024
 
 
 def test_a_run_that_compiles_goes_on_where_there_is_no_compiler(
@@ -264,10 +278,10 @@ def test_a_run_that_compiles_goes_on_where_there_is_no_compiler(
 ) -> None:
     """The compiler is pretended to be there first; the weights are those of the same sums, not compiled."""
     monkeypatch.setattr("bertsmith.plan.compiled_losses", lambda: sum_losses)
-    monkeypatch.setattr("bertsmith.plan.has_compiler", lambda: True)
+    monkeypatch.setattr("bertsmith.plan.has_compiler", lambda _device: True)
     with pytest.raises(Interrupted):
         run(tmp_path / "run", text, Listener(stop_after=5), compile="yes")
-    monkeypatch.setattr("bertsmith.plan.has_compiler", lambda: False)
+    monkeypatch.setattr("bertsmith.plan.has_compiler", lambda _device: False)
     listener = Listener()
     run(tmp_path / "run", text, listener, compile="yes")
     assert any("no C++ compiler was found" in line for line in listener.lines)

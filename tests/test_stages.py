@@ -1,10 +1,15 @@
 """The stages of a run: rows of a step in closed form."""
 
+from math import ceil
+from pathlib import Path
+
 import pytest
 
-from bertsmith.config import TrainingConfig
+from bertsmith.config import TrainingConfig, run_config
 from bertsmith.errors import UserError
 from bertsmith.loop import _RowNumbers
+from bertsmith.plan import _take_accumulation
+from bertsmith.run_folder import Run
 from bertsmith.stages import Stage, make_stages
 
 ROWS = {128: 1000, 32: 3900}
@@ -66,6 +71,13 @@ def test_ranks_share_the_rows_of_a_step_each_once(ranks: int, monkeypatch: pytes
         assert len(batches) == division.micro_batches
         read += [number for batch in batches for number in batch]
     assert read == list(range(48, 64))
+
+
+@pytest.mark.parametrize(("ranks", "expected"), [(1, 8), (3, 3), (4, 2)])
+def test_accumulation_is_the_same_on_every_rank(ranks: int, expected: int) -> None:
+    run = Run(Path("unused"), run_config({"training": {"gradient_accumulation_steps": 2}}), {}, is_new=True)
+    _take_accumulation(run, 16, ceil(16 / ranks))
+    assert run.config.training.micro_batch_size == expected
 
 
 def test_more_ranks_than_rows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

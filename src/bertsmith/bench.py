@@ -14,21 +14,20 @@ import torch
 from bertsmith.batch import Batch
 from bertsmith.decisions import TOKEN_GOAL
 from bertsmith.device import find_device, require_memory, set_threads
+from bertsmith.errors import UserError
 from bertsmith.measure import (
-    activation_bytes,
     best_micro_batch,
+    compare_precisions,
     compiled_losses,
-    fastest,
     has_compiler,
-    probe_rows,
-    rows_that_fit,
 )
+from bertsmith.memory import activation_bytes, rows_that_fit, training_state
 from bertsmith.model import AnyConfig, AnyPretrainingModel, has_dropout, new_config, new_model
 from bertsmith.objective import sum_losses
 from bertsmith.optim import make_optimizer, set_learning_rate
 from bertsmith.presets import PRESETS
 from bertsmith.shards import read_manifest
-from bertsmith.step import SumLosses, train_step
+from bertsmith.step import StepTooLarge, SumLosses, train_step
 from bertsmith.work import copy_rate, joules_of, matrix_rate, seconds_of, step_operations, synchronize
 
 VOCAB_SIZE = 30522
@@ -86,12 +85,13 @@ def run_bench(given: Mapping[str, Any], prepared: Path | None = None) -> dict[st
         return made_up_batch(config, count).to(device)
 
     precision = given.get("precision", "auto")
-    most = rows_that_fit(model, make_batch, "float32" if precision == "auto" else precision)
+    optimizer = given.get("optimizer", "muon")
+    state = training_state(model, optimizer=optimizer)
+    most = rows_that_fit(model, make_batch, precision, state=state)
     if precision == "auto":
-        precision = fastest(model, make_batch(probe_rows(model, make_batch, min(rows, most)))).precision
+        precision = compare_precisions(model, make_batch, min(rows, most))[0].precision
     size = best_micro_batch(model, rows, make_batch, precision, most=most).rows
     batch = make_batch(size)
-    optimizer = given.get("optimizer", "muon")
     rates = {kind: matrix_rate(device, kind) for kind in ("bfloat16", "float32")}
     pieces = rows // size
     work = pieces * step_operations(
@@ -111,7 +111,7 @@ def run_bench(given: Mapping[str, Any], prepared: Path | None = None) -> dict[st
         "precision": precision,
         "optimizer": optimizer,
         "operations": work,
-        "state_memory": 16 * parameters,
+        "state_memory": state + 4 * parameters,
         "activation_memory": activation_bytes(model, batch, precision),
     }
     update = Update(model, [batch] * pieces, optimizer=optimizer, precision=precision)
@@ -146,15 +146,21 @@ class Update:
 
     def run(self, losses: SumLosses = sum_losses) -> None:
         """Do one step."""
-        train_step(
-            self.model,
-            losses,
-            self.micro_batches,
-            self.optimizer,
-            max_grad_norm=1.0,
-            precision=self.precision,
-            dropout_key=(0, 0) if self.has_dropout else None,
-        )
+        try:
+            train_step(
+                self.model,
+                losses,
+                self.micro_batches,
+                self.optimizer,
+                max_grad_norm=1.0,
+                precision=self.precision,
+                dropout_key=(0, 0) if self.has_dropout else None,
+            )
+        except StepTooLarge:
+            raise UserError(
+                f"the memory of the GPU is too small for {len(self.micro_batches[0])} rows at once; give a smaller "
+                "--global-batch-size or --preset"
+            ) from None
 
     def run_compiled(self) -> None:
         """Do one step, compiled the first time."""
@@ -180,7 +186,7 @@ def made_up_batch(config: AnyConfig, rows: int) -> Batch:
 def _ways(compile_setting: str, device: torch.device) -> list[str]:
     """How a step is computed: as it is, compiled, or both to compare."""
     if compile_setting == "auto":
-        return ["eager", "compiled"] if device.type != "cpu" or has_compiler() else ["eager"]
+        return ["eager", "compiled"] if has_compiler(device) else ["eager"]
     return ["compiled" if compile_setting == "yes" else "eager"]
 
 

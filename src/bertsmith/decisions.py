@@ -18,7 +18,8 @@ from bertsmith.device import require_memory
 from bertsmith.errors import UserError
 from bertsmith.examples import TrainingRows, open_rows
 from bertsmith.masking import share_at
-from bertsmith.measure import Speed, fastest, probe_rows, rows_that_fit, seconds_per_micro_batch
+from bertsmith.measure import Speed, compare_precisions, halving, seconds_per_micro_batch
+from bertsmith.memory import rows_that_fit, training_state
 from bertsmith.model import (
     AnyConfig,
     AnyPretrainingModel,
@@ -49,6 +50,9 @@ CONTINUED_RATE = 0.5
 
 SPECIAL_IDS = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
 
+SPEED_ROWS = 16
+"""Rows that the speed of a size is measured with, at most."""
+
 VALIDATION_SEED = 0
 VALIDATION_MLM_PROBABILITY = 0.15
 """Held-out masks are the same for every run on the same rows, so that losses can be compared."""
@@ -63,7 +67,10 @@ def decide_family(run: Run) -> None:
     model = run.config.model
     if "preset" not in run.origin:
         run.decide("default", preset=f"{model.family}-mini")
-    elif "family" in run.origin and not model.preset.startswith(f"{model.family}-"):
+    family = run.config.model.preset.partition("-")[0]
+    if run.origin.get("family", "default") == "default":
+        run.decide("default", family=family)
+    elif family != model.family:
         other = model.init or f"preset {model.preset}"
         raise UserError(f"family is '{model.family}', but {other} is of the other; leave --family out")
 
@@ -145,16 +152,21 @@ def row_speed(run: Run, tokenizer: Tokenizer, rows: AnyRows, device: torch.devic
     def first_rows(count: int) -> Batch:
         return collate(rows.__getitems__(list(range(count)))).to(device)
 
-    precision = run.config.training.precision
+    training = run.config.training
+    precision = training.precision
     try:
         require_memory(parameters_of(run, tokenizer), device)
         model = model_of(run, tokenizer).to(device)
-        count = probe_rows(model, first_rows, rows_that_fit(model, first_rows, "float32"))
+        most = rows_that_fit(model, first_rows, precision, state=training_state(model, optimizer=training.optimizer))
         if precision == "auto":
-            speed = fastest(model, first_rows(count))
+            speed, count = compare_precisions(model, first_rows, most)
         else:
-            speed = Speed(precision, seconds_per_micro_batch(model, sum_losses, first_rows(count), precision))
-    except (UserError, torch.OutOfMemoryError):
+            seconds, count = halving(
+                min(SPEED_ROWS, most),
+                lambda rows: seconds_per_micro_batch(model, sum_losses, first_rows(rows), precision),
+            )
+            speed = Speed(precision, seconds)
+    except UserError:
         return Speed("float32" if precision == "auto" else precision, inf)
     return speed._replace(seconds=speed.seconds / count)
 

@@ -40,7 +40,8 @@ def _asked_threads() -> int | None:
 def free_room(device: torch.device) -> int:
     """Bytes that this process may still take there: of a CPU its share of the memory that is free."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's own, to use again
+        return torch.cuda.mem_get_info(device)[0] + kept
     return free_memory() // distributed.local_world_size()
 
 
@@ -48,16 +49,16 @@ def require_memory(parameters: int, device: torch.device) -> None:
     """See that a model can be trained here at all, before it is made.
 
     Args:
-        parameters: Numbers in the model. Each is kept four times in float32: weight, gradient and two moments.
+        parameters: Numbers in the model. Each is kept at least three times in float32: weight, gradient and a moment.
         device: Where it is trained.
 
     Raises:
         UserError: It does not fit.
     """
-    needed = 16 * parameters
+    needed = 12 * parameters
     free = free_room(device)
     if needed > free:
         raise UserError(
-            f"a model of {parameters / 1e6:,.0f} M parameters needs {needed / 1e9:,.1f} GB for its training "
+            f"a model of {parameters / 1e6:,.0f} M parameters needs at least {needed / 1e9:,.1f} GB for its training "
             f"state alone and {free / 1e9:,.1f} GB are free; choose a smaller --preset or --vocab-size"
         )

@@ -60,7 +60,8 @@ def _together() -> Iterator[None]:
     except RuntimeError as error:  # of many kinds: connections closed, reset, timed out
         raise UserError(
             f"process {rank()} stops because another process of this run has ended or no longer answers; once the "
-            "reason, which that one may have said, is gone, the same command goes on from the newest checkpoint"
+            "reason, which that one may have said, is gone, the same command goes on from the newest checkpoint "
+            f"({next(iter(str(error).splitlines()), type(error).__name__)})"
         ) from error
 
 

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bertsmith import atomic
+from bertsmith.checkpoint import newest_checkpoint, read_state
+from bertsmith.errors import UserError
 from bertsmith.evaluate import Evaluation
 from bertsmith.metrics import MEASURED
 from bertsmith.minimal_pairs import MinimalPairScore, ParadigmScore
 from bertsmith.output_folder import CONFIG
 from bertsmith.pll import PseudoLikelihoodScore
 from bertsmith.report import PAGE, write_report
+from bertsmith.run_folder import read_run
 from bertsmith.token_scores import NextSentenceScore
 
 NOTHING = "-"
@@ -48,12 +51,20 @@ def keep_in_runs(evaluations: Sequence[Evaluation]) -> list[str]:
         brief = replace(evaluation, minimal_pairs=replace(pairs, paradigms=()) if pairs else None)
         cells = {label.strip(): text for label, text in _cells(brief).items() if text != NOTHING}
         try:
-            atomic.write_json(folder / MEASURED, {"values": cells, "notes": notes([evaluation])})
+            said = [f"Of the weights after step {evaluated_step(folder):,}.", *notes([evaluation])]
+            atomic.write_json(folder / MEASURED, {"values": cells, "notes": said})
             if (folder / PAGE).exists():
                 write_report([folder], folder / PAGE)
-        except OSError as error:
-            failed.append(f"{folder} does not keep this measurement: {error.strerror or error}")
+        except (OSError, UserError) as error:
+            failed.append(f"{folder} does not show this measurement: {error}")
     return failed
+
+
+def evaluated_step(folder: Path) -> int:
+    """The step whose weights a run gives: of its model, else of its newest checkpoint."""
+    run = read_run(folder)
+    newest = None if run.model.is_dir() else newest_checkpoint(run.checkpoints).folder
+    return int(read_state(newest)["step"]) if newest else run.config.training.steps or 0
 
 
 def _cells(evaluation: Evaluation) -> dict[str, str]:

@@ -64,7 +64,7 @@ def settings_of(config: Path, *, decided: bool = False) -> dict[str, Any]:
             if decided or wrote is None or wrote.get(name) in {"flag", "file"}:  # else it is found out anew
                 given[name] = check_value(f"{table}.{name}", value, types[name])
     if decided:
-        for name in ("budget", "epochs", "gradient_accumulation_steps"):
+        for name in ("family", "budget", "epochs", "gradient_accumulation_steps"):
             given.pop(name, None)
         if given.get("init"):
             given.pop("preset", None)  # it is the model that says the shape

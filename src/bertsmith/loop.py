@@ -157,7 +157,7 @@ def take_smaller_micro_batches(plan: Plan, reporter: Reporter) -> None:
     Raises:
         UserError: It cannot be smaller.
     """
-    size = plan.run.config.training.micro_batch_size or 1
+    size = min(plan.run.config.training.micro_batch_size or 1, plan.largest_share)
     torch.cuda.empty_cache()
     if size == 1:
         raise UserError(

@@ -22,10 +22,8 @@ def usable_cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
 
 def free_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
     """Bytes that may still be taken: the machine's free memory, or less where a container says so."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**62
     available = _read(proc / "meminfo").partition("MemAvailable:")[2].split()
-    if available:
-        free = int(available[0]) * 1024
+    free = int(available[0]) * 1024 if available else _installed_memory() // 2
     for folder in _cgroup_folders("memory", proc, cgroups):
         limit, used = _read(folder / "memory.max"), _read(folder / "memory.current")
         inactive = "inactive_file"
@@ -37,6 +35,13 @@ def free_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
             cached = int(numbers.get(inactive, 0))  # of files: given back when the memory is needed
             free = min(free, int(limit) - int(used) + cached)
     return max(0, free)
+
+
+def _installed_memory() -> int:
+    """Bytes of this machine, where it does not say how many are free; more than any where it says nothing."""
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return 1 << 62
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _cgroup_folders(controller: str, proc: Path, cgroups: Path) -> Iterator[Path]:

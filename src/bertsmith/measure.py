@@ -11,14 +11,14 @@ from collections.abc import Callable
 from math import inf
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bertsmith.batch import Batch
-from bertsmith.device import free_room
 from bertsmith.errors import UserError
+from bertsmith.memory import MakeBatch, even_part
 from bertsmith.objective import sum_losses
 from bertsmith.step import SumLosses, autocast
 from bertsmith.work import synchronize
@@ -35,17 +35,13 @@ MOST_SECONDS_FOR_ROWS = 1.5
 PROBE_ROWS, PROBE_SECONDS = 16, 0.2
 """Precisions are compared with so many rows at once, at most, or as many as take so long in float32."""
 
-SPARE = 0.5
-"""Share of the free memory that a size chosen here may take."""
-
 HOPELESS = 5.0
 """A precision whose first pass takes so many times that of the other is not looked at again."""
 
 COMPILE_SECONDS = 60.0
 """What compiling costs at most, seen on two CPU cores; it must win back several times that."""
 
-MakeBatch = Callable[[int], Any]
-"""Makes a batch of so many rows, on the model's device."""
+Result = TypeVar("Result")
 
 
 def seconds_per_micro_batch(
@@ -61,11 +57,13 @@ def seconds_per_micro_batch(
         hopeless: Seconds; a first pass that takes longer is the last.
     """
     times: list[float] = []
-    while len(times) < 2 or sum(times[1:]) < (MOST_SECONDS_PER_CHOICE if len(times) < 5 else SECONDS_PER_CHOICE):
-        times.append(_time_pass(model, losses, batch, precision))
-        if times[0] > hopeless:
-            break
-    model.zero_grad(set_to_none=True)
+    try:
+        while len(times) < 2 or sum(times[1:]) < (MOST_SECONDS_PER_CHOICE if len(times) < 5 else SECONDS_PER_CHOICE):
+            times.append(_time_pass(model, losses, batch, precision))
+            if times[0] > hopeless:
+                break
+    finally:  # a GPU without room must have it again
+        model.zero_grad(set_to_none=True)
     return min(times[1:] or times)
 
 
@@ -95,12 +93,38 @@ def fastest(model: nn.Module, batch: Any, losses: SumLosses = sum_losses) -> Spe
     return Speed("bfloat16", half) if full > FASTER * half else Speed("float32", full)
 
 
-def probe_rows(model: nn.Module, make_batch: MakeBatch, most: int) -> int:
-    """Rows to compare precisions with, at most so many."""
+def compare_precisions(model: nn.Module, make_batch: MakeBatch, most: int) -> tuple[Speed, int]:
+    """The faster precision, measured with a few rows, and how many they were.
+
+    Args:
+        model: On its device.
+        make_batch: Makes the batches.
+        most: Rows that fit.
+    """
     one = make_batch(1)
-    seconds = min(_time_pass(model, sum_losses, one, "float32") for _ in range(2))
+    seconds = min(halving(1, lambda _: _time_pass(model, sum_losses, one, "float32"))[0] for _ in range(2))
     model.zero_grad(set_to_none=True)
-    return max(1, min(most, PROBE_ROWS, int(PROBE_SECONDS / seconds)))
+    rows = max(1, min(most, PROBE_ROWS, int(PROBE_SECONDS / seconds)))
+    return halving(rows, lambda count: fastest(model, make_batch(count)))
+
+
+def halving(rows: int, attempt: Callable[[int], Result]) -> tuple[Result, int]:
+    """Try with so many rows, half of them, ... until a GPU has room for them: the result, and the rows.
+
+    Raises:
+        UserError: It has none for one row.
+    """
+    while True:
+        try:
+            return attempt(rows), rows
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+        if rows == 1:
+            raise UserError(
+                "the memory of the GPU is too small for one row at a time; choose a smaller --preset or a shorter "
+                "--sequence-length"
+            )
+        rows //= 2
 
 
 class MicroBatch(NamedTuple):
@@ -125,105 +149,23 @@ def best_micro_batch(model: nn.Module, rows: int, make_batch: MakeBatch, precisi
     found: dict[int, float] = {}
     sizes = [rows // part for part in (8, 4, 2, 1) if rows % part == 0]
     started = time.perf_counter()
-    for size in [size for size in sizes if size <= most] or [largest_divisor(rows, most)]:
+    for size in [size for size in sizes if size <= most] or [even_part(rows, most)]:
         if found and time.perf_counter() - started > MOST_SECONDS_FOR_ROWS:
             break
-        try:
-            found[size] = seconds_per_micro_batch(model, sum_losses, make_batch(size), precision)
-        except torch.OutOfMemoryError:
-            model.zero_grad(set_to_none=True)
-            break
-    least = min((seconds / size for size, seconds in found.items()), default=inf)
-    return min(
-        (MicroBatch(size, seconds) for size, seconds in found.items() if seconds / size < FASTER * least),
-        default=MicroBatch(1, inf),
-    )
-
-
-def largest_divisor(number: int, most: int) -> int:
-    """The largest divisor of a number that is not above `most`."""
-    return next(size for size in range(min(number, most), 0, -1) if number % size == 0)
-
-
-class Need(NamedTuple):
-    """Bytes that training takes beyond the weights, which are there already."""
-
-    fixed: int
-    """Gradients and two moments of every weight, and what a batch keeps whatever its rows."""
-
-    per_row: int
-
-
-class TooLarge(Exception):
-    """A batch keeps more than there is."""
-
-
-def memory_need(model: nn.Module, make_batch: MakeBatch, precision: str, most: int) -> Need:
-    """Measured in a forward pass of one row and one of two.
-
-    Raises:
-        TooLarge: One row keeps more than `most` bytes.
-    """
-    one = activation_bytes(model, make_batch(1), precision, most)
-    try:
-        two = activation_bytes(model, make_batch(2), precision, most)
-    except TooLarge:
-        two = 2 * one
-    state = sum(3 * p.numel() * p.element_size() for p in model.parameters())
-    return Need(state + max(0, 2 * one - two), max(1, two - one))
-
-
-def rows_that_fit(model: nn.Module, make_batch: MakeBatch, precision: str, *, share: float = SPARE) -> int:
-    """Rows that a CPU can compute at once in a share of its free memory, at least 1. On a GPU trying is safe and exact.
-
-    Raises:
-        UserError: Not even one row fits into all of the free memory.
-    """
-    device = next(model.parameters()).device
-    if device.type != "cpu":
-        return 1 << 30
-    free = free_room(device)
-    try:
-        need = memory_need(model, make_batch, precision, free)
-    except TooLarge:
-        need = Need(free, 1)
-    if need.fixed + need.per_row > free:
-        raise UserError(
-            f"training this model needs more than the {free / 1e9:,.1f} GB that are free, even one row of "
-            f"{make_batch(1).row_length:,} tokens at a time; choose a smaller --preset or a shorter --sequence-length"
+        seconds, fitting = halving(
+            size, lambda count: seconds_per_micro_batch(model, sum_losses, make_batch(count), precision)
         )
-    return max(1, int((share * free - need.fixed) // need.per_row))
+        if fitting < size and found:
+            break
+        found[fitting] = seconds
+    least = min(seconds / size for size, seconds in found.items())
+    return min(MicroBatch(size, seconds) for size, seconds in found.items() if seconds / size < FASTER * least)
 
 
-def activation_bytes(model: nn.Module, batch: Any, precision: str = "float32", most: float = inf) -> int:
-    """Bytes that autograd keeps for a batch, counted in one forward pass.
-
-    Raises:
-        TooLarge: They are more than `most`.
-    """
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    seen: dict[int, int] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            seen[storage.data_ptr()] = storage.nbytes()
-        if sum(seen.values()) > most:
-            raise TooLarge
-        return tensor  # kept, lest another one comes to stand in its place
-
-    with (
-        torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
-        autocast(batch.input_ids.device, precision),
-    ):
-        sums = sum_losses(model, batch)
-    del sums
-    return sum(seen.values())
-
-
-def has_compiler() -> bool:
-    """Whether torch.compile can build CPU code here."""
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile can build code here: C++ for a CPU; for a GPU the C around its kernels."""
+    known = ("CXX", "g++", "clang++") if device.type == "cpu" else ("CC", "gcc", "clang")
+    return any(shutil.which(name) for name in (os.environ.get(known[0], known[1]), *known[1:]))
 
 
 def compiled_losses() -> SumLosses:
@@ -258,7 +200,7 @@ def worth_compiling(
         plain: Seconds of one that is not compiled, where they are known.
     """
     plain = plain or seconds_per_micro_batch(model, sum_losses, batch, precision)
-    if plain * micro_batches < 5 * COMPILE_SECONDS or (not batch.input_ids.is_cuda and not has_compiler()):
+    if plain * micro_batches < 5 * COMPILE_SECONDS or not has_compiler(batch.input_ids.device):
         return False
     try:
         compiled = seconds_per_micro_batch(model, compiled_losses(), batch, precision)

@@ -190,13 +190,13 @@ def evaluate(models: tuple[str, ...], text: str | None, as_json: bool, **flags: 
     try:
         corpus = open_corpus([text], **given) if text is not None else None
         found = measure(models, Wanted(corpus, **flags), device=device or "auto", threads=threads, reporter=reporter)
-        for line in keep_in_runs(found):
-            reporter.warn(line)
     finally:
         reporter.close()
     if as_json:
         click.echo(json.dumps({"models": [asdict(each) for each in found], "notes": notes(found)}, indent=2))
-        return
-    print_table(*evaluation_table(found))
-    for line in notes(found):
-        click.echo(line)
+    else:
+        print_table(*evaluation_table(found))
+        for line in notes(found):
+            click.echo(line)
+    for line in keep_in_runs(found):
+        click.echo(f"warning: {line}", err=True)

@@ -108,6 +108,11 @@ class StableAdamW(torch.optim.AdamW):
         return float((squared / moment.clamp_(min=group["eps"] ** 2)).mean().sqrt())
 
 
+def is_of_muon(name: str, parameter: nn.Parameter) -> bool:
+    """Whether Muon updates a parameter: a matrix of the blocks. Embeddings, heads, biases and norms are AdamW's."""
+    return ".blocks." in name and parameter.ndim == 2
+
+
 AnyOptimizer = torch.optim.Optimizer | MuonWithAdamW
 
 
@@ -131,7 +136,7 @@ def make_optimizer(
         precision: Of Muon's products, "bfloat16", or "float32": as the weights.
     """
     fused = next(model.parameters()).device.type in {"cuda", "cpu"}
-    chosen = {p for name, p in model.named_parameters() if kind == "muon" and ".blocks." in name and p.ndim == 2}
+    chosen = {p for name, p in model.named_parameters() if kind == "muon" and is_of_muon(name, p)}
     groups = parameter_groups(model, weight_decay)
     for group in groups:
         group["params"] = [p for p in group["params"] if p not in chosen]

@@ -6,6 +6,7 @@ on resume nothing is missing, so nothing is found out twice.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 import torch
@@ -32,14 +33,12 @@ from bertsmith.examples import TrainingRows
 from bertsmith.keyed import Stream, keyed_seed
 from bertsmith.measure import (
     best_micro_batch,
+    compare_precisions,
     compiled_losses,
-    fastest,
     has_compiler,
-    largest_divisor,
-    probe_rows,
-    rows_that_fit,
     worth_compiling,
 )
+from bertsmith.memory import even_part, rows_that_fit, training_state
 from bertsmith.model import AnyConfig, AnyPretrainingModel, has_dropout
 from bertsmith.objective import sum_losses
 from bertsmith.replay import AnyRows
@@ -108,10 +107,16 @@ class Plan:
         self._first_model = self.new_model()
         return self._first_model
 
+    @property
+    def largest_share(self) -> int:
+        """Rows of a full step of the rank that has most of them; the same number on every rank."""
+        return ceil(self.stages[-1].rows / distributed.world_size())
+
     def losses(self) -> SumLosses:
         """The objective, compiled where the run does so and there is a compiler."""
-        can = self.device.type != "cpu" or has_compiler()
-        return compiled_losses() if can and self.run.config.training.compile == "yes" else sum_losses
+        return (
+            compiled_losses() if has_compiler(self.device) and self.run.config.training.compile == "yes" else sum_losses
+        )
 
     @property
     def steps(self) -> int:
@@ -206,22 +211,28 @@ def make_plan(
 def decide_by_measuring(plan: Plan, reporter: Reporter, *, is_begun: bool) -> None:
     """Measure precision, micro-batch size and compiling where they are not given, in about a second each."""
     run = plan.run
-    if run.config.training.compile == "yes" and plan.device.type == "cpu" and not has_compiler():
+    if run.config.training.compile == "yes" and not has_compiler(plan.device):
         if not is_begun and run.origin.get("compile") != "measured":
             raise UserError("compile is 'yes', but no C++ compiler was found; install g++ or give --compile no")
-        reporter.warn("this run compiles its steps and no C++ compiler was found: they are slower until g++ is there")
-    share = plan.stages[-1].divide(run.config.training).rows
-    _take_accumulation(run, share)
+        reporter.warn(
+            "this run compiles its steps and no C++ compiler was found: they are slower until g++ is there, and may "
+            "differ in rounding"
+        )
+    for stage in plan.stages:
+        stage.divide(run.config.training)  # refuses more ranks than rows
+    share = plan.largest_share
+    _take_accumulation(run, plan.stages[-1].rows, share)
     training = run.config.training
     is_decided = training.micro_batch_size is not None and "auto" not in (training.precision, training.compile)
     if is_decided and plan.device.type != "cpu":
         return
     reporter.progress("measuring this machine", 0.0)
     model = plan.keep_first_model()
-    most = rows_that_fit(model, plan.first_rows, "float32" if training.precision == "auto" else training.precision)
+    state = training_state(model, optimizer=training.optimizer, averaged=training.average_decay is not None)
+    most = rows_that_fit(model, plan.first_rows, training.precision, state=state)
     if training.precision == "auto":
-        rows = probe_rows(model, plan.first_rows, min(share, training.micro_batch_size or share, most))
-        half = distributed.from_main(fastest(model, plan.first_rows(rows)).precision == "bfloat16")
+        speed, _ = compare_precisions(model, plan.first_rows, min(share, training.micro_batch_size or share, most))
+        half = distributed.from_main(speed.precision == "bfloat16")
         run.decide("measured", precision="bfloat16" if half else "float32")
     precision = run.config.training.precision
     if training.micro_batch_size is None:
@@ -229,7 +240,8 @@ def decide_by_measuring(plan: Plan, reporter: Reporter, *, is_begun: bool) -> No
         run.decide("measured", micro_batch_size=int(distributed.from_main(size)))
         plan.micro_batch_seconds = seconds
     else:
-        refuse_what_does_not_fit(plan, model, reporter)
+        most = rows_that_fit(model, plan.first_rows, precision, state=state, share=1.0)
+        take_what_fits(plan, most, reporter, is_begun=is_begun)
     if training.compile == "auto":
         division = plan.stages[-1].divide(run.config.training)
         good = worth_compiling(
@@ -243,36 +255,36 @@ def decide_by_measuring(plan: Plan, reporter: Reporter, *, is_begun: bool) -> No
     reporter.progress("measuring this machine", 1.0)
 
 
-def _take_accumulation(run: Run, share: int) -> None:
-    """Turn `gradient_accumulation_steps` into a micro-batch size."""
+def _take_accumulation(run: Run, rows: int, share: int) -> None:
+    """Turn `gradient_accumulation_steps` into a micro-batch size, the same on every rank."""
     training = run.config.training
     pieces = training.gradient_accumulation_steps
     if training.micro_batch_size is not None or pieces is None:
         return
-    if share % pieces:
+    if rows % pieces:
         raise UserError(
-            f"gradient_accumulation_steps is {pieces}, which does not divide the {share} rows of a step; "
+            f"gradient_accumulation_steps is {pieces}, which does not divide the {rows} rows of a step; "
             "give a divisor of them, or --micro-batch-size"
         )
-    run.decide("default", micro_batch_size=share // pieces)
+    run.decide("default", micro_batch_size=ceil(share / pieces))
 
 
-def refuse_what_does_not_fit(plan: Plan, model: AnyPretrainingModel, reporter: Reporter) -> None:
-    """Hold a known micro-batch against the free memory of a CPU, which kills a program that takes too much.
+def take_what_fits(plan: Plan, most: int, reporter: Reporter, *, is_begun: bool) -> None:
+    """Hold a known micro-batch against the rows that fit: a CPU kills a program that takes too much memory.
 
-    A size that the run itself has chosen becomes smaller, as on a GPU.
+    In a run that has begun, and one that chose the size itself, it becomes smaller, as on a GPU.
 
     Raises:
         UserError: A size that was given does not fit.
     """
-    run, size = plan.run, plan.run.config.training.micro_batch_size or 1
-    most = rows_that_fit(model, plan.first_rows, run.config.training.precision, share=1.0)
-    if distributed.from_main(size <= most):
+    run, given = plan.run, plan.run.config.training.micro_batch_size or 1
+    size = min(given, plan.largest_share)
+    smaller = int(distributed.from_main(size if size <= most else even_part(size, most)))
+    if smaller >= size:
         return
-    smaller = int(distributed.from_main(largest_divisor(size, most)))
-    if run.origin.get("micro_batch_size") in {"flag", "file"}:
+    if not is_begun and run.origin.get("micro_batch_size") in {"flag", "file"}:
         raise UserError(
-            f"micro_batch_size is {size}, which does not fit into the free memory; give --micro-batch-size {smaller}"
+            f"micro_batch_size is {given}, which does not fit into the free memory; give --micro-batch-size {smaller}"
         )
     run.decide("memory", micro_batch_size=smaller)
     reporter.warn(f"the free memory is too small for {size} rows at once; going on with {smaller}")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import chain, dropwhile, islice
 from typing import NamedTuple
 
+from bertsmith.corpus.delimited import csv_rows
 from bertsmith.corpus.documents import group_documents
 from bertsmith.corpus.encoding import MAX_LINE_BYTES, read_lines, wide_encoding
 from bertsmith.corpus.files import Damage, FoundFile, read_blocks, why_binary
@@ -11,7 +12,7 @@ from bertsmith.corpus.layout import Document, Layout, detect_layout, paragraphs,
 from bertsmith.corpus.records import Opened, Row, Unusable, open_rows
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.corpus.tables import MAX_LINE_BYTES as MAX_RECORD_BYTES
-from bertsmith.corpus.tables import csv_rows, json_lines, json_rows, parquet_rows
+from bertsmith.corpus.tables import json_lines, json_rows, parquet_rows
 
 _JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
 _TABLES = (".csv", ".tsv")

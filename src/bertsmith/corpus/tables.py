@@ -1,26 +1,19 @@
-"""Rows of JSON, CSV and Parquet files."""
+"""Rows of JSON and Parquet files."""
 
-import csv
 import json
-import re
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, dropwhile, islice
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from typing import Any
 
 from bertsmith.corpus.files import Damage, FoundFile, read_blocks
-from bertsmith.corpus.records import SAMPLE_ROWS, TEXT_FIELDS, Row, Unusable, choose_field, sample_rows
+from bertsmith.corpus.records import SAMPLE_ROWS, Row, Unusable, choose_field, sample_rows
 from bertsmith.corpus.report import CorpusReport
 
 MAX_LINE_BYTES = 1 << 28
 """A record is held in memory. One longer than 256 MB is cut and will not parse."""
 
 _MAX_WHOLE_CHARACTERS = 1 << 28
-_MAX_CELL_CHARACTERS = 1 << 26
-UNCLOSED = "a quote is never closed: its line is read as it stands"
-_DELIMITERS = ",;\t|"
-_COLUMN_NAME = re.compile(r"[^\W\d][\w .:/()#%+-]{0,39}")
 
 _Lines = Iterable[tuple[int, str]]
 
@@ -82,121 +75,6 @@ def _items(value: Any) -> list[Any]:
         lists = [item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], dict)]
         return lists[0] if len(lists) == 1 else [value]
     return value if isinstance(value, list) else [value]
-
-
-def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report: CorpusReport) -> Iterator[Row]:
-    """The rows of a table in text form, as mappings from column to cell.
-
-    The delimiter is a tab in .tsv, else the one of , ; tab | that is most
-    frequent in the first line. The first row names the columns if it holds the
-    wanted or a usual name, or only short names; else they are "1", "2", ... A
-    .tsv in which all lines have the same number of tabs has no quoted fields.
-    Cells beyond the last column belong to it.
-
-    Args:
-        lines: The lines of the file.
-        kind: ".csv" or ".tsv".
-        text_field: The column that the user named.
-        name: The file as shown to the user.
-        report: Takes note of rows that cannot be parsed.
-    """
-    csv.field_size_limit(_MAX_CELL_CHARACTERS)
-    lines = iter(lines)
-    sample = list(islice(lines, SAMPLE_ROWS))
-    first = next((line for _, line in sample if line.strip()), "")
-    delimiter = "\t" if kind == ".tsv" else max(_DELIMITERS, key=first.count)
-    tabs = Counter(line.count("\t") for _, line in sample if line.strip())
-    is_quoted = delimiter != "\t" or len(tabs) > 1
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
-    text = (line for _, line in chain(sample, lines))
-    parsed = _parsed(text, delimiter, quoting, name, report)
-    unquoted = ((number, cells if is_quoted else [_unquoted(cell) for cell in cells]) for number, cells in parsed)
-    rows = dropwhile(lambda row: not any(row[1]), unquoted)
-    beginning = list(islice(rows, SAMPLE_ROWS))
-    if not beginning:
-        return
-    is_header = _names_columns([cells for _, cells in beginning], text_field)
-    top = beginning[0][1]
-    columns = [cell.strip() for cell in top] if is_header else [str(number) for number in range(1, len(top) + 1)]
-    for number, cells in chain(beginning[is_header:], rows):
-        if len(cells) > len(columns):
-            cells = [*cells[: len(columns) - 1], delimiter.join(cells[len(columns) - 1 :])]
-        yield number, dict(zip(columns, cells, strict=False))
-
-
-def _parsed(
-    lines: Iterable[str], delimiter: str, quoting: Literal[0, 3], name: str, report: CorpusReport
-) -> Iterator[tuple[int, list[str]]]:
-    """Rows with the number of their last line; a row that cannot be parsed is skipped and counted.
-
-    A quote that is opened and not closed would swallow the lines after it, up to the next quote or the end: then its
-    line is read as it stands, and the others by themselves.
-    """
-    number, record = 0, _Record(iter(lines))
-    reader = csv.reader(record, delimiter=delimiter, quoting=quoting, strict=True)
-    while True:
-        try:
-            cells = next(reader)
-            is_whole = not record.is_at_end  # where no quote is open a row ends before another line is asked for
-        except StopIteration:
-            return
-        except csv.Error:
-            is_whole = False
-        if is_whole:
-            number += len(record.lines)
-            record.lines.clear()
-        else:
-            number += 1
-            is_one = len(record.lines) == 1 and not record.is_at_end
-            try:
-                cells = next(
-                    csv.reader(record.lines[:1], delimiter=delimiter, quoting=quoting if is_one else csv.QUOTE_NONE)
-                )
-            except csv.Error as error:
-                report.skip(f"{name}:{number}", str(error))
-                cells = []
-            if not is_one:
-                report.choices[UNCLOSED] = report.choices.get(UNCLOSED, 0) + 1
-            record = record.without_first()
-            reader = csv.reader(record, delimiter=delimiter, quoting=quoting, strict=True)
-        if cells:
-            yield number, cells
-
-
-class _Record:
-    """Lines for the parser, of which those since `lines` was emptied are kept."""
-
-    def __init__(self, source: Iterator[str]) -> None:
-        self._source = source
-        self.lines: list[str] = []
-        self.is_at_end = False
-
-    def __iter__(self) -> Iterator[str]:
-        for line in self._source:
-            self.lines.append(line)
-            yield f"{line}\n"
-        self.is_at_end = True
-
-    def without_first(self) -> "_Record":
-        """The lines after the first, which are read again, and those that were not asked for yet."""
-        return _Record(chain(self.lines[1:], self._source))
-
-
-def _names_columns(rows: Sequence[Sequence[str]], text_field: str | None) -> bool:
-    """Whether the first row of a table names its columns. A name is no value of its column, a label mostly is."""
-    names = [cell.strip() for cell in rows[0]]
-    if text_field in names or any(name.lower() in TEXT_FIELDS for name in names):
-        return True
-    if any(cell.strip() == name != "" for row in rows[1:] for name, cell in zip(names, row, strict=False)):
-        return False
-    return len(set(names)) == len(names) and all(
-        not name or (_COLUMN_NAME.fullmatch(name) and len(name.split()) <= 4) for name in names
-    )
-
-
-def _unquoted(cell: str) -> str:
-    """A cell without the quotes around it."""
-    return cell[1:-1].replace('""', '"') if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
 
 
 def parquet_rows(file: FoundFile, text_field: str | None, report: CorpusReport) -> Iterator[Row]:

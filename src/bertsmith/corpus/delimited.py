@@ -1,0 +1,157 @@
+"""Rows of tables in text form: commas, tabs, quotes as they should be and as they are."""
+
+import csv
+import re
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, dropwhile, islice
+from typing import Literal
+
+from bertsmith.corpus.records import SAMPLE_ROWS, TEXT_FIELDS, Row
+from bertsmith.corpus.report import CorpusReport
+
+_Lines = Iterable[tuple[int, str]]
+_MAX_CELL_CHARACTERS = 1 << 26
+UNCLOSED = "a quote is not closed: its line is read as it stands"
+_DELIMITERS = ",;\t|"
+_COLUMN_NAME = re.compile(r"[^\W\d][\w .:/()#%+-]{0,39}")
+
+
+def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report: CorpusReport) -> Iterator[Row]:
+    """The rows of a table in text form, as mappings from column to cell.
+
+    The delimiter is a tab in .tsv, else the one of , ; tab | that is most
+    frequent in the first line. The first row names the columns if it holds the
+    wanted or a usual name, or only short names; else they are "1", "2", ... A
+    .tsv in which all lines have the same number of tabs has no quoted fields.
+    Cells beyond the last column belong to it.
+
+    Args:
+        lines: The lines of the file.
+        kind: ".csv" or ".tsv".
+        text_field: The column that the user named.
+        name: The file as shown to the user.
+        report: Takes note of rows that cannot be parsed.
+    """
+    csv.field_size_limit(_MAX_CELL_CHARACTERS)
+    lines = iter(lines)
+    sample = list(islice(lines, SAMPLE_ROWS))
+    first = next((line for _, line in sample if line.strip()), "")
+    delimiter = "\t" if kind == ".tsv" else max(_DELIMITERS, key=first.count)
+    tabs = Counter(line.count("\t") for _, line in sample if line.strip())
+    is_quoted = delimiter != "\t" or len(tabs) > 1
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
+    text = (line for _, line in chain(sample, lines))
+    parsed = _parsed(text, delimiter, quoting, name, report)
+    unquoted = ((number, cells if is_quoted else [_unquoted(cell) for cell in cells]) for number, cells in parsed)
+    rows = dropwhile(lambda row: not any(row[1]), unquoted)
+    beginning = list(islice(rows, SAMPLE_ROWS))
+    if not beginning:
+        return
+    is_header = _names_columns([cells for _, cells in beginning], text_field)
+    top = beginning[0][1]
+    columns = [cell.strip() for cell in top] if is_header else [str(number) for number in range(1, len(top) + 1)]
+    for number, cells in chain(beginning[is_header:], rows):
+        if len(cells) > len(columns):
+            cells = [*cells[: len(columns) - 1], delimiter.join(cells[len(columns) - 1 :])]
+        yield number, dict(zip(columns, cells, strict=False))
+
+
+def _parsed(
+    lines: Iterable[str], delimiter: str, quoting: Literal[0, 3], name: str, report: CorpusReport
+) -> Iterator[tuple[int, list[str]]]:
+    """Rows with the number of their last line; a row that cannot be parsed is skipped and counted.
+
+    A quote that is opened and not closed would swallow the lines after it, up to the next quote or the end: then its
+    line is read as it stands, and the others by themselves. Quotes that stand where none should are forgiven, also in
+    a cell of several lines, unless each of its lines could be a row.
+    """
+    source = _Source(iter(lines))
+    number = width = 0
+    is_noted = False
+    reader = csv.reader(source, delimiter=delimiter, quoting=quoting, strict=True)
+    while True:
+        try:
+            cells = next(reader)
+            is_whole = not source.is_at_end  # where no quote is open a row ends before another line is asked for
+        except StopIteration:
+            return
+        except csv.Error:
+            is_whole = False
+        if not is_whole:
+            reader = csv.reader(source, delimiter=delimiter, quoting=quoting, strict=True)
+            forgiven = [] if source.is_at_end else _read(source.taken, delimiter, csv.QUOTE_MINIMAL)
+            alone = [len(row) for line in source.taken[1:] for row in _read([line], delimiter, csv.QUOTE_MINIMAL)]
+            if len(forgiven) == 1 and (not alone or (len(forgiven[0]) == width and set(alone) != {width})):
+                cells = forgiven[0]
+            else:
+                first = source.give_back_all_but_the_first()
+                cells = next(iter(_read([first], delimiter, csv.QUOTE_NONE)), [])
+                if not cells:
+                    report.skip(f"{name}:{number + 1}", "cannot be parsed")
+                elif not is_noted:
+                    is_noted = True
+                    report.choices[UNCLOSED] = report.choices.get(UNCLOSED, 0) + 1
+        number += len(source.taken)
+        source.taken.clear()
+        if cells:
+            width = len(cells)
+            yield number, cells
+
+
+def _read(lines: Sequence[str], delimiter: str, quoting: Literal[0, 3]) -> list[list[str]]:
+    """What a forgiving parser makes of lines; nothing where it makes nothing of them."""
+    try:
+        return list(csv.reader((f"{line}\n" for line in lines), delimiter=delimiter, quoting=quoting))
+    except csv.Error:
+        return []
+
+
+class _Source:
+    """Lines for the parser, which can be given back to be read again."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self._again: deque[str] = deque()
+        self.taken: list[str] = []
+        """Those of the row that is read now."""
+
+        self.is_at_end = False
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self._lines, None)
+        if line is None:
+            self.is_at_end = True
+            raise StopIteration
+        self.taken.append(line)
+        return f"{line}\n"
+
+    def give_back_all_but_the_first(self) -> str:
+        """The first line of the row; the others will be read again."""
+        first, *rest = self.taken
+        self._again.extendleft(reversed(rest))
+        self.taken[1:] = []
+        self.is_at_end = False
+        return first
+
+
+def _names_columns(rows: Sequence[Sequence[str]], text_field: str | None) -> bool:
+    """Whether the first row of a table names its columns. A name is no value of its column, a label mostly is."""
+    names = [cell.strip() for cell in rows[0]]
+    if text_field in names or any(name.lower() in TEXT_FIELDS for name in names):
+        return True
+    others = [[cell.strip() for cell in row] for row in rows[1:]]
+    others = [row for row in others if row != names]  # a table that was put together repeats them
+    if any(cell == name != "" for row in others for name, cell in zip(names, row, strict=False)):
+        return False
+    return len(set(names)) == len(names) and all(
+        not name or (_COLUMN_NAME.fullmatch(name) and len(name.split()) <= 4) for name in names
+    )
+
+
+def _unquoted(cell: str) -> str:
+    """A cell without the quotes around it."""
+    return cell[1:-1].replace('""', '"') if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
