@@ -41,6 +41,15 @@ def test_a_plan_says_it(
     assert ("expected: held-out masked tokens above" in capsys.readouterr().out) == said
 
 
+@pytest.mark.parametrize(("epochs", "said"), [("40", True), ("3", False)])
+def test_a_text_that_is_read_too_often_is_said(
+    epochs: str, said: bool, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_line(["plan", str(text), "-o", str(tmp_path / "run"), "--epochs", epochs, *FLAGS]) == 0
+    out = capsys.readouterr()
+    assert ("this text is read 40 times" in out.out + out.err) == said
+
+
 def test_a_model_of_another_shape_is_not_guessed_at(
     text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,11 @@ BELOW_UNIGRAM: dict[str, tuple[tuple[float, float], ...]] = {
 """By preset: tokens that a run learnt from, and how far below token frequencies its held-out loss ended, in nats."""
 
 
+MANY_EPOCHS = 20
+"""Passes over a text after which held-out loss was least, and rose then, where it was measured: two sizes on
+0.1 M tokens, at a constant rate (docs/benchmarks.md, "How often a small text can be read")."""
+
+
 class Expectation(NamedTuple):
     """The held-out loss that a run should end with."""
 

@@ -4,7 +4,7 @@ from math import log
 
 from bertsmith import distributed
 from bertsmith.decisions import CONTINUED_RATE
-from bertsmith.expectation import expected_loss
+from bertsmith.expectation import MANY_EPOCHS, expected_loss
 from bertsmith.measure import seconds_per_micro_batch
 from bertsmith.model import AnyPretrainingModel
 from bertsmith.objective import sum_losses
@@ -49,7 +49,13 @@ def describe(plan: Plan, reporter: Reporter, *, first_step: int, seconds: float)
         f"levels: a uniform guess scores {log(config.vocab_size):.2f} nats, "
         f"token frequencies alone {manifest['unigram_loss']:.2f}; the masked-token loss must fall below that"
     )
-    _say_what_to_expect(plan, reporter, places)
+    if epochs <= MANY_EPOCHS:
+        _say_what_to_expect(plan, reporter, places)
+    else:
+        reporter.warn(
+            f"this text is read {epochs:,.0f} times: on a small text the held-out loss began to rise after about "
+            f"{MANY_EPOCHS} (docs/benchmarks.md); more text, fewer steps or a smaller model would do more"
+        )
     model = plan.run.config.model
     if model.init is not None:
         usual = f", {CONTINUED_RATE:g} of what a {model.preset} begins with from new weights"
