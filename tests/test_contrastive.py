@@ -76,6 +76,9 @@ def test_a_model_without_dropout_gets_some_and_its_run_can_be_embedded(bert: Pat
     assert load_sentence_encoder(out).longest == 9
     assert command(["embed", str(out), str(data), "-o", str(tmp_path / "v.npy"), "--threads", "1"]) == 0
     assert np.load(tmp_path / "v.npy").shape == (20, 32)
+    flags = ["--label", "topic", "--epochs", "1", "--threads", "1", "--device", "cpu"]
+    assert command(["finetune", str(out), str(data), "-o", str(tmp_path / "tuned"), *flags]) == 0
+    assert (tmp_path / "tuned" / "model" / "config.json").is_file()
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

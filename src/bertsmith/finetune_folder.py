@@ -34,8 +34,9 @@ def find_model(source: Path) -> Path:
         if not (source / "model").is_dir():
             raise UserError(f"{source} has no model yet; let the run finish, the same command goes on with it")
         return source / "model"
-    if (source / "config.json").is_file():
-        return source
+    for folder in (source, source / "model"):  # the latter: what `finetune --embeddings` wrote
+        if (folder / "config.json").is_file():
+            return folder
     if not source.exists():
         raise UserError(f"{source} does not exist; give the folder of a run, or of a model that save_pretrained wrote")
     raise UserError(
