@@ -1,6 +1,6 @@
 """What was measured, for a person: one column a model, and what must be known to read it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -49,7 +49,7 @@ def keep_in_runs(evaluations: Sequence[Evaluation]) -> list[str]:
             continue
         pairs = evaluation.minimal_pairs
         brief = replace(evaluation, minimal_pairs=replace(pairs, paradigms=()) if pairs else None)
-        cells = {label.strip(): text for label, text in _cells(brief).items() if text != NOTHING}
+        cells = {full: text for full, text in _with_full_labels(_cells(brief)) if text != NOTHING}
         try:
             said = [f"Of the weights after step {evaluated_step(folder):,}.", *notes([evaluation])]
             atomic.write_json(folder / MEASURED, {"values": cells, "notes": said})
@@ -58,6 +58,15 @@ def keep_in_runs(evaluations: Sequence[Evaluation]) -> list[str]:
         except (OSError, UserError) as error:
             failed.append(f"{folder} does not show this measurement: {error}")
     return failed
+
+
+def _with_full_labels(cells: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Cells whose label says by itself what the table says by indenting it."""
+    what = ""
+    for label, text in cells.items():
+        if not label.startswith(" "):
+            what = label.partition(":")[0]
+        yield (f"{what}: {label.strip()}" if label.startswith(" ") else label), text
 
 
 def evaluated_step(folder: Path) -> int:
