@@ -244,9 +244,14 @@ def test_a_full_gpu_halves_the_micro_batch_and_repeats_the_step(
 def test_rows_that_no_longer_fit_are_halved_unless_they_were_given(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings: dict[str, Any] = {"micro_batch_size": None, "global_batch_size": 8, "hidden_dropout_prob": 0.0}
+    settings: dict[str, Any] = {
+        "steps": 4,
+        "micro_batch_size": None,
+        "global_batch_size": 8,
+        "hidden_dropout_prob": 0.0,
+    }
     with pytest.raises(Interrupted):
-        run(tmp_path / "own", text, Listener(stop_after=5), **settings)
+        run(tmp_path / "own", text, Listener(stop_after=2), **settings)
     run(tmp_path / "small", text, **settings | {"micro_batch_size": 1})
     monkeypatch.setattr("bertsmith.plan.rows_that_fit", lambda *_, **__: 1)
     listener = Listener()
@@ -259,9 +264,9 @@ def test_rows_that_no_longer_fit_are_halved_unless_they_were_given(
         run(tmp_path / "given", text, micro_batch_size=4)
     monkeypatch.undo()
     with pytest.raises(Interrupted):
-        run(tmp_path / "begun", text, Listener(stop_after=5), micro_batch_size=4)
+        run(tmp_path / "begun", text, Listener(stop_after=2), steps=4, micro_batch_size=4)
     monkeypatch.setattr("bertsmith.plan.rows_that_fit", lambda *_, **__: 1)
-    run(tmp_path / "begun", text, micro_batch_size=4)  # it cannot be asked for anything else
+    run(tmp_path / "begun", text, steps=4, micro_batch_size=4)  # it cannot be asked for anything else
     assert read_run(tmp_path / "begun").config.training.micro_batch_size == 1
 
 
