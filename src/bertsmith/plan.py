@@ -229,13 +229,14 @@ def decide_by_measuring(plan: Plan, reporter: Reporter, *, is_begun: bool) -> No
     reporter.progress("measuring this machine", 0.0)
     model = plan.keep_first_model()
     state = training_state(model, optimizer=training.optimizer, averaged=training.average_decay is not None)
-    most = rows_that_fit(model, plan.first_rows, training.precision, state=state)
     if training.precision == "auto":
+        most = rows_that_fit(model, plan.first_rows, "auto", state=state)
         speed, _ = compare_precisions(model, plan.first_rows, min(share, training.micro_batch_size or share, most))
         half = distributed.from_main(speed.precision == "bfloat16")
         run.decide("measured", precision="bfloat16" if half else "float32")
     precision = run.config.training.precision
     if training.micro_batch_size is None:
+        most = rows_that_fit(model, plan.first_rows, precision, state=state)
         size, seconds = best_micro_batch(model, share, plan.first_rows, precision, most=most)
         run.decide("measured", micro_batch_size=int(distributed.from_main(size)))
         plan.micro_batch_seconds = seconds
