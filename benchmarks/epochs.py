@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pyarrow
 
+from bertsmith.data.shards import read_manifest
 from bertsmith.metrics import read_metrics
-from bertsmith.shards import read_manifest
 
 LENGTH, ROWS, PARTS = 128, 16, 20
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from bertsmith.atomic import write_bytes
-from bertsmith.shards import ShardContent, Shards, pack_shard, shard_name
+from bertsmith.data.shards import ShardContent, Shards, pack_shard, shard_name
 
 
 def write_corpus(data: Path, tokens: int) -> None:
@@ -48,9 +48,9 @@ def write_corpus(data: Path, tokens: int) -> None:
 
 def measure(data: Path) -> dict[str, Any]:
     """Open the rows, build some, and say what it took."""
-    from bertsmith.batch import collate
-    from bertsmith.examples import SpecialIds, TrainingRows
-    from bertsmith.masking import Masking
+    from bertsmith.data.batch import collate
+    from bertsmith.data.examples import SpecialIds, TrainingRows
+    from bertsmith.data.masking import Masking
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()

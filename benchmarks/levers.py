@@ -18,16 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertsmith import objective
-from bertsmith.batch import Batch
 from bertsmith.bench import made_up_batch
-from bertsmith.measure import compiled_losses
+from bertsmith.data.batch import Batch
+from bertsmith.data.rows import IGNORE_INDEX
+from bertsmith.machine.measure import compiled_losses
+from bertsmith.machine.work import seconds_of
 from bertsmith.model import BertConfig, BertPretrainingModel, Packed, attention, dropout
 from bertsmith.objective import sum_losses
 from bertsmith.optim import make_optimizer, set_learning_rate
 from bertsmith.presets import PRESETS
-from bertsmith.rows import IGNORE_INDEX
 from bertsmith.step import train_step
-from bertsmith.work import seconds_of
 
 
 def scored_everywhere(model: nn.Module, batch: Batch) -> objective.Sums:
@@ -49,6 +49,11 @@ def plain_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p: float) -> Tensor:
     """PyTorch's fused kernel, whatever the length."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
+
+
+def pytorch_dropout(values: Tensor, chance: float, *, source: Tensor | None = None) -> Tensor:  # noqa: ARG001
+    """PyTorch's dropout, with a number from its generator for each element."""
+    return F.dropout(values, chance)
 
 
 def step_of(
@@ -116,7 +121,7 @@ def main() -> None:
         "PyTorch's cross-entropy": instead(full, objective, "_sum_term", plain_cross_entropy),
         "PyTorch's fused attention": instead(full, attention, "_attend_rows", fused_attention),
         "dropout 0.1": lambda: with_dropout(compiled),
-        "dropout 0.1, PyTorch's": instead(with_dropout, dropout, "dropout", F.dropout, also=attention),
+        "dropout 0.1, PyTorch's": instead(with_dropout, dropout, "dropout", pytorch_dropout, also=attention),
         "float32": lambda: in_float32(compiled),
         "Muon instead of AdamW": lambda: muon(compiled),
     }

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from training_speed import measure
 
-from bertsmith.batch import collate
 from bertsmith.config import DataConfig
-from bertsmith.examples import open_rows
-from bertsmith.measure import best_micro_batch
-from bertsmith.memory import rows_that_fit, training_state
+from bertsmith.data.batch import collate
+from bertsmith.data.examples import open_rows
+from bertsmith.machine.measure import best_micro_batch
+from bertsmith.machine.memory import rows_that_fit, training_state
 from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.prepare import prepare
 from bertsmith.presets import PRESETS

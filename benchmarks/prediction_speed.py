@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import pipeline
 
-from bertsmith.classify import load_classifier, predict_file
+from bertsmith.finetuning.classify import load_classifier, predict_file
 
 ROUNDS = 3
 

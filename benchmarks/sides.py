@@ -54,9 +54,9 @@ class Clock:
 
 def bertsmith_side(case: dict[str, Any]) -> None:
     """Bertsmith as `pretrain` runs it, with its own rows."""
-    from bertsmith.batch import collate
-    from bertsmith.examples import open_rows
-    from bertsmith.measure import compiled_losses
+    from bertsmith.data.batch import collate
+    from bertsmith.data.examples import open_rows
+    from bertsmith.machine.measure import compiled_losses
     from bertsmith.model import BertConfig, BertPretrainingModel
     from bertsmith.objective import sum_losses
     from bertsmith.optim import make_optimizer, set_learning_rate
@@ -101,7 +101,7 @@ def trainer_side(case: dict[str, Any]) -> None:
         TrainingArguments,
     )
 
-    from bertsmith.shards import open_shards
+    from bertsmith.data.shards import open_shards
 
     transformers.logging.set_verbosity_error()
     length, folder = case["length"], Path(case["data"])

@@ -5,7 +5,7 @@
 Each preset is trained as a budget trains it (its own recipe, trapezoid), once for each number of
 tokens, rows of 128. Where the text has fewer tokens it is read several times: give a small text to see
 from how many epochs on the held-out loss rises. Each run that is done is kept in the output folder and
-not done again. The last lines are a table, and the lines of it that `expectation.py` keeps.
+not done again. The last lines are a table, and the lines of it that `planning/expectation.py` keeps.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from recipes import ROWS, Found, Recipe, run
 
-from bertsmith.shards import read_manifest
+from bertsmith.data.shards import read_manifest
 
 LENGTH = 128
 

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 from bertsmith.config import DataConfig
+from bertsmith.machine.work import copy_rate, matrix_rate, step_operations
 from bertsmith.model import BertConfig
 from bertsmith.prepare import prepare
 from bertsmith.presets import PRESETS
 from bertsmith.tokenizer import load_tokenizer
-from bertsmith.work import copy_rate, matrix_rate, step_operations
 
 PLACES = 8192
 """Token places of a step."""

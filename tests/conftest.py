@@ -45,6 +45,6 @@ def signals_as_in_a_terminal() -> None:
 def short_measurements() -> Iterator[None]:
     """A run measures the machine for about a second before its first step; tests care for what it does with that."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bertsmith.measure.SECONDS_PER_CHOICE", 0.02)
-        patch.setattr("bertsmith.work.CPU_SHAPES", ((128, 256, 512), (256, 256, 256)))
+        patch.setattr("bertsmith.machine.measure.SECONDS_PER_CHOICE", 0.02)
+        patch.setattr("bertsmith.machine.work.CPU_SHAPES", ((128, 256, 512), (256, 256, 256)))
         yield

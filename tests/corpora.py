@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from bertsmith.examples import SpecialIds, TrainingRows
-from bertsmith.masking import Masking
+from bertsmith.data.examples import SpecialIds, TrainingRows
+from bertsmith.data.masking import Masking
 
 PAD, CLS, SEP, MASK, FIRST_WORD = 0, 2, 3, 4, 5
 SPECIAL = SpecialIds(pad=PAD, cls=CLS, sep=SEP)

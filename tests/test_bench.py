@@ -11,9 +11,9 @@ import torch
 from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.utils.flop_counter import FlopCounterMode
 
-from bertsmith import work
 from bertsmith.bench import describe_bench, kinds_of_work, made_up_batch, run_bench, spent_time
-from bertsmith.measure import keep_instruction_sets_apart
+from bertsmith.machine import work
+from bertsmith.machine.measure import keep_instruction_sets_apart
 from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.objective import sum_losses
 

@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 from bertsmith.budget import Budget, Clock, Revisions, parse_budget
 from bertsmith.cli import run
 from bertsmith.config import run_config
-from bertsmith.decisions import decide_family
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
-from bertsmith.pace import Pace
-from bertsmith.plan import Plan, stages_of
+from bertsmith.planning.decisions import decide_family
+from bertsmith.planning.pace import Pace
+from bertsmith.planning.plan import Plan, stages_of
+from bertsmith.planning.sizing import TOKENS_PER_PARAMETER, block_weights, choose_size
 from bertsmith.pretrain import pretrain
 from bertsmith.run_folder import Run, read_run
-from bertsmith.sizing import TOKENS_PER_PARAMETER, block_weights, choose_size
 
 from runs import TINY, Listener
 from runs import train as train_run
@@ -113,8 +113,8 @@ def test_a_run_that_goes_on_repeats_its_revisions(
         asked.append(step)
         return 60 + 7 * step % 20
 
-    monkeypatch.setattr("bertsmith.plan.Plan.fit_into", fit)
-    monkeypatch.setattr("bertsmith.pace.Pace._estimate", estimate)
+    monkeypatch.setattr("bertsmith.planning.plan.Plan.fit_into", fit)
+    monkeypatch.setattr("bertsmith.planning.pace.Pace._estimate", estimate)
     clock[0] = 1.0
     settings = {"warmup_steps": 2, "validation_every": 50, "mlm_probability": 0.3, "end_probability": 0.15, **levers}
     train(tmp_path / "straight", text, **settings)
@@ -196,12 +196,12 @@ def test_what_is_left_is_counted_in_places(text: Path, tmp_path: Path, monkeypat
         return steps
 
     true_estimate = Pace._estimate
-    monkeypatch.setattr("bertsmith.plan.Plan.fit_into", fit)
-    monkeypatch.setattr("bertsmith.pace.Pace._estimate", estimate)
-    monkeypatch.setattr("bertsmith.pace.time", SimpleNamespace(monotonic=lambda: time[0]))
+    monkeypatch.setattr("bertsmith.planning.plan.Plan.fit_into", fit)
+    monkeypatch.setattr("bertsmith.planning.pace.Pace._estimate", estimate)
+    monkeypatch.setattr("bertsmith.planning.pace.time", SimpleNamespace(monotonic=lambda: time[0]))
     whole = 60 * 4 * 32 * 1e-3  # seconds of 60 steps of all rows
     monkeypatch.setattr(Clock, "left", lambda _self: whole - time[0])
-    monkeypatch.setattr("bertsmith.pace.last_rows", lambda *_: 0)
+    monkeypatch.setattr("bertsmith.planning.pace.last_rows", lambda *_: 0)
     train(tmp_path / "run", text, warmup_steps=2, validation_every=100, batch_ramp=0.3)
     saved = 4 * 9 * 32 * 0.75 + 4 * 9 * 32 * 0.5  # places that the ramp does not compute
     expected = 60 + saved / (4 * 32)

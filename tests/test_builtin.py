@@ -10,7 +10,7 @@ import pytest
 from bertsmith.corpus import Corpus, CorpusReport, Section, open_corpus
 from bertsmith.corpus.docstrings import docstrings_of
 from bertsmith.corpus.prose import paragraphs_of
-from bertsmith.keyed import text_hash
+from bertsmith.data.keyed import text_hash
 
 SOURCE = '''#!/usr/bin/env python
 """Module docstring."""

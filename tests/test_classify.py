@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bertsmith.classify import Classifier, load_classifier, predict_file
 from bertsmith.errors import UserError
-from bertsmith.tasks.batches import collate
-from bertsmith.tasks.encoding import encode_texts
-from bertsmith.tasks.objective import score
+from bertsmith.finetuning.classify import Classifier, load_classifier, predict_file
+from bertsmith.finetuning.tasks.batches import collate
+from bertsmith.finetuning.tasks.encoding import encode_texts
+from bertsmith.finetuning.tasks.objective import score
 from labelled import LONGEST, pair_rows, tagged_rows, tiny_encoder, topic_rows, tune, write_rows
 
 from runs import Listener
@@ -51,7 +51,7 @@ def test_memory_is_bounded_and_chunks_change_nothing(
 ) -> None:
     path = write_rows(tmp_path / "new.csv", topic_rows(50, seed=5))
     predict_file(load_classifier(run), str(path), tmp_path / "whole.csv", every_label=True)
-    monkeypatch.setattr("bertsmith.classify.CHUNK_ROWS", 7)
+    monkeypatch.setattr("bertsmith.finetuning.classify.CHUNK_ROWS", 7)
     seen: list[int] = []
     predict = Classifier.predict
 
@@ -145,7 +145,7 @@ def test_empty_rows_of_a_table_get_a_line(run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", [3, 4])
 def test_a_broken_last_row_is_named_too(rows: int, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bertsmith.classify.CHUNK_ROWS", 3)
+    monkeypatch.setattr("bertsmith.finetuning.classify.CHUNK_ROWS", 3)
     (tmp_path / "new.jsonl").write_text('{"text": "a dog"}\n' * rows + '{"text": \n', encoding="utf-8")
     with pytest.raises(UserError, match="each row gets one prediction"):
         predict_file(load_classifier(run), str(tmp_path / "new.jsonl"), tmp_path / "out.csv")

@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bertsmith.baselines import baselines
 from bertsmith.cli import run as command
 from bertsmith.compare import compare
-from bertsmith.comparison_table import comparison_table, verdicts
-from bertsmith.contenders import Comparison, verdict_of
-from bertsmith.differences import Interval
+from bertsmith.comparison.baselines import baselines
+from bertsmith.comparison.contenders import Comparison, verdict_of
+from bertsmith.comparison.differences import Interval
+from bertsmith.comparison.table import comparison_table, verdicts
 from bertsmith.errors import UserError
 from bertsmith.finetune import finetune_and_judge
-from bertsmith.finetune_config import FinetuneConfig
+from bertsmith.finetuning.config import FinetuneConfig
+from bertsmith.finetuning.tasks.dataset import TaskData, load_task
+from bertsmith.finetuning.tasks.scores import score_all
 from bertsmith.interrupt import Interrupted
-from bertsmith.tasks.dataset import TaskData, load_task
-from bertsmith.tasks.scores import score_all
 from bertsmith.tokenizer import load_tokenizer
 from labelled import (
     LONGEST,

@@ -10,7 +10,7 @@ import pytest
 from bertsmith.corpus import CorpusReport, Section
 from bertsmith.corpus.documents import HELD_CHARACTERS, SourceDocument, group_documents, sections_of
 from bertsmith.corpus.seen import SeenHashes
-from bertsmith.keyed import text_hash
+from bertsmith.data.keyed import text_hash
 
 from corpus_helpers import read, texts, without_space, write
 

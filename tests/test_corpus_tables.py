@@ -234,6 +234,13 @@ def test_column_of_a_table_without_names_is_named_by_its_number(tmp_path: Path) 
     assert texts(path, text_field="2") == ["It was good. I liked it!", "It was bad."]
 
 
+def test_of_two_columns_with_one_name_the_first_keeps_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "text,text,text.1,stars\nfirst one,second,third,1\nanother one,more,fourth,2\n")
+    assert texts(path) == ["first one", "another one"]
+    assert texts(path, text_field="text.1") == ["third", "fourth"]
+    assert texts(path, text_field="text.2") == ["second", "more"]
+
+
 def test_short_values_are_no_names_of_columns_where_one_stands_again_below(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "good film,pos\nbad film,neg\nfine film,pos\n")
     assert texts(path) == ["good film", "bad film", "fine film"]

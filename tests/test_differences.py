@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from bertsmith import differences
-from bertsmith.differences import difference_interval, measure, score_interval
-from bertsmith.tasks.row_sums import RowSums, row_sums
-from bertsmith.tasks.scores import SCORES, score_all
+from bertsmith.comparison import differences
+from bertsmith.comparison.differences import difference_interval, measure, score_interval
+from bertsmith.finetuning.tasks.row_sums import RowSums, row_sums
+from bertsmith.finetuning.tasks.scores import SCORES, score_all
 
 LABELS = {
     "classification": ("a", "b", "c", "never"),

@@ -7,7 +7,7 @@ import torch
 
 from bertsmith.bench import made_up_batch
 from bertsmith.model import BertConfig, BertPretrainingModel
-from bertsmith.model.dropout import LEVELS, Dropout, dropout
+from bertsmith.model.dropout import LEVELS, Dropout, _levels, draw_seeds, dropout
 from bertsmith.objective import sum_losses
 
 
@@ -27,6 +27,19 @@ def test_elements_are_independent_of_their_neighbours() -> None:
     kept = (dropout(torch.ones(1 << 20), 0.5) > 0).double() - 0.5
     for distance in (1, 2, 3, 4, 8, 1024):
         assert abs((kept[:-distance] * kept[distance:]).mean().item()) < 5 * 0.25 / 1024
+
+
+def test_every_level_is_as_frequent_and_calls_are_independent() -> None:
+    torch.manual_seed(0)
+    one, other = (_levels((1024, 1024), draw_seeds(torch.zeros(0))).flatten() for _ in range(2))
+    counts = torch.bincount(one, minlength=LEVELS).double()
+    expected = len(one) / LEVELS
+    chi_squared = ((counts - expected).square() / expected).sum().item()
+    assert len(counts) == LEVELS
+    assert abs(chi_squared - (LEVELS - 1)) < 5 * (2 * LEVELS) ** 0.5
+    for shift in (0, 1, 64, 1024):
+        apart = torch.stack([one.roll(shift), other]).double()
+        assert abs(torch.corrcoef(apart)[0, 1].item()) < 5 / 1024
 
 
 def test_the_gradient_passes_where_the_value_does() -> None:

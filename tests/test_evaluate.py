@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from bertsmith.cli import run
-from bertsmith.console import print_table
+from bertsmith.commands.console import print_table
 from bertsmith.corpus import Section, open_corpus
+from bertsmith.data.shards import read_manifest
 from bertsmith.errors import UserError
 from bertsmith.evaluate import Wanted, evaluate
-from bertsmith.evaluation_table import evaluation_table, notes
-from bertsmith.held_out import count_words, sample_sections, sample_sentences
+from bertsmith.evaluation.held_out import count_words, sample_sections, sample_sentences
+from bertsmith.evaluation.table import evaluation_table, notes
 from bertsmith.metrics import read_metrics
 from bertsmith.report import write_report
-from bertsmith.shards import read_manifest
 from bertsmith.tokenizer import load_tokenizer
 
 from prose import write_prose

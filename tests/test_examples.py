@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bertsmith.examples import TrainingRows
-from bertsmith.rows import IGNORE_INDEX, Row
+from bertsmith.data.examples import TrainingRows
+from bertsmith.data.rows import IGNORE_INDEX, Row
 
 from corpora import CLS, FIRST_WORD, MASK, PAD, SEP, lognormal, make_corpus, make_masking, make_rows
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bertsmith.cli import run as command_line
-from bertsmith.expectation import BELOW_UNIGRAM, expected_loss
+from bertsmith.planning.expectation import BELOW_UNIGRAM, expected_loss
 from bertsmith.presets import PRESETS
 
 from runs import FLAGS
@@ -48,6 +48,19 @@ def test_a_text_that_is_read_too_often_is_said(
     assert command_line(["plan", str(text), "-o", str(tmp_path / "run"), "--epochs", epochs, *FLAGS]) == 0
     out = capsys.readouterr()
     assert ("this text is read 40 times" in out.out + out.err) == said
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_many_unknown_tokens_are_said(
+    said: bool, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in languages that have no spaces between words."""
+    written = text.read_text(encoding="utf-8")
+    often, few = written.replace(" the ", f" {'ab' * 80} "), written.replace("again", "ab" * 80, 3)
+    (tmp_path / "long.txt").write_text(often if said else few, encoding="utf-8")
+    assert command_line(["plan", str(tmp_path / "long.txt"), "-o", str(tmp_path / "run"), "--steps", "3", *FLAGS]) == 0
+    out = capsys.readouterr()
+    assert ("of the tokens are unknown to the tokenizer" in out.out + out.err) == said
 
 
 def test_a_model_of_another_shape_is_not_guessed_at(

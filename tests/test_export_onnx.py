@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from bertsmith.any_model import open_model
 from bertsmith.cli import run as command
 from bertsmith.errors import UserError
+from bertsmith.evaluation.any_model import open_model
+from bertsmith.evaluation.token_scores import score_own_rows
 from bertsmith.export.graph import compare, example, our_outputs
 from bertsmith.export.onnx import export_onnx
 from bertsmith.export.runtime import Session
 from bertsmith.model.classifier import BertClassifier, Head, ModernBertClassifier
 from bertsmith.run_folder import read_run
-from bertsmith.token_scores import score_own_rows
 from bertsmith.tokenizer import load_tokenizer
 from labelled import LONGEST, other_model, tagged_rows, tiny_encoder, topic_rows, tune, write_rows
 

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ from safetensors.torch import load_file
 
 from bertsmith.errors import UserError
 from bertsmith.finetune import finetune
+from bertsmith.finetuning.tuning import run_try
 from bertsmith.interrupt import Interrupted
-from bertsmith.tuning import run_try
 from labelled import (
     number_rows,
     pair_rows,
@@ -101,6 +103,18 @@ def test_the_format_of_the_file_changes_nothing(suffix: str, encoder: Path, one_
         tmp_path / "run", encoder, write_rows(tmp_path / f"topics{suffix}", topic_rows(200)), label="topic", epochs=1.0
     )
     same_weights(tmp_path / "run", one_epoch)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="the file system refuses such names")
+def test_a_file_may_have_a_name_that_is_no_utf8(encoder: Path, topics: Path, one_epoch: Path, tmp_path: Path) -> None:
+    data = tmp_path / os.fsdecode(b"topics-\xff.csv")
+    shutil.copyfile(topics, data)
+    for _ in range(2):  # the second time it is found done
+        tune(tmp_path / "run", encoder, data, label="topic", epochs=1.0)
+    assert scores(tmp_path / "run") == scores(one_epoch)
+    assert json.loads((tmp_path / "run/finetune.json").read_text(encoding="utf-8"))["data"] == str(data)
+    with pytest.raises(UserError, match="is no valid UTF-8; choose another with -o"):
+        tune(tmp_path / os.fsdecode(b"run-\xff"), encoder, topics, label="topic", epochs=1.0)
 
 
 def test_a_new_pooler_is_trained_where_there_is_none(topics: Path, tmp_path: Path) -> None:
@@ -361,6 +375,6 @@ def test_a_pickle_is_refused(encoder: Path, topics: Path, tmp_path: Path) -> Non
 def test_a_missing_library_is_named(
     encoder: Path, topics: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bertsmith.tasks.scores.find_spec", lambda name: None if name == "sklearn" else name)
+    monkeypatch.setattr("bertsmith.finetuning.tasks.scores.find_spec", lambda name: None if name == "sklearn" else name)
     with pytest.raises(UserError, match=r"scikit-learn; install it with: pip install bertsmith\[finetune\]"):
         tune(tmp_path / "run", encoder, topics, label="topic")

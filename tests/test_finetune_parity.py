@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bertsmith.any_classifier import inspect_folder, read_classifier, start_classifier
-from bertsmith.classify import load_classifier, predict_file
 from bertsmith.errors import UserError
+from bertsmith.finetuning.any_classifier import inspect_folder, read_classifier, start_classifier
+from bertsmith.finetuning.classify import load_classifier, predict_file
 from bertsmith.interrupt import Interrupted
 from bertsmith.model import Packed
 from bertsmith.model.classifier import BertClassifier, Head

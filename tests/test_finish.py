@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from bertsmith.card import model_card
 from bertsmith.checkpoint import checkpoint_name
 from bertsmith.config import TrainingConfig
+from bertsmith.data.shards import open_shards
 from bertsmith.errors import UserError
 from bertsmith.fillings import SENTENCE_TOKENS, hide_words, printable
 from bertsmith.finish import publish_model
@@ -24,7 +25,6 @@ from bertsmith.intervals import wilson_interval
 from bertsmith.metrics import read_metrics
 from bertsmith.model import BertConfig, BertPretrainingModel, load_model
 from bertsmith.predict import fill, load_for_prediction
-from bertsmith.shards import open_shards
 from bertsmith.step import Measured
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from bertsmith.any_model import open_model
 from bertsmith.corpus import open_corpus
 from bertsmith.errors import UserError
-from bertsmith.foreign import ForeignModel, load_foreign
-from bertsmith.held_out import TextTokens, sample_sections
+from bertsmith.evaluation.any_model import open_model
+from bertsmith.evaluation.foreign import ForeignModel, load_foreign
+from bertsmith.evaluation.held_out import TextTokens, sample_sections
+from bertsmith.evaluation.token_scores import score_text
 from bertsmith.model import Packed
 from bertsmith.predict import load_for_prediction
-from bertsmith.token_scores import score_text
 from bertsmith.tokenizer import Tokenizer, train_tokenizer
 
 from references import CLASSES, SHAPE, transformers, write_foreign

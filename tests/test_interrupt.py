@@ -12,10 +12,10 @@ from typing import IO, Any
 import pytest
 
 from bertsmith.checkpoint import list_checkpoints
+from bertsmith.data.examples import open_rows
 from bertsmith.errors import UserError
-from bertsmith.examples import open_rows
 from bertsmith.metrics import read_metrics
-from bertsmith.stages import Stage
+from bertsmith.planning.stages import Stage
 
 from prose import write_prose
 from runs import FLAGS, Listener, train

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from bertsmith import measure, memory
 from bertsmith.bench import made_up_batch
-from bertsmith.device import set_threads
 from bertsmith.errors import UserError
-from bertsmith.machine import free_memory, usable_cores
-from bertsmith.measure import best_micro_batch
-from bertsmith.memory import activation_bytes, even_part, memory_need, rows_that_fit, training_state
+from bertsmith.machine import measure, memory
+from bertsmith.machine.device import set_threads
+from bertsmith.machine.limits import free_memory, usable_cores
+from bertsmith.machine.measure import best_micro_batch
+from bertsmith.machine.memory import activation_bytes, even_part, memory_need, rows_that_fit, training_state
 from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.objective import sum_losses
 from bertsmith.optim import make_optimizer
@@ -125,7 +125,7 @@ def test_cores_are_what_a_container_may_use(
 def test_threads_are_those_that_the_user_asks_for(
     environment: dict[str, str], given: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bertsmith.device.usable_cores", lambda: 8)
+    monkeypatch.setattr("bertsmith.machine.device.usable_cores", lambda: 8)
     monkeypatch.setattr("torch.set_num_threads", lambda _count: None)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

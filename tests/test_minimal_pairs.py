@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bertsmith.any_model import open_model
 from bertsmith.errors import UserError
-from bertsmith.minimal_pairs import Pair, Paradigm, read_paradigms, score_pairs
+from bertsmith.evaluation.any_model import open_model
+from bertsmith.evaluation.minimal_pairs import Pair, Paradigm, read_paradigms, score_pairs
+from bertsmith.evaluation.pll import Scorer
 from bertsmith.model import BertPretrainingOutput
-from bertsmith.pll import Scorer
 from bertsmith.tokenizer import Tokenizer, train_tokenizer
 
 from conftest import development_data

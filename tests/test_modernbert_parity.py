@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bertsmith.data.rows import IGNORE_INDEX
 from bertsmith.model import ModernBertConfig, ModernBertModel, ModernBertPretrainingModel
 from bertsmith.model.folder import hf_names
 from bertsmith.model.modernbert_folder import MODERNBERT
-from bertsmith.rows import IGNORE_INDEX
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its own imports

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from bertsmith import objective
+from bertsmith.data.rows import IGNORE_INDEX
 from bertsmith.objective import SummedCrossEntropy
-from bertsmith.rows import IGNORE_INDEX
 
 
 def data(dtype: torch.dtype = torch.float64, rows: int = 23, vocab_size: int = 50) -> tuple[torch.Tensor, torch.Tensor]:

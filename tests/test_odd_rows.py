@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from bertsmith.errors import UserError
-from bertsmith.finetune_config import FinetuneConfig
-from bertsmith.tasks.examples import LabelledFile, read_labelled
-from bertsmith.tasks.scores import score_all
+from bertsmith.finetuning.config import FinetuneConfig
+from bertsmith.finetuning.tasks.examples import LabelledFile, read_labelled
+from bertsmith.finetuning.tasks.scores import score_all
 from labelled import TINY, tiny_encoder, topic_rows, tune, write_rows
 
 HALF = "\ud83d"
@@ -92,7 +92,7 @@ def test_one_label_that_is_there_or_not() -> None:
 
 
 def test_inputs_are_as_long_as_in_training(tmp_path: Path) -> None:
-    from bertsmith.classify import load_classifier
+    from bertsmith.finetuning.classify import load_classifier
 
     rows = write_rows(tmp_path / "rows.csv", topic_rows(40))
     tune(tmp_path / "run", tiny_encoder(tmp_path / "encoder"), rows, label="topic", epochs=1.0, max_length=8)

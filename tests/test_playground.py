@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from bertsmith.classify import load_classifier
 from bertsmith.cli import run as command_line
 from bertsmith.errors import UserError
+from bertsmith.finetuning.classify import load_classifier
 from bertsmith.playground.attention import attention_weights
 from bertsmith.playground.subject import ATTENTION_TOKENS, TOP_K, Subject
 from bertsmith.predict import fill, load_for_prediction

@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from bertsmith import pll
-from bertsmith.any_model import AnyModel, open_model
-from bertsmith.pll import SPECIAL, Scorer, Sentence, pseudo_likelihood, pseudo_log_likelihoods, read_sentences
+from bertsmith.evaluation import pll
+from bertsmith.evaluation.any_model import AnyModel, open_model
+from bertsmith.evaluation.pll import (
+    SPECIAL,
+    Scorer,
+    Sentence,
+    pseudo_likelihood,
+    pseudo_log_likelihoods,
+    read_sentences,
+)
 from bertsmith.tokenizer import Tokenizer, train_tokenizer
 
 from prose import write_prose

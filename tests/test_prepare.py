@@ -19,11 +19,11 @@ import pytest
 from bertsmith.atomic import sha256
 from bertsmith.config import DataConfig
 from bertsmith.corpus import open_corpus, split_sentences
+from bertsmith.data.shards import MANIFEST, open_shards
 from bertsmith.errors import UserError
-from bertsmith.prepare import Prepared, build, chunks, make_tokenizer, prepare, reading
+from bertsmith.prepare import Prepared, build, chunks, fingerprint, held_out_sections, make_tokenizer, prepare, reading
 from bertsmith.prepare.chunks import chunk_characters, split_of
 from bertsmith.prepare.reading import Text
-from bertsmith.shards import MANIFEST, open_shards
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
 
 LENGTH = 16
@@ -390,6 +390,38 @@ def test_a_validation_part_that_is_too_small_is_refused_with_its_size(text: Path
     with pytest.raises(UserError, match=r"validation part holds [\d,]+ tokens, it needs 10,000 tokens") as error:
         prepare(settings(text), tmp_path / "run", report=print, sequence_length=100)
     assert "--validation FILE" in str(error.value)
+
+
+def test_more_of_a_small_text_is_held_out_when_no_share_is_given(text: Path, tmp_path: Path) -> None:
+    config = settings(text, validation_fraction=None)
+    prepared, lines = run(config, tmp_path / "run")
+    share = prepared.manifest["validation_fraction"]
+    assert any(f"{share:.0%} of its sections are held out instead of 1%" in line for line in lines)
+    smaller = next(each for each in reversed(fingerprint.SHARES) if each < share)
+    sections = list(open_corpus((str(text),), text_field=None, document="auto", encoding=None).sections())
+    counts = {each: sum(split_of(section, each) == "validation" for section in sections) for each in (smaller, share)}
+    assert prepared.manifest["sizes"]["validation"]["sections"] == counts[share] > counts[smaller]
+    held_out = list(held_out_sections(config, prepared.manifest))
+    assert len(held_out) == counts[share]
+    assert run(config, tmp_path / "run")[1] == [f"using the text prepared in {tmp_path / 'run/data'}"]
+    again = settings(tmp_path / "run", validation_fraction=None, vocab_size=None)
+    assert run(again, tmp_path / "other")[0].manifest == prepared.manifest
+    with pytest.raises(UserError, match=f"validation_fraction is 0.01, there {share}"):
+        run(settings(tmp_path / "run", validation_fraction=0.01, vocab_size=None), tmp_path / "third")
+
+
+def test_where_no_share_is_plenty_the_largest_is_taken(tmp_path: Path) -> None:
+    text = write_text(tmp_path / "text.jsonl", documents=75)
+    prepared, _ = run(settings(text, validation_fraction=None), tmp_path / "run")
+    assert prepared.manifest["validation_fraction"] == max(fingerprint.SHARES)
+    assert prepared.manifest["sizes"]["validation"]["bytes"] < 1.5 * 4 * 100 * LENGTH
+
+
+def test_a_large_text_gives_the_least_share(tmp_path: Path) -> None:
+    text = write_text(tmp_path / "text.jsonl", documents=5000)
+    prepared, lines = run(settings(text, validation_fraction=None), tmp_path / "run")
+    assert prepared.manifest["validation_fraction"] == 0.01
+    assert not any("held out instead" in line for line in lines)
 
 
 def test_a_text_that_is_certainly_too_small_is_refused_before_any_work(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from bertsmith.decisions import default_warmup
 from bertsmith.interrupt import Interrupted
+from bertsmith.planning.decisions import default_warmup
 from bertsmith.presets import MODERN_RECIPE, PRESETS
 from bertsmith.run_folder import read_run
 
@@ -45,7 +45,7 @@ def test_bert_keeps_the_masks_of_the_paper(text: Path, tmp_path: Path) -> None:
 def test_a_run_that_has_begun_keeps_its_recipe(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when another version of this program would begin it otherwise."""
     with monkeypatch.context() as patch:
-        patch.setattr("bertsmith.plan.decide_recipe", lambda _run: None)
+        patch.setattr("bertsmith.planning.plan.decide_recipe", lambda _run: None)
         with pytest.raises(Interrupted):
             train(tmp_path / "run", text, Listener(stop_after=2), preset="modern-tiny", steps=4)
     assert trained(tmp_path / "run", text, preset="modern-tiny", steps=4)["schedule"] == "linear"

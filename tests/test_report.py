@@ -12,15 +12,15 @@ from safetensors.torch import load_file
 
 from bertsmith.cli import app
 from bertsmith.cli import run as command_line
+from bertsmith.commands.flags import gather
+from bertsmith.data.shards import read_manifest, read_shard
 from bertsmith.errors import UserError
-from bertsmith.flags import gather
 from bertsmith.interrupt import Interrupted
 from bertsmith.report import write_report
 from bertsmith.report.charts import ticks
 from bertsmith.report.facts import read_facts
 from bertsmith.report.settings import command
 from bertsmith.report.steps import CURVE_POINTS, Steps
-from bertsmith.shards import read_manifest, read_shard
 from bertsmith.tokenizer import load_tokenizer
 
 from browser import open_page

@@ -114,7 +114,7 @@ def test_each_row_gets_its_vector_in_order(
     path = write_rows(tmp_path / name, rows)
     encoder = load_sentence_encoder(bert)
     expected = np.concatenate([encoder.encode([row["text"]]) for row in rows])
-    monkeypatch.setattr("bertsmith.classify.CHUNK_ROWS", 7)
+    monkeypatch.setattr("bertsmith.finetuning.classify.CHUNK_ROWS", 7)
     assert command(["embed", str(bert), str(path), "-o", str(tmp_path / "out.npy"), "--threads", "1"]) == 0
     found = np.load(tmp_path / "out.npy", allow_pickle=False, mmap_mode="r")
     assert found.dtype == np.float32

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from bertsmith import shards as shards_module
 from bertsmith.atomic import sha256, write_json
-from bertsmith.errors import UserError
-from bertsmith.shards import (
+from bertsmith.data import shards as shards_module
+from bertsmith.data.shards import (
     MAX_OPEN_SHARDS,
     ShardContent,
     Shards,
@@ -20,6 +19,7 @@ from bertsmith.shards import (
     shard_name,
     verify,
 )
+from bertsmith.errors import UserError
 
 
 def content(ids: list[int], sentences: list[int], sections: list[int], documents: list[int]) -> ShardContent:

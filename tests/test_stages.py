@@ -8,9 +8,9 @@ import pytest
 from bertsmith.config import TrainingConfig, run_config
 from bertsmith.errors import UserError
 from bertsmith.loop import _RowNumbers
-from bertsmith.plan import _take_accumulation
+from bertsmith.planning.plan import _take_accumulation
+from bertsmith.planning.stages import Stage, make_stages
 from bertsmith.run_folder import Run
-from bertsmith.stages import Stage, make_stages
 
 ROWS = {128: 1000, 32: 3900}
 

@@ -11,14 +11,14 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from bertsmith import distributed
-from bertsmith.batch import Batch, collate
 from bertsmith.config import TrainingConfig
+from bertsmith.data.batch import Batch, collate
+from bertsmith.data.rows import IGNORE_INDEX
 from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.objective import Sums, count_targets, sum_losses
 from bertsmith.optim import make_optimizer, set_learning_rate
+from bertsmith.planning.stages import make_stages
 from bertsmith.reporter import Reporter
-from bertsmith.rows import IGNORE_INDEX
-from bertsmith.stages import make_stages
 from bertsmith.step import Measured, StepResult, StepTooLarge, evaluate_loss, train_step
 from bertsmith.watch import Watch
 

@@ -10,16 +10,16 @@ import tokenizers
 import torch
 import torch.nn.functional as F
 
-from bertsmith.finetune_config import FinetuneConfig
+from bertsmith.finetuning.config import FinetuneConfig
+from bertsmith.finetuning.tasks.batches import by_length, collate, rows_of_step
+from bertsmith.finetuning.tasks.encoding import Encoded, encode_texts, shorten
+from bertsmith.finetuning.tasks.examples import Example, find_labels, read_labelled
+from bertsmith.finetuning.tasks.objective import balanced_weights, example_losses, make_objective
+from bertsmith.finetuning.tasks.scores import calibration, score_all
+from bertsmith.finetuning.tasks.split import hold_out
+from bertsmith.finetuning.tasks.targets import targets_of
 from bertsmith.model.classifier import BertClassifier, Head
 from bertsmith.step import train_step
-from bertsmith.tasks.batches import by_length, collate, rows_of_step
-from bertsmith.tasks.encoding import Encoded, encode_texts, shorten
-from bertsmith.tasks.examples import Example, find_labels, read_labelled
-from bertsmith.tasks.objective import balanced_weights, example_losses, make_objective
-from bertsmith.tasks.scores import calibration, score_all
-from bertsmith.tasks.split import hold_out
-from bertsmith.tasks.targets import targets_of
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
 from labelled import tagged_rows, tiny_encoder, topic_rows, write_rows
 
@@ -84,6 +84,10 @@ def test_labels_have_one_name_whatever_the_file(tmp_path: Path) -> None:
         file = read_labelled(str(write_rows(tmp_path / f"r{suffix}", rows)), FinetuneConfig(), None, None)
         names.add(find_labels(file, "classification"))
     assert names == {tuple(map(str, range(11)))}
+    truths = [row | {"label": row["label"] > 5} for row in rows]
+    for suffix in (".jsonl", ".csv", ".parquet"):
+        file = read_labelled(str(write_rows(tmp_path / f"t{suffix}", truths)), FinetuneConfig(), None, None)
+        assert find_labels(file, "classification") == ("False", "True")
 
 
 def test_header_of_conll_files_is_passed_over(tmp_path: Path) -> None:

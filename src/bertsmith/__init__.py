@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "Batch": "batch",
+    "Batch": "data.batch",
     "BertBlock": "model",
     "BertConfig": "model",
     "BertModel": "model",
@@ -18,16 +18,16 @@ _HOME = {
     "ModernBertConfig": "model",
     "ModernBertModel": "model",
     "ModernBertPretrainingModel": "model",
-    "TrainingRows": "examples",
+    "TrainingRows": "data.examples",
     "UserError": "errors",
-    "collate": "batch",
+    "collate": "data.batch",
     "count_targets": "objective",
     "fill": "predict",
     "load_for_prediction": "predict",
     "load_model": "model",
     "load_tokenizer": "tokenizer",
     "learning_rate_at": "optim",
-    "open_rows": "examples",
+    "open_rows": "data.examples",
     "sum_losses": "objective",
 }
 

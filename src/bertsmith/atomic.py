@@ -31,8 +31,12 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text in one step."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write UTF-8 text in one step.
+
+    File names may hold bytes that are no UTF-8, which Python gives as lone surrogates; they are written as escapes, as
+    JSON has them.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -11,24 +11,24 @@ from typing import Any
 
 import torch
 
-from bertsmith.batch import Batch
-from bertsmith.decisions import TOKEN_GOAL
-from bertsmith.device import find_device, require_memory, set_threads
+from bertsmith.data.batch import Batch
+from bertsmith.data.shards import read_manifest
 from bertsmith.errors import UserError
-from bertsmith.measure import (
+from bertsmith.machine.device import find_device, require_memory, set_threads
+from bertsmith.machine.measure import (
     best_micro_batch,
     compare_precisions,
     compiled_losses,
     has_compiler,
 )
-from bertsmith.memory import activation_bytes, rows_that_fit, training_state
+from bertsmith.machine.memory import activation_bytes, rows_that_fit, training_state
+from bertsmith.machine.work import copy_rate, joules_of, matrix_rate, seconds_of, step_operations, synchronize
 from bertsmith.model import AnyConfig, AnyPretrainingModel, has_dropout, new_config, new_model
 from bertsmith.objective import sum_losses
 from bertsmith.optim import make_optimizer, set_learning_rate
+from bertsmith.planning.decisions import TOKEN_GOAL
 from bertsmith.presets import PRESETS
-from bertsmith.shards import read_manifest
 from bertsmith.step import StepTooLarge, SumLosses, train_step
-from bertsmith.work import copy_rate, joules_of, matrix_rate, seconds_of, step_operations, synchronize
 
 VOCAB_SIZE = 30522
 """That of the 2018 models, when no prepared text says another."""
@@ -206,7 +206,7 @@ def kinds_of_work(step: Callable[[], None], device: torch.device) -> dict[str, f
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profile:
+    with torch.profiler.profile(activities=activities, acc_events=True) as profile:
         step()
         synchronize(device)
     times: dict[str, float] = defaultdict(float)

@@ -38,7 +38,7 @@ class Budget(NamedTuple):
 
     seconds: float | None
     operations: float | None
-    """Floating-point operations, counted as `work.step_operations` counts them."""
+    """Floating-point operations, counted as `machine.work.step_operations` counts them."""
 
 
 def parse_budget(text: str) -> Budget:

@@ -12,12 +12,12 @@ from typing import Any
 
 import click
 
+from bertsmith.commands.exports import embed, export
+from bertsmith.commands.flags import default_folder, gather, settings
+from bertsmith.commands.looks import playground, report
+from bertsmith.commands.models import compare, evaluate, fill, finetune, predict
 from bertsmith.config import DataConfig, ModelConfig, TrainingConfig, by_table
 from bertsmith.errors import UserError, suggestion
-from bertsmith.export_commands import embed, export
-from bertsmith.flags import default_folder, gather, settings
-from bertsmith.model_commands import compare, evaluate, fill, finetune, predict
-from bertsmith.report_commands import playground, report
 
 BENCH_SETTINGS = (
     "preset",
@@ -66,7 +66,7 @@ def pretrain(
     The same command again goes on with a run that was stopped.
     """
     from bertsmith.atomic import next_free
-    from bertsmith.console import make_reporter
+    from bertsmith.commands.console import make_reporter
     from bertsmith.pretrain import pretrain as run_pretraining
 
     if config is not None and plan is not None:
@@ -92,7 +92,7 @@ def plan_run(text: tuple[str, ...], output: Path | None, config: Path | None, **
 
     The plan is OUTPUT/config.toml: `pretrain` with the same arguments begins it, --plan gives it to another run.
     """
-    from bertsmith.console import make_reporter
+    from bertsmith.commands.console import make_reporter
     from bertsmith.pretrain import pretrain as run_pretraining
 
     given, origin = gather(text, flags, config)
@@ -113,8 +113,8 @@ def plan_run(text: tuple[str, ...], output: Path | None, config: Path | None, **
 @settings(DataConfig)
 def prepare(text: tuple[str, ...], output: Path, config: Path | None, **flags: Any) -> None:
     """Make tokenizer and token shards from TEXT; the folder is valid as TEXT for `pretrain`."""
+    from bertsmith.commands.console import make_reporter
     from bertsmith.config import run_config
-    from bertsmith.console import make_reporter
     from bertsmith.output_folder import locked, new_folder, refuse_run
     from bertsmith.prepare import prepare as run_preparation
 
@@ -147,7 +147,7 @@ def tokenizer() -> None:
 @settings(DataConfig)
 def train_tokenizer(text: tuple[str, ...], output: Path, **flags: Any) -> None:
     """Train a tokenizer on TEXT, and save it as transformers loads it."""
-    from bertsmith.console import make_reporter
+    from bertsmith.commands.console import make_reporter
     from bertsmith.output_folder import new_folder, refuse_run
     from bertsmith.prepare import make_tokenizer
     from bertsmith.strict import from_mapping

@@ -2,8 +2,8 @@
 
     rows --one division--> training, validation and test rows, the same for all
     each model, each seed --finetune.py--> predictions of the test rows
-    plain methods --baselines.py--> predictions of the test rows
-    all predictions --contenders.py, differences.py--> intervals and verdicts
+    plain methods --comparison/baselines.py--> predictions of the test rows
+    all predictions --comparison/contenders.py--> intervals and verdicts
 
     FOLDER/settings.json               what was asked for, and a hash of the rows
     FOLDER/MODEL-HASH/seed-0/          a fine-tuning run; test.safetensors: its predictions of the test rows
@@ -24,18 +24,18 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from bertsmith import atomic
-from bertsmith.any_classifier import inspect_folder
-from bertsmith.contenders import Answers, Comparison, judge_all, plain_answers
+from bertsmith.comparison.contenders import Answers, Comparison, judge_all, plain_answers
 from bertsmith.errors import UserError
 from bertsmith.finetune import finetune_and_judge
-from bertsmith.finetune_config import FinetuneConfig
-from bertsmith.finetune_folder import find_model, model_hash
-from bertsmith.outcome import Outcome
+from bertsmith.finetuning.any_classifier import inspect_folder
+from bertsmith.finetuning.config import FinetuneConfig
+from bertsmith.finetuning.folder import find_model, model_hash
+from bertsmith.finetuning.outcome import Outcome
+from bertsmith.finetuning.tasks.dataset import TaskData, load_task
+from bertsmith.finetuning.tasks.scores import choosing_metric
 from bertsmith.output_folder import locked, new_folder
 from bertsmith.reporter import Reporter
 from bertsmith.strict import from_mapping
-from bertsmith.tasks.dataset import TaskData, load_task
-from bertsmith.tasks.scores import choosing_metric
 
 SETTINGS, ANSWERS, TABLE = "settings.json", "test.safetensors", "comparison.json"
 

@@ -43,7 +43,7 @@ class DataConfig:
     encoding: str | None = _setting(None, "Character encoding of the text, such as cp1252 [UTF-8, else detected].")
     validation: str | None = _setting(None, "Held-out text, a file or folder [a part of the text, by hash].")
     validation_fraction: float | None = _setting(
-        None, "Share of the sections held out when no --validation is given [0.01; 0.1 for the built-in corpus]."
+        None, "Share of the sections held out when no --validation is given [0.01, more of a small text]."
     )
     tokenizer: str = _setting("wordpiece", "Train 'wordpiece' or 'bpe', or the path of an existing tokenizer.")
     vocab_size: int | None = _setting(None, "Pieces in the vocabulary [chosen from the size of the text].")

@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bertsmith import atomic
-from bertsmith.device import find_device, set_threads
 from bertsmith.embed import read_texts
 from bertsmith.errors import UserError
 from bertsmith.export.folder import staged
 from bertsmith.export.sentences import build_modules, compare, save_tokenizer, sentence_transformers
-from bertsmith.finetune_config import FinetuneConfig
+from bertsmith.finetuning.config import FinetuneConfig
+from bertsmith.finetuning.tasks.examples import read_labelled
+from bertsmith.machine.device import find_device, set_threads
 from bertsmith.model import has_dropout, with_dropout
 from bertsmith.reporter import Reporter
 from bertsmith.sentence_vectors import SentenceEncoder, find_encoder, load_sentence_encoder
-from bertsmith.tasks.examples import read_labelled
 
 SETTINGS = ("text", "test", "epochs", "batch_size", "learning_rate", "max_length", "seed", "device", "threads")
 """Those of `FinetuneConfig` that are used here."""

@@ -11,7 +11,7 @@ from bertsmith import distributed
 from bertsmith.fillings import Example, fill_examples, hide_words
 from bertsmith.metrics import FILLINGS, cut_after, read_metrics
 from bertsmith.model import AnyPretrainingModel
-from bertsmith.plan import Plan
+from bertsmith.planning.plan import Plan
 from bertsmith.report import PAGE, write_report
 from bertsmith.reporter import Reporter
 

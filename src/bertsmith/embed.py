@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from bertsmith import atomic
-from bertsmith.classify import chunks, read_text
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.errors import UserError
+from bertsmith.finetuning.classify import chunks, read_text
+from bertsmith.finetuning.tasks.rows import Columns, choose_columns, open_rows, peek
 from bertsmith.reporter import Reporter
 from bertsmith.sentence_vectors import SentenceEncoder
-from bertsmith.tasks.rows import Columns, choose_columns, open_rows, peek
 
 
 def read_texts(path: str, field: str | None) -> Iterator[list[str]]:

@@ -1,30 +1,30 @@
 """Measuring models so that they can be set side by side.
 
     MODEL ... --open_model--> AnyModel
-    held-out text   --> token_scores.py: masked tokens, next sentences; pll.py: bits per byte
-    minimal pairs   --> minimal_pairs.py
+    held-out text   --> evaluation/token_scores.py: masked tokens, next sentences; pll.py: bits per byte
+    minimal pairs   --> evaluation/minimal_pairs.py
 
 All functions give plain dataclasses. Masks, samples and subsets are functions
 of the text alone, so that the same numbers come out each time.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from bertsmith.any_model import AnyModel, open_model
 from bertsmith.corpus import Corpus, Section
-from bertsmith.device import find_device, set_threads
+from bertsmith.data.shards import read_manifest
 from bertsmith.errors import UserError
-from bertsmith.held_out import Sample, sample_sections, sample_sentences
-from bertsmith.minimal_pairs import MinimalPairScore, read_paradigms, score_pairs
-from bertsmith.pll import PseudoLikelihoodScore, Tell, pseudo_likelihood
+from bertsmith.evaluation.any_model import AnyModel, open_model
+from bertsmith.evaluation.held_out import Sample, sample_sections, sample_sentences
+from bertsmith.evaluation.minimal_pairs import read_paradigms, score_pairs
+from bertsmith.evaluation.pll import PseudoLikelihoodScore, Tell, pseudo_likelihood
+from bertsmith.evaluation.results import Evaluation
+from bertsmith.evaluation.token_scores import TokenScores, score_own_rows, score_text
+from bertsmith.machine.device import find_device, set_threads
 from bertsmith.prepare import held_out_sections
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
-from bertsmith.shards import read_manifest
-from bertsmith.token_scores import MaskedScore, NextSentenceScore, TokenScores, score_own_rows, score_text
 
 LEAST_SEQUENCE_LENGTH = 8
 
@@ -46,27 +46,6 @@ class Wanted(NamedTuple):
 
     sequence_length: int = 128
     """Places in a row of the given text, fewer where a model reads fewer. A run's own rows are as in its training."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What was measured of one model; None where there was nothing to measure it on."""
-
-    model: str
-    """As it was named."""
-
-    parameters: int
-    vocab_size: int
-    max_length: int
-    """Longest sequence, in tokens."""
-
-    text: str | None
-    """The held-out text, in words."""
-
-    masked: MaskedScore | None
-    next_sentences: NextSentenceScore | None
-    pseudo_likelihood: PseudoLikelihoodScore | None
-    minimal_pairs: MinimalPairScore | None
 
 
 def evaluate(

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bertsmith.examples import TokenSource
+from bertsmith.data.examples import TokenSource
+from bertsmith.data.shards import Int64Array
 from bertsmith.model import AnyPretrainingModel
 from bertsmith.predict import guess
-from bertsmith.shards import Int64Array
 from bertsmith.tokenizer import Tokenizer
 
 EXAMPLES = 5

@@ -16,20 +16,20 @@ from typing import Any
 
 import torch
 
-from bertsmith.any_classifier import inspect_folder
-from bertsmith.device import find_device, require_memory, set_threads
 from bertsmith.errors import UserError
-from bertsmith.finetune_config import FinetuneConfig
-from bertsmith.finetune_folder import SETTINGS, find_model, model_hash, open_settings, save_settings
+from bertsmith.finetuning.any_classifier import inspect_folder
+from bertsmith.finetuning.config import FinetuneConfig
+from bertsmith.finetuning.folder import SETTINGS, find_model, model_hash, open_settings, save_settings
+from bertsmith.finetuning.outcome import Outcome, describe_outcome, model_card, write_mistakes, write_scores
+from bertsmith.finetuning.tasks.dataset import TaskData, load_task
+from bertsmith.finetuning.tasks.scores import choosing_metric, is_better
+from bertsmith.finetuning.tries import Try, Work, list_tries
+from bertsmith.finetuning.tuning import best_model, judge_model, measured_precision, run_try
 from bertsmith.finish import publish_model
-from bertsmith.outcome import Outcome, describe_outcome, model_card, write_mistakes, write_scores
+from bertsmith.machine.device import find_device, require_memory, set_threads
 from bertsmith.output_folder import locked, new_folder
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import note_environment
-from bertsmith.tasks.dataset import TaskData, load_task
-from bertsmith.tasks.scores import choosing_metric, is_better
-from bertsmith.tries import Try, Work, list_tries
-from bertsmith.tuning import best_model, judge_model, measured_precision, run_try
 
 STEP_GOAL = 600
 FEWEST_EPOCHS, MOST_EPOCHS = 3.0, 20.0

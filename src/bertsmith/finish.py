@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from bertsmith import atomic
-from bertsmith.any_classifier import AnyClassifier, ForeignClassifier
 from bertsmith.card import model_card
 from bertsmith.errors import UserError
 from bertsmith.fillings import Filling, fill_examples, hide_words, printable
+from bertsmith.finetuning.any_classifier import AnyClassifier, ForeignClassifier
 from bertsmith.intervals import wilson_interval
 from bertsmith.metrics import EVALUATION
 from bertsmith.model import AnyPretrainingModel, architecture, new_model, with_dropout
-from bertsmith.plan import Plan
+from bertsmith.planning.plan import Plan
 from bertsmith.reporter import Reporter
 from bertsmith.step import Measured
 from bertsmith.tokenizer import Tokenizer

@@ -8,12 +8,12 @@ from typing import Any
 
 from bertsmith.checkpoint import find_damage, list_checkpoints, newest_checkpoint
 from bertsmith.config import RunConfig, flat
+from bertsmith.data.shards import read_manifest
+from bertsmith.data.shards import verify as verify_shards
 from bertsmith.errors import UserError
 from bertsmith.metrics import read_metrics
 from bertsmith.output_folder import CONFIG, LOCK
 from bertsmith.run_folder import Run, read_run
-from bertsmith.shards import read_manifest
-from bertsmith.shards import verify as verify_shards
 
 RECENT_STEPS = 100
 """Steps whose mean is shown: one step alone is noise."""

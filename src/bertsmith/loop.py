@@ -11,23 +11,23 @@ from torch.utils.data import DataLoader
 
 from bertsmith import distributed
 from bertsmith.averaging import WeightAverage
-from bertsmith.batch import Batch, collate
 from bertsmith.checkpoint import save_checkpoint
+from bertsmith.data.batch import Batch, collate
+from bertsmith.data.masking import share_at
 from bertsmith.diary import Diary
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted, leave_signals_to_the_run, listening
-from bertsmith.masking import share_at
+from bertsmith.machine.work import matrix_rate, step_operations
 from bertsmith.metrics import MetricsLog
 from bertsmith.model import AnyPretrainingModel
 from bertsmith.objective import sum_losses
 from bertsmith.optim import AnyOptimizer, MuonWithAdamW, learning_rate_at, set_learning_rate
-from bertsmith.pace import Pace, quick_rows
-from bertsmith.plan import Plan
+from bertsmith.planning.pace import Pace, quick_rows
+from bertsmith.planning.plan import Plan
+from bertsmith.planning.stages import Division, Stage
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run, lasting_settings
-from bertsmith.stages import Division, Stage
 from bertsmith.step import Measured, StepResult, StepTooLarge, SumLosses, evaluate_loss, train_step
-from bertsmith.work import matrix_rate, step_operations
 
 GPU_LOADER_WORKERS = 2
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bertsmith.batch import Batch
+from bertsmith.data.batch import Batch
+from bertsmith.data.rows import IGNORE_INDEX
 from bertsmith.model import Packed
-from bertsmith.rows import IGNORE_INDEX
 
 TERMS = ("mlm", "nsp")
 """The terms of the loss, in the order of all tensors below."""

@@ -24,8 +24,9 @@ def make_folder(folder: Path, *, owned_by: tuple[str, ...] = ()) -> None:
         owned_by: Names of which one shows that the folder is ours.
 
     Raises:
-        UserError: It holds something else, or is not writable.
+        UserError: It holds something else, is not writable, or has a name that libraries cannot open.
     """
+    refuse_odd_name(folder)
     try:
         if folder.exists() and not any((folder / name).exists() for name in owned_by):
             if not folder.is_dir():
@@ -40,6 +41,18 @@ def make_folder(folder: Path, *, owned_by: tuple[str, ...] = ()) -> None:
         raise UserError(
             f"cannot write to the output folder {folder}: {error.strerror}; choose another with -o"
         ) from error
+
+
+def refuse_odd_name(folder: Path) -> None:
+    """Refuse a path with bytes that are no UTF-8, which the libraries that write weights cannot open.
+
+    Raises:
+        UserError: It has some.
+    """
+    try:
+        os.path.abspath(folder).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the output folder {str(folder)!a} is no valid UTF-8; choose another with -o") from error
 
 
 @contextmanager

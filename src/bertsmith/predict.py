@@ -13,11 +13,11 @@ import torch
 
 from bertsmith.averaging import WeightAverage
 from bertsmith.checkpoint import load_checkpoint, newest_checkpoint
-from bertsmith.decisions import model_of
 from bertsmith.errors import UserError
 from bertsmith.model import AnyPretrainingModel, load_model
 from bertsmith.model_source import local_folder
 from bertsmith.output_folder import CONFIG
+from bertsmith.planning.decisions import model_of
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import read_run
 from bertsmith.tokenizer import Tokenizer, load_tokenizer

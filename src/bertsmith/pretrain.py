@@ -19,17 +19,17 @@ from bertsmith import distributed
 from bertsmith.averaging import WeightAverage
 from bertsmith.budget import REVISIONS
 from bertsmith.checkpoint import Found, list_checkpoints, load_checkpoint, newest_checkpoint, read_state, set_aside
-from bertsmith.device import find_device, set_threads
+from bertsmith.data.keyed import text_hash
 from bertsmith.diary import Diary
 from bertsmith.errors import UserError
 from bertsmith.finish import finish_run
-from bertsmith.keyed import text_hash
 from bertsmith.loop import measure_held_out, train
+from bertsmith.machine.device import find_device, set_threads
 from bertsmith.optim import make_optimizer
 from bertsmith.output_folder import CONFIG, locked, new_folder
-from bertsmith.overview import describe, seconds_left
-from bertsmith.pace import last_rows
-from bertsmith.plan import make_plan
+from bertsmith.planning.overview import describe, seconds_left
+from bertsmith.planning.pace import last_rows
+from bertsmith.planning.plan import make_plan
 from bertsmith.prepare import prepare
 from bertsmith.replay import prepare_replay
 from bertsmith.reporter import Reporter

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from bertsmith.config import DataConfig
+from bertsmith.data.examples import Course, TrainingRows
+from bertsmith.data.rows import IGNORE_INDEX, Row
 from bertsmith.errors import UserError
-from bertsmith.examples import Course, TrainingRows
 from bertsmith.prepare import prepare
 from bertsmith.prepare.adopt import prepared_source
 from bertsmith.reporter import Reporter
-from bertsmith.rows import IGNORE_INDEX, Row
 from bertsmith.tokenizer import load_tokenizer
 
 REPLAY = "replay"

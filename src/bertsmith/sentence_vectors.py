@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from bertsmith.errors import UserError
-from bertsmith.finetune_folder import find_model
+from bertsmith.finetuning.folder import find_model
+from bertsmith.finetuning.tasks.batches import by_length, collate
+from bertsmith.finetuning.tasks.encoding import encode_texts
 from bertsmith.model import AnyModel, BertModel, BertPooler, Packed, architecture
 from bertsmith.model.classifier import SEQUENCE
 from bertsmith.model.folder import ModelFolder, read_config
 from bertsmith.step import autocast
-from bertsmith.tasks.batches import by_length, collate
-from bertsmith.tasks.encoding import encode_texts
 from bertsmith.tokenizer import Tokenizer, load_fitting_tokenizer
 
 Pooling = Literal["mean", "pooled"]

@@ -16,18 +16,18 @@ from typing import Any, NamedTuple
 import torch
 
 from bertsmith import atomic
-from bertsmith.any_classifier import inspect_folder
-from bertsmith.decisions import SPECIAL_IDS
+from bertsmith.data.keyed import Stream, keyed_seed
+from bertsmith.data.shards import read_manifest
 from bertsmith.errors import UserError
-from bertsmith.finetune_folder import find_model, model_hash
-from bertsmith.keyed import Stream, keyed_seed
+from bertsmith.finetuning.any_classifier import inspect_folder
+from bertsmith.finetuning.folder import find_model, model_hash
 from bertsmith.model import MODEL_TYPES, AnyConfig, AnyPretrainingModel, architecture, new_model, read_config
 from bertsmith.model.folder import ModelFolder
+from bertsmith.planning.decisions import SPECIAL_IDS
 from bertsmith.prepare.adopt import prepared_source
 from bertsmith.presets import PRESETS, sizes_of
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
-from bertsmith.shards import read_manifest
 from bertsmith.tokenizer import ROLES, Tokenizer, load_tokenizer
 
 INIT, START = "init", "start.json"

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from bertsmith import distributed
-from bertsmith.batch import Batch
+from bertsmith.data.batch import Batch
+from bertsmith.data.keyed import Stream, keyed_seed
 from bertsmith.errors import UserError
-from bertsmith.keyed import Stream, keyed_seed
 from bertsmith.objective import Sums, count_targets
 from bertsmith.optim import AnyOptimizer
 

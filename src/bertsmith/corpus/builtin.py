@@ -21,7 +21,7 @@ from bertsmith.corpus.documents import SourceDocument
 from bertsmith.corpus.files import SourceFile
 from bertsmith.corpus.prose import paragraphs_of
 from bertsmith.corpus.report import CorpusReport
-from bertsmith.keyed import text_hash
+from bertsmith.data.keyed import text_hash
 
 _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "lib2to3", "_vendor"}
 """Other packages, their copies, and test data that is broken on purpose."""

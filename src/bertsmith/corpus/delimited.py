@@ -4,7 +4,7 @@ import csv
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, dropwhile, islice
+from itertools import chain, count, dropwhile, islice
 from typing import Literal
 
 from bertsmith.corpus.records import SAMPLE_ROWS, TEXT_FIELDS, Row
@@ -50,11 +50,21 @@ def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report
         return
     is_header = _names_columns([cells for _, cells in beginning], text_field)
     top = beginning[0][1]
-    columns = [cell.strip() for cell in top] if is_header else [str(number) for number in range(1, len(top) + 1)]
+    columns = _distinct(top) if is_header else [str(number) for number in range(1, len(top) + 1)]
     for number, cells in chain(beginning[is_header:], rows):
         if len(cells) > len(columns):
             cells = [*cells[: len(columns) - 1], delimiter.join(cells[len(columns) - 1 :])]
         yield number, dict(zip(columns, cells, strict=False))
+
+
+def _distinct(cells: Sequence[str]) -> list[str]:
+    """Names of columns; one that stands again is called name.1, name.2, ..., as pandas calls it."""
+    given = [cell.strip() for cell in cells]
+    names: list[str] = []
+    for name in given:
+        others = (f"{name}.{number}" for number in count(1))
+        names.append(name if name not in names else next(each for each in others if each not in {*given, *names}))
+    return names
 
 
 def _parsed(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.corpus.seen import SeenHashes
 from bertsmith.corpus.sentences import split_sentences
-from bertsmith.keyed import text_hash
+from bertsmith.data.keyed import text_hash
 
 SECTION_WORDS = 2_000
 """Words that a section of a longer document has, about."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bertsmith import atomic
 from bertsmith.errors import UserError
+from bertsmith.output_folder import refuse_odd_name
 
 
 @contextmanager
@@ -20,6 +21,7 @@ def staged(output: Path) -> Iterator[Path]:
     Raises:
         UserError: It holds something, or cannot be written.
     """
+    refuse_odd_name(output)
     output = Path(os.path.abspath(output))
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} exists and is not empty, and nothing is overwritten; choose another folder with -o")

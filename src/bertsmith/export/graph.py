@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bertsmith.any_classifier import ForeignClassifier, read_classifier
 from bertsmith.errors import UserError
+from bertsmith.evaluation.foreign import quiet
 from bertsmith.export.runtime import Session, require_onnx
-from bertsmith.foreign import quiet
+from bertsmith.finetuning.any_classifier import ForeignClassifier, read_classifier
 from bertsmith.model import AnyConfig, architecture, load_model, pad, unpad
 from bertsmith.model.classifier import SEQUENCE, TOKEN, BertClassifier, ModernBertClassifier
 from bertsmith.model.folder import ModelFolder, Naming, read_config

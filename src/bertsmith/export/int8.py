@@ -15,28 +15,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bertsmith.batch import Batch, collate
 from bertsmith.corpus import Section, open_corpus
-from bertsmith.decisions import VALIDATION_MLM_PROBABILITY, VALIDATION_SEED, rows_of
+from bertsmith.data.batch import Batch, collate
+from bertsmith.data.examples import TrainingRows
+from bertsmith.data.shards import read_manifest
 from bertsmith.errors import UserError
-from bertsmith.examples import TrainingRows
+from bertsmith.evaluation.held_out import TextTokens, sample_sections, sample_sentences, text_rows
 from bertsmith.export.runtime import MaskedGraph, Session
-from bertsmith.finetune_config import FinetuneConfig
-from bertsmith.finetune_folder import SETTINGS, read_settings
-from bertsmith.held_out import TextTokens, sample_sections, sample_sentences, text_rows
+from bertsmith.finetuning.config import FinetuneConfig
+from bertsmith.finetuning.folder import SETTINGS, read_settings
+from bertsmith.finetuning.tasks.batches import by_length
+from bertsmith.finetuning.tasks.dataset import Part, encode_part, load_task
+from bertsmith.finetuning.tasks.encoding import Input, encode_texts
+from bertsmith.finetuning.tasks.examples import read_labelled, refuse_unseen
+from bertsmith.finetuning.tasks.scoring import judge
 from bertsmith.model.classifier import Head, read_head
 from bertsmith.objective import sum_losses
 from bertsmith.output_folder import CONFIG
+from bertsmith.planning.decisions import VALIDATION_MLM_PROBABILITY, VALIDATION_SEED, rows_of
 from bertsmith.prepare import held_out_sections
 from bertsmith.run_folder import read_run
-from bertsmith.shards import read_manifest
 from bertsmith.step import evaluate_loss
 from bertsmith.strict import from_mapping
-from bertsmith.tasks.batches import by_length
-from bertsmith.tasks.dataset import Part, encode_part, load_task
-from bertsmith.tasks.encoding import Input, encode_texts
-from bertsmith.tasks.examples import read_labelled, refuse_unseen
-from bertsmith.tasks.scoring import judge
 from bertsmith.tokenizer import Tokenizer
 
 MOST_ROWS = 512

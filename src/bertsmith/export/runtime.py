@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bertsmith.errors import UserError
-from bertsmith.foreign import to_rows
+from bertsmith.evaluation.foreign import to_rows
 from bertsmith.model import BertPretrainingOutput, Packed
 
 

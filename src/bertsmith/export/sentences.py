@@ -12,8 +12,8 @@ import torch
 
 from bertsmith import atomic
 from bertsmith.errors import UserError
+from bertsmith.evaluation.foreign import quiet
 from bertsmith.export.folder import staged
-from bertsmith.foreign import quiet
 from bertsmith.model import architecture
 from bertsmith.reporter import Reporter
 from bertsmith.sentence_vectors import SentenceEncoder, find_encoder, load_sentence_encoder

@@ -122,4 +122,4 @@ def _attend_rows(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     scores = scores if mask is None else scores + mask
-    return dropout(scores.softmax(-1), dropout_p) @ v
+    return dropout(scores.softmax(-1), dropout_p, source=scores) @ v

@@ -1,9 +1,14 @@
 """Dropout (Srivastava et al. 2014) with cheap random numbers on a CPU.
 
 PyTorch draws a number of 32 bits or more for each element, one after the other,
-which costs as much as a matrix product. Here 16 bits decide on an element, four
-elements a draw. On a GPU PyTorch's own is fused and fast.
+which costs as much as a matrix product. Here a number is a hash of the place of its
+element and of a seed, so that many are made at once, in compiled code within the loop
+that uses them, and again in the backward pass instead of being kept. On a GPU
+PyTorch's own is fused and fast.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,37 +17,108 @@ from torch import Tensor, nn
 LEVELS = 1 << 16
 """A chance is rounded to a multiple of 1 / LEVELS."""
 
+_STEP, _FIRST, _SECOND = -1640531535, -2048144789, -1028477387
+"""Odd factors: 2**32 over the golden ratio, and those of MurmurHash3's 32-bit finaliser, as signed numbers."""
 
-def dropout(values: Tensor, chance: float) -> Tensor:
+_AT_ONCE = 1 << 17
+"""Elements of a pass of eager code: as many as stay in a cache."""
+
+
+def dropout(values: Tensor, chance: float, *, source: Tensor | None = None) -> Tensor:
     """Set elements to 0 with some chance and scale the others up, so that the mean stays.
 
     Args:
         values: float, any shape.
         chance: In [0, 1).
+        source: What `values` were made from. Compiled code makes them in the loop that drops some, if it need not
+            write them first; a tensor that is written anyway has to be named then.
     """
     if values.device.type != "cpu" or chance == 0:
         return F.dropout(values, chance)
     dropped = min(max(1, round(chance * LEVELS)), LEVELS - 1)
-    keep = random_levels(values.detach()) >= dropped - LEVELS // 2
-    return torch.where(keep, values * (LEVELS / (LEVELS - dropped)), 0)
+    seeds = draw_seeds((values if source is None else source).detach())
+    if torch.compiler.is_compiling():
+        return _DropTwice.apply(values, seeds, dropped)  # type: ignore[no-any-return, no-untyped-call]
+    return _drop(values, seeds, dropped)
 
 
-@torch.library.custom_op("bertsmith::random_levels", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
-def random_levels(like: Tensor) -> Tensor:
-    """int16 of the shape of `like`, uniform over all values, from PyTorch's generator.
+def _drop(values: Tensor, seeds: Tensor, dropped: int) -> Tensor:
+    """Drop elements with a chance of dropped / LEVELS."""
+    return torch.where(_levels(values.shape, seeds) >= dropped, values * (LEVELS / (LEVELS - dropped)), 0)
 
-    An operator of its own, so that compiled code takes the same numbers: the
-    compiler's own generator is as slow as PyTorch's. `like` as an argument keeps it
-    from taking two calls for one.
+
+class _DropTwice(torch.autograd.Function):
+    """`_drop` whose backward pass makes the numbers again: in compiled code that is cheaper than writing a mask."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, seeds: Tensor, dropped: int) -> Tensor:
+        ctx.save_for_backward(seeds)
+        ctx.dropped = dropped
+        return _drop(values, seeds, dropped)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (seeds,) = ctx.saved_tensors
+        return _drop(gradient, same_seeds(seeds), ctx.dropped), None, None
+
+
+@torch.library.custom_op("bertsmith::draw_seeds", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+def draw_seeds(unlike: Tensor) -> Tensor:  # noqa: ARG001
+    """int32 [2] from PyTorch's generator.
+
+    An operator of its own, so that compiled code takes the same numbers. The argument keeps the compiler from taking
+    two calls for one.
     """
-    count = like.numel()
-    draws = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    return draws.view(torch.int16)[:count].view(like.shape)
+    return torch.empty(2, dtype=torch.int32).random_(-(1 << 31), (1 << 31) - 1)
 
 
-@random_levels.register_fake
-def _(like: Tensor) -> Tensor:
-    return like.new_empty(like.shape, dtype=torch.int16)
+@draw_seeds.register_fake
+def _(unlike: Tensor) -> Tensor:
+    return unlike.new_empty(2, dtype=torch.int32)
+
+
+@torch.library.custom_op("bertsmith::same_seeds", mutates_args=())
+def same_seeds(seeds: Tensor) -> Tensor:
+    """A copy that the compiler does not know to be one, or it would keep the mask of the forward pass."""
+    return seeds.clone()
+
+
+@same_seeds.register_fake
+def _(seeds: Tensor) -> Tensor:
+    return torch.empty_like(seeds)
+
+
+def _levels(shape: Sequence[int], seeds: Tensor) -> Tensor:
+    """int32 of a shape, uniform in [0, LEVELS)."""
+    if torch.compiler.is_compiling():
+        places = torch.zeros((), dtype=torch.int32)
+        stride = 1
+        for size in reversed(shape):
+            places = torch.arange(size, dtype=torch.int32).view(-1, *[1] * places.dim()) * _wrapped(stride) + places
+            stride *= size
+        return _hash(places, seeds)
+    count = torch.Size(shape).numel()
+    first = torch.arange(min(count, _AT_ONCE), dtype=torch.int32) * _STEP
+    parts = [_hash(first[: count - start] + _wrapped(start), seeds) for start in range(0, count, _AT_ONCE)]
+    return torch.cat(parts).view(shape) if parts else first.view(shape)
+
+
+def _wrapped(place: int) -> int:
+    """A place times _STEP, as a signed number of 32 bits, which products of such numbers give by themselves."""
+    return (place * _STEP + (1 << 31)) % (1 << 32) - (1 << 31)
+
+
+def _hash(places: Tensor, seeds: Tensor) -> Tensor:
+    """The lower 16 bits of MurmurHash3's finaliser of places times _STEP, with a seed before each round."""
+    mixed = places + seeds[0]
+    mixed ^= (mixed >> 16) & 0xFFFF
+    mixed *= _FIRST
+    mixed += seeds[1]
+    mixed ^= (mixed >> 13) & 0x7FFFF
+    mixed *= _SECOND
+    mixed ^= mixed >> 16
+    mixed &= 0xFFFF
+    return mixed
 
 
 class Dropout(nn.Module):

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from bertsmith.any_classifier import AnyClassifier, ForeignClassifier
-from bertsmith.classify import Classifier, load_classifier
 from bertsmith.errors import UserError
-from bertsmith.finetune_folder import SETTINGS
+from bertsmith.finetuning.any_classifier import AnyClassifier, ForeignClassifier
+from bertsmith.finetuning.classify import Classifier, load_classifier
+from bertsmith.finetuning.folder import SETTINGS
 from bertsmith.model import AnyPretrainingModel, read_config
 from bertsmith.model.classifier import SEQUENCE, TOKEN
 from bertsmith.model_source import local_folder

@@ -11,11 +11,11 @@ from typing import Any
 
 from bertsmith.atomic import TEMPORARY_SUFFIX, sync_file, sync_folder
 from bertsmith.config import DataConfig
+from bertsmith.data.shards import read_manifest, verify
 from bertsmith.errors import UserError
 from bertsmith.prepare.fingerprint import contradictions, difference
 from bertsmith.prepare.folder import PreparedFolder
 from bertsmith.prepare.job import Job
-from bertsmith.shards import read_manifest, verify
 from bertsmith.tokenizer import load_tokenizer
 
 
@@ -37,7 +37,9 @@ def adopt(job: Job, source: PreparedFolder, explicit: frozenset[str]) -> dict[st
         UserError: The settings ask for something else, or the source is damaged.
     """
     manifest = read_manifest(source.data)
-    wrong = contradictions(job.config, manifest["fingerprint"]["settings"], explicit)
+    settings = manifest["fingerprint"]["settings"]
+    share = manifest.get("validation_fraction", settings.get("validation_fraction"))
+    wrong = contradictions(job.config, settings | {"validation_fraction": share}, explicit)
     if wrong:
         raise UserError(f"{source.root} was prepared with other settings: {wrong[0]}; leave it out, or give the text")
     if source.root.resolve() == job.folder.root.resolve():

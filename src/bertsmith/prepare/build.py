@@ -4,8 +4,8 @@ import ctypes
 import math
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,7 +14,7 @@ from bertsmith.corpus import CorpusReport
 from bertsmith.errors import UserError, suggestion
 from bertsmith.prepare.chunks import section_share, split_of
 from bertsmith.prepare.facts import measure_split, most_frequent, unigram_loss
-from bertsmith.prepare.fingerprint import TRAINED, Inputs, difference, read_inputs
+from bertsmith.prepare.fingerprint import TRAINED, Inputs, difference, held_out_share, read_inputs
 from bertsmith.prepare.folder import PreparedFolder
 from bertsmith.prepare.job import Job, Progress, Report, tell_nobody
 from bertsmith.prepare.tokenising import make_shards
@@ -24,8 +24,21 @@ SAMPLE_BYTES = 200_000_000
 """Most text that a tokenizer is trained on. More would change few pieces, and cost memory."""
 
 
+CHARACTERS_PER_TOKEN = 4
+"""Of scripts with letters, about, and more than of others: how many tokens a text has is not known before there is a
+tokenizer."""
+
 FREQUENT_IDS = 40
 """Most frequent ids that the manifest keeps."""
+
+
+@dataclass(slots=True)
+class Size:
+    """How much text a split holds."""
+
+    sections: int = 0
+    characters: int = 0
+    bytes: int = 0
 
 
 def build(job: Job, inputs: Inputs, state: dict[str, Any]) -> dict[str, Any]:
@@ -91,25 +104,43 @@ def _measure(job: Job, inputs: Inputs) -> dict[str, Any]:
     """First reading: how much text there is, and what could not be read."""
     started = time.monotonic()
     job.progress("reading", 0.0)
-    sizes = {split: {"sections": 0, "characters": 0, "bytes": 0} for split in ("train", "validation")}
+    sizes = {share: {split: Size() for split in ("train", "validation")} for share in inputs.shares}
     reports: dict[str, CorpusReport] = {}
     for name, corpus in (("text", inputs.corpus), ("validation", inputs.validation)):
         if corpus is None:
             continue
         reports[name] = CorpusReport()
         for section in corpus.sections(reports[name]):
-            size = sizes["validation" if name == "validation" else split_of(section, inputs.fraction)]
-            size["sections"] += 1
-            size["characters"] += len(section.text)
-            size["bytes"] += len(section.text if section.text.isascii() else section.text.encode())
+            count = len(section.text if section.text.isascii() else section.text.encode())
+            place = section_share(section, b"validation")  # hashed once; `split_of` is the rule
+            for share, parts in sizes.items():
+                part = parts["validation" if name == "validation" or place < share else "train"]
+                part.sections += 1
+                part.characters += len(section.text)
+                part.bytes += count
         for line in reports[name].lines():
             job.report(line if name == "text" else f"validation: {line}")
     job.progress("reading", 1.0)
+    share = _least_share(job, {share: parts["validation"].characters for share, parts in sizes.items()})
+    if share > inputs.shares[0]:
+        job.report(f"the text is small, so {share:.0%} of its sections are held out instead of {inputs.shares[0]:.0%}")
     return {
-        "sizes": sizes,
+        "validation_fraction": share,
+        "sizes": {split: asdict(size) for split, size in sizes[share].items()},
         "corpus": {name: asdict(report) for name, report in reports.items()},
         "seconds": {"reading": round(time.monotonic() - started, 2)},
     }
+
+
+def _least_share(job: Job, held_out: Mapping[float, int]) -> float:
+    """The least share that holds out enough, or the largest where none does.
+
+    Args:
+        job: Says how many tokens are enough.
+        held_out: Characters that each share holds out, the least share first.
+    """
+    wanted = 1.5 * CHARACTERS_PER_TOKEN * job.least_tokens
+    return next((share for share, size in held_out.items() if size >= wanted), max(held_out))
 
 
 def _make_tokenizer(job: Job, inputs: Inputs, state: dict[str, Any]) -> Tokenizer:
@@ -138,7 +169,7 @@ def _train(job: Job, inputs: Inputs, state: dict[str, Any]) -> Tokenizer:
     if sample < 1:
         job.report(f"the tokenizer is trained on {sample:.1%} of the text: sections chosen by hash, about 200 MB")
     tokenizer = train_tokenizer(
-        _training_texts(job, inputs, sample, expected=sample * size["characters"]),
+        _training_texts(job, inputs, held_out_share(state, inputs), sample, expected=sample * size["characters"]),
         kind=cast(Literal["wordpiece", "bpe"], config.tokenizer),
         vocab_size=config.vocab_size or choose_vocab_size(size["bytes"]),
         lowercase=config.lowercase,
@@ -161,17 +192,17 @@ def _extended(job: Job, inputs: Inputs, state: dict[str, Any]) -> Tokenizer:
         return inputs.tokenizer
     size = state["sizes"]["train"]
     sample = min(1.0, SAMPLE_BYTES / size["bytes"])
-    texts = _training_texts(job, inputs, sample, expected=sample * size["characters"])
+    texts = _training_texts(job, inputs, held_out_share(state, inputs), sample, expected=sample * size["characters"])
     tokenizer = extend_tokenizer(inputs.tokenizer, texts, job.config.extend_vocab)
     job.report(f"tokenizer: {job.config.extend_vocab:,} words added, {tokenizer.vocab_size:,} pieces")
     return tokenizer
 
 
-def _training_texts(job: Job, inputs: Inputs, sample: float, expected: float) -> Iterator[str]:
+def _training_texts(job: Job, inputs: Inputs, share: float, sample: float, expected: float) -> Iterator[str]:
     """Sections of the training text, or of a sample that depends on their keys alone."""
     seen, told = 0, 0.0
     for section in inputs.corpus.sections():
-        if split_of(section, inputs.fraction) == "train" and section_share(section, b"sample") < sample:
+        if split_of(section, share) == "train" and section_share(section, b"sample") < sample:
             yield section.text
             seen += len(section.text)
             if seen / expected >= told + 0.002:  # telling costs time

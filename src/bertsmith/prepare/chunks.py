@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bertsmith.corpus import Section, split_sentences
-from bertsmith.shards import ShardContent, Split, id_dtype, pack_shard, shard_name
+from bertsmith.data.shards import ShardContent, Split, id_dtype, pack_shard, shard_name
 from bertsmith.tokenizer import Encoded, Tokenizer
 
 CHUNK_CHARACTERS = 4_000_000

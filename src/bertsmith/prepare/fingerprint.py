@@ -7,6 +7,7 @@ enough to say what changed.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -22,6 +23,10 @@ RULES = 1
 TRAINED = ("wordpiece", "bpe")
 """Values of `DataConfig.tokenizer` that ask for a new tokenizer; any other is a path."""
 
+SHARES, BUILT_IN_SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3), (0.1,)
+"""Shares of a text that may be held out when none is given: small texts need larger ones. What one share holds out, a
+larger one does, too."""
+
 LISTED_FILES = 1_000
 """Files that are named one by one, to say later which one changed. All count in the hash."""
 
@@ -36,8 +41,8 @@ class Inputs(NamedTuple):
     validation: Text | None
     """A text of its own; None: a share of the corpus."""
 
-    fraction: float
-    """Share of the sections that are held out, 0 when `validation` is given."""
+    shares: tuple[float, ...]
+    """Shares of the sections that may be held out, the least that is enough: one that was given, 0 for `validation`."""
 
     tokenizer: Tokenizer | None
     """An existing one; None: trained on the text."""
@@ -55,8 +60,8 @@ def read_inputs(config: DataConfig) -> Inputs:
     corpus = Text(open_corpus(config.text, **options))
     validation = Text(open_corpus((config.validation,), **options)) if config.validation else None
     tokenizer = None if config.tokenizer in TRAINED else load_tokenizer(config.tokenizer)
-    fraction = held_out_share(config)
-    settings: dict[str, Any] = {**options, "validation_fraction": fraction}
+    shares = held_out_shares(config)
+    settings: dict[str, Any] = {**options, "validation_fraction": shares[0]}
     if config.extend_vocab is not None:
         settings["extend_vocab"] = config.extend_vocab
         if tokenizer is None:
@@ -75,12 +80,19 @@ def read_inputs(config: DataConfig) -> Inputs:
         "tokenizer": tokenizer.fingerprint() if tokenizer else None,
         "settings": settings,
     }
-    return Inputs(corpus, validation, fraction, tokenizer, fingerprint)
+    return Inputs(corpus, validation, shares, tokenizer, fingerprint)
 
 
-def held_out_share(config: DataConfig) -> float:
-    """Share of the sections that is held out; 0 where there is a validation text."""
-    return 0.0 if config.validation else config.validation_fraction or (0.01 if config.text else 0.1)
+def held_out_shares(config: DataConfig) -> tuple[float, ...]:
+    """Shares of the sections that may be held out, the least first; 0 where there is a validation text."""
+    if config.validation or config.validation_fraction:
+        return (0.0 if config.validation else config.validation_fraction or 0.0,)
+    return SHARES if config.text else BUILT_IN_SHARES
+
+
+def held_out_share(state: Mapping[str, Any], inputs: Inputs) -> float:
+    """The share that was decided for a preparation when its text was measured."""
+    return float(state.get("validation_fraction", inputs.shares[0]))
 
 
 def files_fingerprint(corpus: Text) -> dict[str, Any]:

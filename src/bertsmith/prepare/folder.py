@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bertsmith.atomic import TEMPORARY_SUFFIX, publish, write_json
+from bertsmith.data.shards import MANIFEST, read_manifest
 from bertsmith.errors import UserError
-from bertsmith.shards import MANIFEST, read_manifest
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
 
 STATE = "state.json"

@@ -8,7 +8,7 @@ from bertsmith.corpus import Section
 from bertsmith.errors import UserError
 from bertsmith.prepare.adopt import prepared_source
 from bertsmith.prepare.chunks import split_of
-from bertsmith.prepare.fingerprint import difference, read_inputs
+from bertsmith.prepare.fingerprint import difference, held_out_share, read_inputs
 
 
 def held_out_sections(config: DataConfig, manifest: dict[str, Any]) -> Iterator[Section]:
@@ -35,4 +35,5 @@ def held_out_sections(config: DataConfig, manifest: dict[str, Any]) -> Iterator[
         raise UserError(f"its text is not what it was when it was prepared: {changed}")
     if inputs.validation is not None:
         return inputs.validation.sections()
-    return (section for section in inputs.corpus.sections() if split_of(section, inputs.fraction) == "validation")
+    share = held_out_share(manifest, inputs)
+    return (section for section in inputs.corpus.sections() if split_of(section, share) == "validation")

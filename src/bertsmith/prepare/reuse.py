@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bertsmith.config import DataConfig
+from bertsmith.data.shards import read_manifest, verify
 from bertsmith.errors import UserError
 from bertsmith.prepare.adopt import adopt, prepared_source, restore
 from bertsmith.prepare.build import build
@@ -11,7 +12,6 @@ from bertsmith.prepare.fingerprint import Inputs, difference, read_inputs
 from bertsmith.prepare.folder import PreparedFolder
 from bertsmith.prepare.job import Job, Progress, Report, tell_nobody
 from bertsmith.prepare.tokenising import make_shards
-from bertsmith.shards import read_manifest, verify
 
 
 class Prepared(NamedTuple):

@@ -6,13 +6,13 @@ from typing import Any
 
 from bertsmith.atomic import write_bytes
 from bertsmith.corpus import Section
+from bertsmith.data.shards import Split, read_layout, shard_name
 from bertsmith.errors import UserError
-from bertsmith.machine import usable_cores
+from bertsmith.machine.limits import usable_cores
 from bertsmith.prepare.chunks import Chunk, chunk_characters, group, split_of
-from bertsmith.prepare.fingerprint import Inputs
+from bertsmith.prepare.fingerprint import Inputs, held_out_share
 from bertsmith.prepare.job import Job
 from bertsmith.prepare.workers import tokenise_all
-from bertsmith.shards import Split, read_layout, shard_name
 
 
 def make_shards(job: Job, inputs: Inputs, state: dict[str, Any]) -> None:
@@ -23,7 +23,7 @@ def make_shards(job: Job, inputs: Inputs, state: dict[str, Any]) -> None:
     Args:
         job: Where to, and whom to tell.
         inputs: The text.
-        state: `sizes` of the splits, which decide the chunks.
+        state: `sizes` of the splits, which decide the chunks, and the share that is held out.
 
     Raises:
         UserError: A split is too small, or a file cannot be written.
@@ -35,7 +35,8 @@ def make_shards(job: Job, inputs: Inputs, state: dict[str, Any]) -> None:
         job.require("validation", _tokens(job, "validation"), "tokens")
         work.do((("train", section) for section in inputs.corpus.sections()), sizes["train"])
     else:
-        parted = ((split_of(section, inputs.fraction), section) for section in inputs.corpus.sections())
+        share = held_out_share(state, inputs)
+        parted = ((split_of(section, share), section) for section in inputs.corpus.sections())
         work.do(parted, sum(sizes.values()))
         job.require("validation", _tokens(job, "validation"), "tokens")
     job.require("train", _tokens(job, "train"), "tokens")

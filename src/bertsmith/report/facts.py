@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from bertsmith import atomic
+from bertsmith.data.shards import MANIFEST, read_manifest
 from bertsmith.errors import UserError
 from bertsmith.metrics import EVALUATION, FILLINGS, MEASURED, iterate_metrics, read_metrics
 from bertsmith.output_folder import CONFIG
 from bertsmith.report.steps import Steps
 from bertsmith.run_folder import ENVIRONMENT, Run, read_run
-from bertsmith.shards import MANIFEST, read_manifest
 from bertsmith.tokenizer import load_tokenizer
 
 

@@ -88,7 +88,11 @@ def train_tokenizer(
     pipeline = make_pipeline(lowercase=lowercase, strip_accents=lowercase if strip_accents is None else strip_accents)
     words = count_with(pipeline, texts, cut_long=kind == "bpe")
     if not words:
-        raise UserError("the text holds no words to train a tokenizer on; give more text, or a --tokenizer that exists")
+        long = f" of at most {LONGEST_WORD} letters" if kind == "wordpiece" else ""
+        cure = "--tokenizer bpe, " if kind == "wordpiece" else ""
+        raise UserError(
+            f"the text holds no words{long} to train a tokenizer on; give {cure}more text, or a --tokenizer that exists"
+        )
     smallest, learn = _wordpiece_plan(words) if kind == "wordpiece" else _bpe_plan(words)
     if vocab_size < smallest and at_most:
         vocab_size = smallest * 3 // 2 // _TILE * _TILE + _TILE  # room for words beside thousands of characters

@@ -1,0 +1,44 @@
+"""Commands for looking: the page of runs, a page to play with a model. Each imports its program when it is called."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command("report")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write [RUN/report.html].")
+def report(runs: tuple[Path, ...], output: Path | None) -> None:
+    """Write the page of RUN anew, or one page that lays several RUNs over each other.
+
+    A run writes its own page while it trains. The page shows text of its maker; it needs no network.
+    """
+    from bertsmith.errors import UserError
+    from bertsmith.report import PAGE, write_report
+
+    if output is None and len(runs) > 1:
+        raise UserError("a page over several runs belongs to none of them; give its file with -o, such as -o runs.html")
+    output = output or runs[0] / PAGE
+    write_report(runs, output, need_steps=True)
+    click.echo(f"the page is {output}")
+
+
+@click.command("playground")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--port", type=int, default=0, help="Port to listen on, on this machine alone [any that is free].")
+@click.option("--threads", type=int, help="Threads of the processor [all].")
+def playground(model: Path, port: int, threads: int | None) -> None:
+    """Open a local page to play with MODEL, a run of `pretrain` or `finetune`, a folder of such a model, or a hub id.
+
+    It fills masks as one types, classifies, shows pieces and attention. What is typed goes nowhere and is not kept.
+    """
+    from bertsmith.commands.console import make_reporter
+    from bertsmith.machine.device import set_threads
+    from bertsmith.playground.server import HOST, listen, serve
+    from bertsmith.playground.subject import Subject
+
+    set_threads(threads)
+    subject = Subject(model, make_reporter())
+    with listen(port) as listener:
+        click.echo(f"the playground is at http://{HOST}:{listener.getsockname()[1]}/ (Ctrl-C ends it)")
+        serve(subject, listener)

@@ -1,0 +1,191 @@
+"""Any model that can be fine-tuned: BERT and ModernBERT by our own code, all others through transformers.
+
+`ForeignClassifier` is called as our own classifiers are, so that one code trains, measures and predicts with all.
+Letters as in `model/classifier.py`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from bertsmith.errors import UserError
+from bertsmith.evaluation.foreign import load_foreign_tokenizer, load_network, quiet_transformers, to_rows
+from bertsmith.model import MODEL_TYPES, Packed, architecture, read_config
+from bertsmith.model.classifier import BertClassifier, Head, ModernBertClassifier, read_head
+from bertsmith.model.folder import ModelFolder
+from bertsmith.tokenizer import Tokenizer, load_fitting_tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignShape:
+    """What the rest of the program asks of the config of a model that transformers reads."""
+
+    model_type: str
+    hidden_size: int
+    vocab_size: int
+    max_position_embeddings: int
+    """Longest input, in tokens."""
+
+
+class ForeignClassifier(nn.Module):
+    """A classifier of transformers with the face of `BertClassifier`."""
+
+    def __init__(self, network: Any, head: Head, longest: int) -> None:
+        super().__init__()
+        self.network = network
+        self.head = head
+        config = network.config
+        self.config = ForeignShape(config.model_type, config.hidden_size, config.vocab_size, longest)
+        self.has_segments = (getattr(config, "type_vocab_size", 0) or 0) > 1
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """What its class in transformers takes."""
+        return ("input_ids", *(("token_type_ids",) if self.has_segments else ()), "attention_mask")
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        """What gives the logits."""
+        layers = [each for each in self.network.modules() if isinstance(each, nn.Linear)]
+        return next(each for each in reversed(layers) if each.out_features == len(self.head.labels))
+
+    def forward(
+        self, input_ids: Tensor, token_type_ids: Tensor, packed: Packed, places: Tensor | None = None
+    ) -> Tensor:
+        """Score the labels of packed sequences, as `BertClassifier.forward` does."""
+        rows = to_rows(input_ids, packed.cu_seqlens)
+        given = {"input_ids": rows.input_ids, "attention_mask": rows.attention_mask}
+        if self.has_segments:
+            types = torch.zeros_like(rows.input_ids).flatten()
+            types[rows.places] = token_type_ids
+            given["token_type_ids"] = types.view_as(rows.input_ids)
+        logits: Tensor = self.network(**given).logits
+        return logits.flatten(0, 1)[rows.places[places]] if self.head.per_token else logits
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a Hugging Face folder with the names of the labels."""
+        self.network.save_pretrained(folder)
+
+    @classmethod
+    def load(cls, folder: Path, head: Head, **settings: Any) -> tuple["ForeignClassifier", list[str]]:
+        """Read a folder, and name the weights that it does not have, which are new.
+
+        Raises:
+            UserError: transformers is not installed, or reads no such model there.
+        """
+        with quiet_transformers(folder) as transformers:
+            kind = "TokenClassification" if head.per_token else "SequenceClassification"
+            loader = getattr(transformers, f"AutoModelFor{kind}")
+            network, missing = load_network(folder, loader, "encoder to classify with", **settings)
+        return cls(network, head, load_foreign_tokenizer(folder, network)[1]), missing
+
+
+AnyClassifier = BertClassifier | ModernBertClassifier | ForeignClassifier
+
+
+class Start(NamedTuple):
+    """What fine-tuning must know of a model before its layer is made."""
+
+    hidden_size: int
+    tokenizer: Tokenizer
+    longest: int
+    """Longest input, in tokens."""
+
+    parameters: int
+    reads: str
+    """What the layer of a text reads, in words."""
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether a folder is neither BERT nor ModernBERT."""
+    return read_config(folder).get("model_type", "bert") not in MODEL_TYPES
+
+
+def inspect_folder(folder: Path) -> Start:
+    """Look at a model folder: its size, its tokenizer, and how it reads a text.
+
+    Raises:
+        UserError: The folder is none, or its tokenizer belongs to another model.
+    """
+    if is_foreign(folder):
+        with quiet_transformers(folder) as transformers:
+            network, _ = load_network(folder, transformers.AutoModel, "encoder")
+        tokenizer, longest = load_foreign_tokenizer(folder, network)
+        size = sum(parameter.numel() for parameter in network.parameters())
+        return Start(network.config.hidden_size, tokenizer, longest, size, _by_transformers(network))
+    kind = architecture(str(read_config(folder).get("model_type", "bert")))
+    source = ModelFolder(folder, kind.naming)
+    config = kind.config(**source.shape)
+    tokenizer = load_fitting_tokenizer(folder, config.vocab_size)
+    return Start(config.hidden_size, tokenizer, config.max_position_embeddings, _size(source), _reads(source))
+
+
+def _reads(source: ModelFolder) -> str:
+    if source.naming.model_type == "modernbert":
+        layer = "the layer that masked words had trained" if source.has("head.") else "a layer that is new"
+        return f"the mean over the tokens, through {layer}"
+    if source.has("bert.pooler."):
+        trained = "next sentences had trained" if source.has("cls.seq_relationship.") else "the model brought"
+        return f"the pooled output, whose pooler {trained}"
+    return "the pooled output of [CLS], with a pooler that is new: the pretrained model had none"
+
+
+def _by_transformers(network: Any) -> str:
+    return f"what the classifiers of transformers read of a {type(network).__name__}"
+
+
+def _size(source: ModelFolder) -> int:
+    """Numbers in a folder, heads included."""
+    count = 0
+    for path in {place.path for place in source.places.values()}:
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118  # it is no mapping
+                count += torch.Size(file.get_slice(key).get_shape()).numel()
+    return count
+
+
+def start_classifier(folder: Path, head: Head) -> AnyClassifier:
+    """Put a new layer on an encoder, in training mode; new weights come from PyTorch's generator.
+
+    Raises:
+        UserError: The folder cannot be read.
+    """
+    if is_foreign(folder):
+        settings = head.config_json() | {"num_labels": len(head.labels), "ignore_mismatched_sizes": True}
+        settings["id2label"] = dict(enumerate(head.labels))
+        model, _ = ForeignClassifier.load(folder, head, **settings)
+        return model.train()
+    if read_config(folder).get("model_type", "bert") == "bert":
+        return BertClassifier.start(folder, head)
+    return ModernBertClassifier.start(folder, head)
+
+
+def read_classifier(folder: Path) -> AnyClassifier:
+    """Read a fine-tuned folder, ours or of transformers, as float32 and in evaluation mode.
+
+    Raises:
+        UserError: The folder cannot be read, or holds no such model.
+    """
+    if is_foreign(folder):
+        model, missing = ForeignClassifier.load(folder, read_head(folder))
+        if missing:
+            raise UserError(f"{folder} lacks {missing[0]}; the weights do not belong to its config.json")
+        return model.eval()
+    if read_config(folder).get("model_type", "bert") == "bert":
+        return BertClassifier.from_pretrained(folder)
+    return ModernBertClassifier.from_pretrained(folder)
+
+
+def tokenizer_of(folder: Path, model: AnyClassifier) -> Tokenizer:
+    """The tokenizer of a fine-tuned folder.
+
+    Raises:
+        UserError: It is not there, or has more pieces than the model.
+    """
+    if isinstance(model, ForeignClassifier):
+        return load_foreign_tokenizer(folder, model.network)[0]
+    return inspect_folder(folder).tokenizer

@@ -1,0 +1,211 @@
+"""Predicting a whole file with a fine-tuned model: rows in, one row out for each, in their order, in bounded memory."""
+
+import csv
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bertsmith import atomic
+from bertsmith.corpus.report import CorpusReport
+from bertsmith.errors import UserError
+from bertsmith.finetuning.any_classifier import AnyClassifier, read_classifier, tokenizer_of
+from bertsmith.finetuning.folder import SETTINGS, find_model, read_settings
+from bertsmith.finetuning.outcome import answer
+from bertsmith.finetuning.tasks.encoding import encode_texts
+from bertsmith.finetuning.tasks.examples import Text, as_text
+from bertsmith.finetuning.tasks.objective import probabilities
+from bertsmith.finetuning.tasks.rows import Columns, Fields, NumberedRow, choose_columns, open_rows, peek
+from bertsmith.finetuning.tasks.scoring import FloatArray, all_logits
+from bertsmith.machine.device import find_device
+from bertsmith.reporter import Reporter
+from bertsmith.tokenizer import Tokenizer, longest_input, replace_surrogates
+
+CHUNK_ROWS = 8192
+"""Rows held at once; sorted by length among themselves, so that little is computed in vain."""
+
+CPU_PLACES, GPU_PLACES = 2048, 32768
+"""Token places computed at once: as many as a cache holds; as many as keep a GPU busy."""
+
+
+class Classifier:
+    """A fine-tuned model with its tokenizer, ready to predict."""
+
+    def __init__(
+        self, model: AnyClassifier, tokenizer: Tokenizer, columns: Columns | None, *, longest: int, precision: str
+    ) -> None:
+        self.model = model
+        self.head = model.head
+        self.tokenizer = tokenizer
+        self.columns = columns
+        """What the training rows had, where that is known."""
+
+        self.precision = precision
+        self.longest = longest
+        """Tokens of a text that are read: as many as in training."""
+
+        self.cut = 0
+        """Texts so far that were longer."""
+
+    def predict(self, texts: list[Text], pairs: list[str | None]) -> list[FloatArray]:
+        """Probabilities of each text.
+
+        Args:
+            texts: Texts, or sentences as words for tagging.
+            pairs: Second texts, None where there is none.
+
+        Returns:
+            float64 [1, C] for each text, or [words, C]; the number itself, [1, 1], for a regression.
+        """
+        encoded = encode_texts(self.tokenizer, texts, pairs, max_length=self.longest)
+        self.cut += encoded.cut
+        places = CPU_PLACES if next(self.model.parameters()).device.type == "cpu" else GPU_PLACES
+        logits = all_logits(self.model, encoded.sequences, places=places, precision=self.precision)
+        by_text: list[list[torch.Tensor]] = [[] for _ in texts]
+        for each, part in zip(encoded.sequences, logits, strict=True):
+            by_text[each.row].append(part)
+        return [probabilities(self.head, torch.cat(parts)).numpy() for parts in by_text]
+
+
+def load_classifier(source: Path, *, device: str = "auto", precision: str = "float32") -> Classifier:
+    """Read a fine-tuned model.
+
+    Args:
+        source: A run of `bertsmith finetune`, a folder that transformers loads as a classifier, or its id on the hub.
+        device: As the setting.
+        precision: "float32" gives what transformers gives; "bfloat16" is faster where the device has it.
+
+    Raises:
+        UserError: There is none, or it cannot be read.
+    """
+    folder = find_model(source)
+    model = read_classifier(folder).to(find_device(device))
+    tokenizer = tokenizer_of(folder, model)
+    columns = Columns(**read_settings(source)["columns"]) if (source / SETTINGS).is_file() else None
+    longest = min(model.config.max_position_embeddings, longest_input(folder))
+    return Classifier(model, tokenizer, columns, longest=longest, precision=precision)
+
+
+def predict_file(
+    classifier: Classifier,
+    path: str,
+    output: Path,
+    *,
+    text: str | None = None,
+    text_pair: str | None = None,
+    every_label: bool = False,
+    reporter: Reporter | None = None,
+) -> int:
+    """Predict each row of a file and write a CSV.
+
+    Columns are `prediction`, `probability` (not for numbers) and, if asked for, `probability_LABEL`; for tagging
+    one line for each word, with `row` and `word` before them. Several labels at once stand in one cell.
+
+    Args:
+        classifier: The model.
+        path: A table, JSON lines, Parquet, columns of words, or plain text with one text a line.
+        output: Must not exist. It appears when it is whole.
+        text: Column with the text; None: that of training, or found.
+        text_pair: Column with the second text.
+        every_label: Write the probability of every label.
+        reporter: Who to tell.
+
+    Returns:
+        Rows predicted.
+
+    Raises:
+        UserError: A file or column is not there, a row cannot be read, or `output` exists.
+    """
+    reporter = reporter or Reporter()
+    if output.exists():
+        raise UserError(f"{output} exists, and nothing is overwritten; choose another file with -o")
+    report = CorpusReport()
+    kind, per_token = classifier.head.kind, classifier.head.per_token
+    sample, rows = peek(iter(open_rows(path, report, column=text, words=None if per_token else False)))
+    columns = input_columns(path, sample, classifier, Columns(text or "", text_pair, None))
+    trained = classifier.columns
+    if not text and trained is not None and columns.text != trained.text:
+        reporter.warn(
+            f"{path} has no column {trained.text!r}, which the model was trained on; {columns.text!r} is read"
+        )
+    header = ["row", "word"] if per_token else []
+    header += ["prediction"] if kind == "regression" else ["prediction", "probability"]
+    header += [f"probability_{label}" for label in classifier.head.labels] if every_label else []
+    count, empty, began = 0, 0, time.monotonic()
+    staging = output.with_name(output.name + atomic.TEMPORARY_SUFFIX)
+    with ExitStack() as stack:
+        stack.callback(staging.unlink, missing_ok=True)
+        handle = stack.enter_context(staging.open("w", encoding="utf-8", newline=""))
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(header)
+        for chunk in chunks(rows, report, "repair it, since each row gets one prediction"):
+            texts = [read_text(path, row, columns.text, as_words=per_token) for row in chunk]
+            pairs = [_pair(path, row, columns.pair) for row in chunk]
+            empty += sum(not each or (isinstance(each, str) and not each.strip()) for each in texts)
+            for number, (each, given) in enumerate(zip(texts, classifier.predict(texts, pairs), strict=True), 1):
+                for place, target in enumerate(given):
+                    cells = [count + number, each[place]] if per_token else []
+                    cells += answer(kind, classifier.head.labels, target)[: 1 if kind == "regression" else 2]
+                    writer.writerow([*cells, *(f"{p:.6f}" for p in target)] if every_label else cells)
+            count += len(chunk)
+            rate = count / (time.monotonic() - began)
+            reporter.progress(f"predicting: {count:,} rows, {rate:,.0f} rows/s", 0.0)
+        handle.flush()
+        atomic.sync_file(staging)
+        staging.rename(output)
+    seconds = time.monotonic() - began
+    reporter.say(f"{count:,} rows in {seconds:.1f} s ({count / seconds:,.0f} rows/s), written to {output}")
+    if empty:
+        reporter.warn(f"{empty:,} of {count:,} rows have no text; their predictions mean nothing")
+    if classifier.cut:
+        what = "read in parts" if per_token else "cut at their end"
+        reporter.warn(f"{classifier.cut:,} of {count:,} rows are longer than the model reads and were {what}")
+    return count
+
+
+def chunks(rows: Iterator[NumberedRow], report: CorpusReport, fix: str) -> Iterator[list[NumberedRow]]:
+    """The rows, up to `CHUNK_ROWS` at a time.
+
+    Raises:
+        UserError: One could not be read, also the last.
+    """
+    while True:
+        chunk = list(islice(rows, CHUNK_ROWS))
+        if report.skipped:
+            raise UserError(f"{report.skipped_examples[0]}; {fix}")
+        if not chunk:
+            return
+        yield chunk
+
+
+def input_columns(path: str, sample: list[Fields], classifier: Classifier, wanted: Columns) -> Columns:
+    """The columns to read: those named, else those of training, else what looks like text."""
+    names = {name for row in sample for name in row}
+    trained = classifier.columns
+    if trained is not None:
+        text = wanted.text or (trained.text if trained.text in names else "")
+        pair = wanted.pair or (trained.pair if trained.pair in names else None)
+        if trained.pair and not pair:
+            raise UserError(f"{path} has no column {trained.pair!r} with the second text; name it with --text-pair")
+        wanted = Columns(text, pair, trained.label)
+    chosen = choose_columns(path, sample, wanted, labelled=False)
+    return chosen if trained is None or trained.pair else chosen._replace(pair=wanted.pair)
+
+
+def read_text(path: str, row: NumberedRow, column: str, *, as_words: bool) -> Text:
+    """The text of a row, "" where there is none; as words for tagging."""
+    number, fields = row
+    value: Any = fields.get(column)
+    if as_words:
+        words = value if isinstance(value, list) else str(value or "").split()
+        return tuple(replace_surrogates(str(word)) for word in words)
+    return "" if value is None else as_text(value, f"{path}:{number}")
+
+
+def _pair(path: str, row: NumberedRow, column: str | None) -> str | None:
+    text = read_text(path, row, column, as_words=False) if column else None
+    return text if isinstance(text, str) else None

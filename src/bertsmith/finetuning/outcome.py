@@ -1,0 +1,211 @@
+"""What a fine-tuning run gave: metrics.json, mistakes.csv, the model card, and lines for the user."""
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertsmith import atomic
+from bertsmith.finetuning.config import FinetuneConfig
+from bertsmith.finetuning.tasks.dataset import Part, TaskData
+from bertsmith.finetuning.tasks.examples import label_counts
+from bertsmith.finetuning.tasks.scores import majority
+from bertsmith.finetuning.tasks.scoring import FloatArray, Judged
+
+MOST_MISTAKES = 100
+"""Rows in mistakes.csv."""
+
+LIST_SEPARATOR = ";"
+"""Between several labels in one cell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """All that is reported."""
+
+    task: TaskData
+    config: FinetuneConfig
+    judged: Mapping[str, Judged]
+    """By part: validation, and test where there is one."""
+
+    tries: list[dict[str, Any]]
+    chosen: int
+    """Number of the best try, from 1."""
+
+    parameters: int
+    reads: str
+    """What the layer of a text reads, in words."""
+
+    seconds: Mapping[str, float]
+    """Time of predicting each of the parts."""
+
+    @property
+    def last(self) -> str:
+        """The part that the result is stated on."""
+        return "test" if "test" in self.judged else "validation"
+
+    def part(self, name: str) -> Part:
+        """The rows of a part."""
+        part: Part = getattr(self.task, name)
+        return part
+
+    @property
+    def sentence_vector(self) -> str | None:
+        """What the layer reads, in words; None for tagging."""
+        return None if self.task.head.per_token else self.reads
+
+
+def write_scores(folder: Path, outcome: Outcome) -> None:
+    """Write metrics.json: scores by name, then what they were made of."""
+    values: dict[str, Any] = {}
+    for part in reversed(sorted(outcome.judged)):
+        judged = outcome.judged[part]
+        values |= {f"{part}_{name}": value for name, value in judged.scores.values.items()}
+        values[f"{part}_loss"] = judged.loss
+        counts = label_counts(outcome.part(part).examples, outcome.task.head.labels)
+        if (share := majority(outcome.task.kind, counts)) is not None:
+            values[f"{part}_majority_accuracy"] = share
+    parts = ("train", *outcome.judged)
+    facts = {
+        "task": outcome.task.kind,
+        "metric": outcome.config.metric,
+        "rows": {name: len(outcome.part(name).examples) for name in parts},
+        "parameters": outcome.parameters,
+        "sentence_vector": outcome.sentence_vector,
+        "chosen_try": outcome.chosen,
+        "tries": outcome.tries,
+    }
+    details = {part: judged.scores.details for part, judged in outcome.judged.items()}
+    atomic.write_json(folder / "metrics.json", values | facts | {"details": details})
+
+
+def answer(kind: str, labels: tuple[str, ...], given: FloatArray) -> tuple[str, str]:
+    """The prediction of one target and its probability, as cells; no probability for a number.
+
+    Args:
+        kind: Of the task.
+        labels: C names.
+        given: float64 [C]. Probabilities, or the number.
+    """
+    if kind == "regression":
+        return f"{given[0]:.6g}", ""
+    if kind == "multi-label":
+        chosen = [number for number in range(len(labels)) if given[number] > 0.5]
+        return tuple(LIST_SEPARATOR.join(each) for each in  # type: ignore[return-value]
+                     ([labels[n] for n in chosen], [f"{given[n]:.6f}" for n in chosen]))  # fmt: skip
+    best = int(given.argmax())
+    return labels[best], f"{given[best]:.6f}"
+
+
+def write_mistakes(folder: Path, outcome: Outcome) -> None:
+    """Write mistakes.csv: the wrong rows of the last part with the highest loss; the numbers farthest off."""
+    judged, part, task = outcome.judged[outcome.last], outcome.part(outcome.last), outcome.task
+    truths = part.by_row(part.targets)
+    handle = io.StringIO()
+    writer = csv.writer(handle, lineterminator="\n")
+    writer.writerow(["row", "loss", "truth", "prediction", "probability", "text", "text_pair"])
+    written = 0
+    for number in np.argsort(-judged.row_losses, kind="stable"):
+        example, given = part.examples[number], judged.probabilities[number]
+        answers = [answer(task.kind, task.head.labels, each) for each in given]
+        truth = [true_cell(task, each) for each in truths[number]]
+        if task.kind == "regression" or [cell for cell, _ in answers] != truth:
+            predicted, probability = (" ".join(cells) for cells in zip(*answers, strict=True))
+            text = example.text if isinstance(example.text, str) else " ".join(example.text)
+            loss = f"{judged.row_losses[number]:.4f}"
+            writer.writerow([example.number, loss, " ".join(truth), predicted, probability, text, example.pair or ""])
+            written += 1
+        if written == MOST_MISTAKES:
+            break
+    atomic.write_text(folder / "mistakes.csv", handle.getvalue())
+
+
+def true_cell(task: TaskData, target: Any) -> str:
+    """The truth of one target, written as `answer` writes predictions."""
+    if task.kind in ("regression", "multi-label"):
+        return answer(task.kind, task.head.labels, np.asarray(target, dtype=np.float64))[0]
+    return task.head.labels[int(target)]
+
+
+def describe_outcome(outcome: Outcome) -> list[str]:
+    """What came out, as lines."""
+    lines = []
+    if len(outcome.tries) > 1:
+        for number, each in enumerate(outcome.tries, 1):
+            mark = " (chosen)" if number == outcome.chosen else ""
+            lines.append(
+                f"try {number}: rate {each['learning_rate']:g}, seed {each['seed']}, best at step "
+                f"{each['best_step']:,}: validation {outcome.config.metric} {each['score']:.4f}{mark}"
+            )
+    for part, judged in outcome.judged.items():
+        parts = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in judged.scores.values.items()]
+        lines.append(f"{part} ({len(outcome.part(part).examples):,} rows): {', '.join(parts)}")
+    counts = label_counts(outcome.part(outcome.last).examples, outcome.task.head.labels)
+    if (share := majority(outcome.task.kind, counts)) is not None:
+        low, high = outcome.judged[outcome.last].scores.details["accuracy_interval"]
+        lines.append(
+            f"{outcome.last} accuracy, 95 % interval: {low:.4f} to {high:.4f}; "
+            f"always the most frequent label: {share:.4f}"
+        )
+    return lines
+
+
+def model_card(outcome: Outcome) -> str:
+    """README.md of the model folder. Numbers and names of labels alone: no text, path or name of a file."""
+    task, config = outcome.task, outcome.config
+    tag = "token-classification" if task.head.per_token else "text-classification"
+    rows = [
+        (f"{part} {name.replace('_', ' ')}", f"{value:.4f}")
+        for part, judged in outcome.judged.items()
+        for name, value in judged.scores.values.items()
+    ]
+    chosen = outcome.tries[outcome.chosen - 1]
+    settings = [
+        ("task", task.kind),
+        ("labels", "a number" if task.kind == "regression" else f"{len(task.head.labels)}"),
+        *((f"{name} rows", f"{len(outcome.part(name).examples):,}") for name in ("train", *outcome.judged)),
+        ("what the layer reads", outcome.sentence_vector or "the output at the first piece of each word"),
+        ("peak learning rate", f"{chosen['learning_rate']:g}, {config.schedule}"),
+        ("steps of the kept weights", f"{chosen['best_step']:,} of {config.batch_size} rows"),
+        ("tries", f"{len(outcome.tries)}, the best {config.metric} on validation kept"),
+        ("class weights", config.class_weights),
+        ("parameters", f"{outcome.parameters:,}"),
+    ]
+    return f"""\
+---
+library_name: transformers
+pipeline_tag: {tag}
+tags:
+- bertsmith
+---
+# An encoder, fine-tuned for {tag}
+
+```python
+from transformers import pipeline
+
+model = pipeline("{tag}", "path/to/this/folder")
+```
+
+## Results
+
+{_table(("measure", "value"), rows)}
+The validation rows chose the weights, so their figures are too good; the test rows were looked at once.
+
+## Recipe
+
+{_table(("setting", "value"), settings)}
+## Limits
+
+- It knows the rows it was fine-tuned on, and their topics, labels and errors; elsewhere it is worse.
+- A probability is only as good as the calibration error above says.
+- Nobody checked it for bias.
+"""
+
+
+def _table(header: tuple[str, str], rows: list[tuple[str, str]]) -> str:
+    lines = [f"| {header[0]} | {header[1]} |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+    return "\n".join(lines) + "\n"

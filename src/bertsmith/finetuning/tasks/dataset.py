@@ -1,0 +1,167 @@
+"""Everything a fine-tuning run learns from and is measured on, from its files."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bertsmith.errors import UserError
+from bertsmith.finetuning.config import FinetuneConfig, Kind
+from bertsmith.finetuning.tasks.encoding import Input, encode_texts
+from bertsmith.finetuning.tasks.examples import (
+    Example,
+    LabelledFile,
+    find_labels,
+    label_counts,
+    read_labelled,
+    refuse_unseen,
+)
+from bertsmith.finetuning.tasks.rows import Columns
+from bertsmith.finetuning.tasks.scores import require_libraries
+from bertsmith.finetuning.tasks.split import hold_out, shared_texts
+from bertsmith.finetuning.tasks.targets import targets_of
+from bertsmith.model.classifier import PROBLEM_TYPES, Head
+from bertsmith.tokenizer import Tokenizer
+
+RARE = 0.2
+"""A label with less than this share of an even part of the rows is called rare."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows of one purpose, ready for the model."""
+
+    examples: list[Example]
+    inputs: list[Input]
+    targets: list[np.ndarray]
+    """Of each input."""
+
+    cut: int
+    """Rows longer than the model reads."""
+
+    def by_row(self, values: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Values of the inputs joined to values of the rows: a long sentence has several inputs."""
+        if len(self.inputs) == len(self.examples):
+            return list(values)
+        parts: list[list[np.ndarray]] = [[] for _ in self.examples]
+        for each, value in zip(self.inputs, values, strict=True):
+            parts[each.row].append(value)
+        return [np.concatenate(part) for part in parts]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskData:
+    """A task: what is predicted, and its rows."""
+
+    head: Head
+    columns: Columns
+    train: Part
+    validation: Part
+    test: Part | None
+    notes: list[str]
+    """What the user should know about the data, a line each."""
+
+    fingerprint: str
+    """Hash of all rows and the division."""
+
+    @property
+    def kind(self) -> Kind:
+        """Of the task."""
+        return self.head.kind  # type: ignore[return-value]
+
+
+def load_task(path: str, config: FinetuneConfig, tokenizer: Tokenizer, *, longest: int) -> TaskData:
+    """Read the files of a task, hold rows out where no file was given, and encode all.
+
+    Args:
+        path: The labelled rows.
+        config: Names of columns, other files, shares.
+        tokenizer: Of the model.
+        longest: Most tokens that the model reads.
+
+    Raises:
+        UserError: A file or a label makes no sense; the library that measures is missing.
+    """
+    length = min(longest, config.max_length or longest)
+    file = read_labelled(path, config, None, None)
+    kind = _kind_of(file, config)
+    require_libraries(kind)
+    head = Head(kind, find_labels(file, kind))
+    notes = list(file.notes)
+    train = file.examples
+    given: dict[str, list[Example]] = {}
+    seed = config.seed if config.split_seed is None else config.split_seed
+    for name, other in (("validation", config.validation), ("test", config.test)):
+        if other is not None:
+            more = read_labelled(other, config, file.columns, kind)
+            refuse_unseen(more, head.labels, path)
+            notes += more.notes
+            given[name] = more.examples
+    for number, (name, fraction) in enumerate(
+        (("validation", config.validation_fraction), ("test", config.test_fraction))
+    ):
+        if name not in given and fraction:
+            train, given[name] = hold_out(train, fraction, kind, seed=seed, purpose=number)
+            if not given[name] or not train:
+                raise UserError(
+                    f"{path} has {len(file.examples)} rows, too few to hold out {fraction:.0%} of each label; "
+                    f"give more rows, or a file with --{name}"
+                )
+            notes.append(f"{name}: {len(given[name]):,} rows of {path}, {fraction:.0%} of each label")
+    if config.max_rows is not None and config.max_rows < len(train):
+        all_rows = len(train)
+        train, _ = hold_out(train, 1 - config.max_rows / all_rows, kind, seed=seed, purpose=2)
+        train = train[: config.max_rows]  # of labels that occur once all rows stayed
+        notes.append(
+            f"{len(train):,} of {all_rows:,} training rows are learnt from, of each label as many as its share"
+        )
+    for name, examples in given.items():
+        if shared := shared_texts(train, examples):
+            notes.append(f"{shared:,} of {len(examples):,} {name} rows have a text that is also trained on")
+    parts = {
+        name: encode_part(examples, head, tokenizer, length) for name, examples in {"train": train, **given}.items()
+    }
+    notes += _warnings(parts, length, config, head)
+    digest = hashlib.sha256(json.dumps([[name, part.examples] for name, part in parts.items()]).encode())
+    return TaskData(
+        head, file.columns, parts["train"], parts["validation"], parts.get("test"), notes, digest.hexdigest()
+    )
+
+
+def _kind_of(file: LabelledFile, config: FinetuneConfig) -> Kind:
+    """The kind that the labels of a file were read as."""
+    label = file.examples[0].label
+    if config.task != "auto":
+        return config.task
+    if isinstance(label, tuple):
+        return "multi-label" if isinstance(file.examples[0].text, str) else "tagging"
+    return "regression" if isinstance(label, float) else "classification"
+
+
+def encode_part(examples: list[Example], head: Head, tokenizer: Tokenizer, length: int) -> Part:
+    """Turn labelled rows into inputs of at most `length` tokens, and targets."""
+    encoded = encode_texts(
+        tokenizer, [each.text for each in examples], [each.pair for each in examples], max_length=length
+    )
+    return Part(examples, encoded.sequences, targets_of(examples, encoded.sequences, head), encoded.cut)
+
+
+def _warnings(parts: dict[str, Part], length: int, config: FinetuneConfig, head: Head) -> list[str]:
+    """What may surprise: texts that are cut, and rare labels."""
+    notes = []
+    rows, cut = (sum(counts) for counts in zip(*((len(p.examples), p.cut) for p in parts.values()), strict=True))
+    if cut:
+        what = "are read in parts" if head.per_token else "are cut at their end"
+        notes.append(f"{cut:,} of {rows:,} rows are longer than {length:,} tokens and {what}")
+    if PROBLEM_TYPES[head.kind] == "single_label_classification" and config.class_weights == "none":
+        counts = label_counts(parts["train"].examples, head.labels)
+        rarest = min(counts, key=lambda name: counts[name])
+        share = counts[rarest] / sum(counts.values())
+        if share * len(counts) < RARE:
+            notes.append(
+                f"the label {rarest!r} is rare ({share:.1%} of the rows); where rare labels matter, "
+                "try --class-weights balanced --metric macro_f1"
+            )
+    return notes

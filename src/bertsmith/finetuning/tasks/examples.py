@@ -1,0 +1,230 @@
+"""From rows with fields to labelled examples: text checked, labels read, the kind of task told.
+
+What a file lacks is said with its name and line. A row without text or label is
+left out and counted; a label that contradicts its row or its column is an error.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from bertsmith.corpus.report import CorpusReport
+from bertsmith.errors import UserError, suggestion
+from bertsmith.finetuning.config import FinetuneConfig, Kind
+from bertsmith.finetuning.tasks.rows import Columns, choose_columns, open_rows, peek
+from bertsmith.tokenizer import replace_surrogates
+
+MOST_DIFFERENT = 50
+"""So many labels are taken as they are; more are only believed if most come again."""
+
+Text = str | tuple[str, ...]
+Label = str | float | tuple[str, ...]
+
+
+class Example(NamedTuple):
+    """One labelled row."""
+
+    number: int
+    """Line or row of its file, from 1."""
+
+    text: Text
+    """A text, or the words of a sentence for tagging."""
+
+    pair: str | None
+    label: Label
+    """A label; a number for regression; labels, or the tag of each word."""
+
+
+@dataclass(slots=True)
+class LabelledFile:
+    """The usable rows of one file."""
+
+    path: str
+    columns: Columns
+    examples: list[Example]
+    notes: list[str] = field(default_factory=list)
+    """What was left out, a line each."""
+
+
+def read_labelled(path: str, config: FinetuneConfig, columns: Columns | None, kind: Kind | None) -> LabelledFile:
+    """Read a labelled file.
+
+    Args:
+        path: As the user gave it.
+        config: Names of columns, task and separator, where given.
+        columns: Those of the training file, for the others.
+        kind: Known from the training file, for the others.
+
+    Raises:
+        UserError: It cannot be read, or a label makes no sense.
+    """
+    report = CorpusReport()
+    wanted = columns or Columns(config.text or "", config.text_pair, config.label)
+    rows = open_rows(path, report, column=wanted.label or wanted.text, words=True)
+    sample, rows = peek(rows)
+    chosen = choose_columns(path, sample, wanted, labelled=True)
+    chosen = chosen if columns is None else columns
+    found: list[tuple[int, Any, Any, Any]] = []
+    for number, fields in rows:
+        text, label = fields.get(chosen.text), fields.get(chosen.label or "")
+        pair = fields.get(chosen.pair) if chosen.pair else None
+        problem = _missing(text, label, config.label_separator) or (chosen.pair and _missing(pair, 0, None))
+        if problem:
+            report.skip(f"{path}:{number}", problem)
+        else:
+            found.append((number, text, pair, label))
+    if not found:
+        why = f" ({report.skipped_examples[0]})" if report.skipped_examples else ""
+        raise UserError(f"{path} has no row with text and label{why}; {chosen.describe()} were read")
+    kind = kind or tell_kind([row[1] for row in found], [row[3] for row in found], config)
+    examples = [_example(path, row, kind, config.label_separator) for row in found]
+    counts = report.skipped_reasons.items()
+    notes = [
+        f"{example} ({count:,} row{'' if count == 1 else 's'} left out)"
+        for example, (_, count) in zip(report.skipped_examples, counts, strict=True)
+    ]
+    return LabelledFile(path, chosen, examples, notes)
+
+
+def _missing(text: Any, label: Any, separator: str | None) -> str | None:
+    """What a row lacks, None when nothing. An empty cell that could hold several labels is a row that has none."""
+    if text is None or (isinstance(text, str | list) and not (text.strip() if isinstance(text, str) else text)):
+        return "empty text"
+    is_empty = isinstance(label, str) and not label.strip() and separator is None
+    if label is None or is_empty or (isinstance(label, float) and math.isnan(label)):
+        return "no label"
+    return None
+
+
+def tell_kind(texts: Sequence[Any], labels: Sequence[Any], config: FinetuneConfig) -> Kind:
+    """The kind of task, from what the columns hold, unless it was given."""
+    if config.task != "auto":
+        return config.task
+    if isinstance(texts[0], list):
+        return "tagging"
+    if config.label_separator is not None or any(isinstance(label, list) for label in labels):
+        return "multi-label"
+    numbers = [_number(label) for label in labels]
+    if all(number is not None for number in numbers) and any(number % 1 for number in numbers if number is not None):
+        return "regression"
+    return "classification"
+
+
+def _example(path: str, row: tuple[int, Any, Any, Any], kind: Kind, separator: str | None) -> Example:
+    number, text, pair, label = row
+    place = f"{path}:{number}"
+    if kind == "tagging":
+        words = text if isinstance(text, list) else str(text).split()
+        tags = label if isinstance(label, list) else str(label).split()
+        if len(words) != len(tags):
+            raise UserError(f"{place} has {len(words)} words and {len(tags)} tags; give each word one tag")
+        names = tuple(map(label_name, tags))
+        if "" in names:
+            raise UserError(
+                f"{place}: the word {str(words[names.index('')])!r} has an empty tag; give each word one tag"
+            )
+        return Example(number, tuple(replace_surrogates(str(word)) for word in words), None, names)
+    return Example(number, as_text(text, place), as_text(pair, place) if pair is not None else None,
+                   _label(label, place, kind, separator))  # fmt: skip
+
+
+def _label(label: Any, place: str, kind: Kind, separator: str | None) -> Label:
+    if kind == "multi-label":
+        parts = label.split(separator) if isinstance(label, str) and separator else label
+        if not isinstance(parts, list):
+            raise UserError(
+                f"{place}: the label {label!r} is no list; give JSON lists, or say with --label-separator what "
+                "stands between two labels"
+            )
+        return tuple(dict.fromkeys(filter(None, (label_name(part) for part in parts))))
+    if isinstance(label, list | dict):
+        raise UserError(f"{place}: the label is {str(label)[:40]!r}; give one value, or --task multi-label")
+    if kind == "regression":
+        value = _number(label)
+        if value is None:
+            raise UserError(f"{place}: {label!r} is no number; repair it, or give --task classification")
+        return value
+    return label_name(label)
+
+
+def as_text(value: Any, place: str) -> str:
+    """A field as a text; a list of texts is joined by line ends."""
+    if isinstance(value, list):
+        return replace_surrogates("\n".join(map(str, value)))
+    if isinstance(value, dict):
+        raise UserError(f"{place}: the text is an object with fields; name a column with text, with --text")
+    return replace_surrogates(str(value))
+
+
+def label_name(value: Any) -> str:
+    """How a label is called: 1.0 and "1" are the label "1"; true in JSON is "True", as pandas writes it to a table."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return replace_surrogates(str(value)).strip()
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or None."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) and not isinstance(value, bool) else None
+
+
+def names_of(label: Label) -> tuple[str, ...]:
+    """The labels of an example; none for a number."""
+    return () if isinstance(label, float) else (label,) if isinstance(label, str) else label
+
+
+def find_labels(file: LabelledFile, kind: Kind) -> tuple[str, ...]:
+    """All labels of the training file, in a fixed order: numbers by value, "O" first, else by name.
+
+    Raises:
+        UserError: There is only one, or so many that the column holds no labels.
+    """
+    counts = Counter(name for example in file.examples for name in names_of(example.label))
+    column = f"column {file.columns.label!r} of {file.path}"
+    if kind == "regression":
+        values = {example.label for example in file.examples}
+        if len(values) < 2:
+            raise UserError(f"{column} has the value {values.pop()} in every row; there is nothing to learn from it")
+        return ("score",)
+    if not counts or (len(counts) < 2 and kind != "multi-label"):
+        only = f"only the label {next(iter(counts))!r}" if counts else "no label"
+        raise UserError(f"{column} has {only}; a task needs at least two, name another column with --label")
+    if kind != "tagging" and len(counts) > max(MOST_DIFFERENT, len(file.examples) // 2):
+        raise UserError(
+            f"{column} has {len(counts):,} different labels in {len(file.examples):,} rows; "
+            "name the column of the labels with --label, or give --task regression for numbers"
+        )
+    return tuple(sorted(counts, key=lambda name: (name != "O" or kind != "tagging", _number(name) or 0.0, name)))
+
+
+def refuse_unseen(file: LabelledFile, labels: Iterable[str], source: str) -> None:
+    """See that a file has no label that the training rows lack.
+
+    Raises:
+        UserError: It has.
+    """
+    known = set(labels)
+    for example in file.examples:
+        for name in names_of(example.label):
+            if name not in known:
+                raise UserError(
+                    f"{file.path}:{example.number} has the label {name!r}, which no row of {source} has"
+                    f"{_close(name, known)}; add such rows, or take this one out"
+                )
+
+
+def _close(name: str, known: Iterable[str]) -> str:
+    hint = suggestion(name, known)
+    return f" ({hint[2:]})" if "did you mean" in hint else ""
+
+
+def label_counts(examples: Sequence[Example], labels: Sequence[str]) -> Mapping[str, int]:
+    """How often each label was given."""
+    counts = Counter(name for example in examples for name in names_of(example.label))
+    return {name: counts[name] for name in labels}

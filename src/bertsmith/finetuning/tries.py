@@ -1,0 +1,91 @@
+"""The tries of a fine-tuning run: what distinguishes them, and what they share."""
+
+import json
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bertsmith.data.keyed import Stream, keyed_seed
+from bertsmith.finetuning.any_classifier import AnyClassifier, start_classifier
+from bertsmith.finetuning.config import FinetuneConfig
+from bertsmith.finetuning.tasks.dataset import TaskData
+from bertsmith.finetuning.tasks.objective import Objective, balanced_weights, make_objective
+from bertsmith.finetuning.tasks.targets import mean_and_deviation
+
+RATE_FACTORS = (1.0, 0.5, 2.0)
+"""Rates of the tries, times the one given; every third try has a new seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """What distinguishes one try from the others."""
+
+    number: int
+    folder: Path
+    learning_rate: float
+    seed: int
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What came out; None while it is not over."""
+        path = self.folder / "result.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def list_tries(folder: Path, config: FinetuneConfig) -> list[Try]:
+    """All tries of a run."""
+    return [
+        Try(
+            number + 1,
+            folder / "tries" / str(number + 1),
+            (config.learning_rate or 0.0) * RATE_FACTORS[number % len(RATE_FACTORS)],
+            config.seed + number // len(RATE_FACTORS),
+        )
+        for number in range(config.tries)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What all tries of a run share."""
+
+    config: FinetuneConfig
+    model_folder: Path
+    data: TaskData
+    device: torch.device
+
+    @property
+    def metric(self) -> str:
+        """The validation score that chooses; decided before the first try."""
+        assert self.config.metric is not None
+        return self.config.metric
+
+    @property
+    def steps(self) -> int:
+        """Most steps of a try."""
+        return max(1, ceil((self.config.epochs or 1) * len(self.data.train.inputs) / self.config.batch_size))
+
+    @property
+    def validation_every(self) -> int:
+        """Steps between validations."""
+        return self.config.validation_every or max(1, self.steps)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Mean and standard deviation of the numbers to learn; 0 and 1 for other tasks."""
+        return mean_and_deviation(self.data.train.examples) if self.data.kind == "regression" else (0.0, 1.0)
+
+    def new_model(self, seed: int) -> AnyClassifier:
+        """The model as a try begins it, the same at each call."""
+        torch.manual_seed(keyed_seed(seed, Stream.INITIAL))
+        return start_classifier(self.model_folder, self.data.head).to(self.device)
+
+    def objective(self) -> Objective:
+        """What is minimised."""
+        is_weighted = self.config.class_weights == "balanced" and self.data.kind != "regression"
+        return make_objective(
+            self.data.head, balanced_weights(self.data.head, self.data.train.targets) if is_weighted else None
+        )

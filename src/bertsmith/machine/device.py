@@ -1,0 +1,64 @@
+"""Where a command computes: the device, its threads, and the memory that is left there."""
+
+import os
+
+import torch
+
+from bertsmith import distributed
+from bertsmith.errors import UserError
+from bertsmith.machine.limits import free_memory, usable_cores
+
+
+def find_device(name: str) -> torch.device:
+    """The device to compute on; "auto" takes CUDA, then Apple's GPU, then the CPU.
+
+    Raises:
+        UserError: A device was named that this machine does not have.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name != "auto" and not available[name]:
+        usable = ", ".join(kind for kind, there in available.items() if there)
+        raise UserError(f"device is '{name}', which this machine does not have; it has {usable}")
+    kind = next(kind for kind, there in available.items() if there) if name == "auto" else name
+    return torch.device(kind, distributed.local_rank()) if kind == "cuda" else torch.device(kind)
+
+
+def set_threads(threads: int | None) -> int:
+    """Use so many CPU threads; None: as OMP_NUM_THREADS says, else all cores, shared between the local ranks."""
+    threads = threads or _asked_threads() or max(1, usable_cores() // distributed.local_world_size())
+    torch.set_num_threads(threads)
+    return threads
+
+
+def _asked_threads() -> int | None:
+    """Threads that the environment asks for. torchrun sets 1 for several processes, which nobody asked for."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    threads = int(first) if first.isdecimal() else 0
+    return threads if threads > (distributed.local_world_size() > 1) else None
+
+
+def free_room(device: torch.device) -> int:
+    """Bytes that this process may still take there: of a CPU its share of the memory that is free."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's own, to use again
+        return torch.cuda.mem_get_info(device)[0] + kept
+    return free_memory() // distributed.local_world_size()
+
+
+def require_memory(parameters: int, device: torch.device) -> None:
+    """See that a model can be trained here at all, before it is made.
+
+    Args:
+        parameters: Numbers in the model. Each is kept at least three times in float32: weight, gradient and a moment.
+        device: Where it is trained.
+
+    Raises:
+        UserError: It does not fit.
+    """
+    needed = 12 * parameters
+    free = free_room(device)
+    if needed > free:
+        raise UserError(
+            f"a model of {parameters / 1e6:,.0f} M parameters needs at least {needed / 1e9:,.1f} GB for its training "
+            f"state alone and {free / 1e9:,.1f} GB are free; choose a smaller --preset or --vocab-size"
+        )

@@ -1,0 +1,209 @@
+"""What is measured before step 1: precision, micro-batch and compiling.
+
+The results are written to the run's config.toml and read again on resume: two
+measurements could differ, and then the continued run would not be the same run.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from math import inf
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import nn
+
+from bertsmith.data.batch import Batch
+from bertsmith.errors import UserError
+from bertsmith.machine.memory import MakeBatch, even_part
+from bertsmith.machine.work import synchronize
+from bertsmith.objective import sum_losses
+from bertsmith.step import SumLosses, autocast
+
+FASTER = 1.05
+"""A choice must win by this factor, so that noise does not decide."""
+
+SECONDS_PER_CHOICE, MOST_SECONDS_PER_CHOICE = 0.4, 0.8
+"""Passes are timed for the first; up to four of them until the second, and always one after that which warms up."""
+
+MOST_SECONDS_FOR_ROWS = 1.5
+"""After this long no larger micro-batch is tried."""
+
+PROBE_ROWS, PROBE_SECONDS = 16, 0.2
+"""Precisions are compared with so many rows at once, at most, or as many as take so long in float32."""
+
+HOPELESS = 5.0
+"""A precision whose first pass takes so many times that of the other is not looked at again."""
+
+COMPILE_SECONDS = 60.0
+"""What compiling costs at most, seen on two CPU cores; it must win back several times that."""
+
+Result = TypeVar("Result")
+
+
+def seconds_per_micro_batch(
+    model: nn.Module, losses: SumLosses, batch: Any, precision: str, *, hopeless: float = inf
+) -> float:
+    """Time of one forward and backward pass: the fastest of a few, after one to warm up.
+
+    Args:
+        model: Its gradients are forgotten.
+        losses: The objective, compiled or not.
+        batch: On the model's device.
+        precision: "float32" or "bfloat16".
+        hopeless: Seconds; a first pass that takes longer is the last.
+    """
+    times: list[float] = []
+    try:
+        while len(times) < 2 or sum(times[1:]) < (MOST_SECONDS_PER_CHOICE if len(times) < 5 else SECONDS_PER_CHOICE):
+            times.append(_time_pass(model, losses, batch, precision))
+            if times[0] > hopeless:
+                break
+    finally:  # a GPU without room must have it again
+        model.zero_grad(set_to_none=True)
+    return min(times[1:] or times)
+
+
+def _time_pass(model: nn.Module, losses: SumLosses, batch: Any, precision: str) -> float:
+    before = time.perf_counter()
+    with autocast(batch.input_ids.device, precision):
+        sums = losses(model, batch)
+    sums.losses.sum().backward()  # type: ignore[no-untyped-call]
+    synchronize(batch.input_ids.device)
+    return time.perf_counter() - before
+
+
+class Speed(NamedTuple):
+    """A way to compute, and its time."""
+
+    precision: str
+    seconds: float
+    """Of a micro-batch."""
+
+
+def fastest(model: nn.Module, batch: Any, losses: SumLosses = sum_losses) -> Speed:
+    """Bfloat16 where this machine is faster with it, else float32."""
+    full = seconds_per_micro_batch(model, losses, batch, "float32")
+    if batch.input_ids.is_cuda and not torch.cuda.is_bf16_supported():
+        return Speed("float32", full)
+    half = seconds_per_micro_batch(model, losses, batch, "bfloat16", hopeless=HOPELESS * full)
+    return Speed("bfloat16", half) if full > FASTER * half else Speed("float32", full)
+
+
+def compare_precisions(model: nn.Module, make_batch: MakeBatch, most: int) -> tuple[Speed, int]:
+    """The faster precision, measured with a few rows, and how many they were.
+
+    Args:
+        model: On its device.
+        make_batch: Makes the batches.
+        most: Rows that fit.
+    """
+    one = make_batch(1)
+    seconds = min(halving(1, lambda _: _time_pass(model, sum_losses, one, "float32"))[0] for _ in range(2))
+    model.zero_grad(set_to_none=True)
+    rows = max(1, min(most, PROBE_ROWS, int(PROBE_SECONDS / seconds)))
+    return halving(rows, lambda count: fastest(model, make_batch(count)))
+
+
+def halving(rows: int, attempt: Callable[[int], Result]) -> tuple[Result, int]:
+    """Try with so many rows, half of them, ... until a GPU has room for them: the result, and the rows.
+
+    Raises:
+        UserError: It has none for one row.
+    """
+    while True:
+        try:
+            return attempt(rows), rows
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+        if rows == 1:
+            raise UserError(
+                "the memory of the GPU is too small for one row at a time; choose a smaller --preset or a shorter "
+                "--sequence-length"
+            )
+        rows //= 2
+
+
+class MicroBatch(NamedTuple):
+    """Rows to compute at once, and their time."""
+
+    rows: int
+    seconds: float
+
+
+def best_micro_batch(model: nn.Module, rows: int, make_batch: MakeBatch, precision: str, *, most: int) -> MicroBatch:
+    """Of an eighth of the rows, a quarter, half and all, the smallest that is as fast as any and fits into memory.
+
+    Few rows at once take little memory, and beyond some number more of them are no faster.
+
+    Args:
+        model: On its device.
+        rows: Rows of one step on this rank.
+        make_batch: Makes the batches.
+        precision: "float32" or "bfloat16".
+        most: Rows at once that fit (`rows_that_fit`), at least 1.
+    """
+    found: dict[int, float] = {}
+    sizes = [rows // part for part in (8, 4, 2, 1) if rows % part == 0]
+    started = time.perf_counter()
+    for size in [size for size in sizes if size <= most] or [even_part(rows, most)]:
+        if found and time.perf_counter() - started > MOST_SECONDS_FOR_ROWS:
+            break
+        seconds, fitting = halving(
+            size, lambda count: seconds_per_micro_batch(model, sum_losses, make_batch(count), precision)
+        )
+        if fitting < size and found:
+            break
+        found[fitting] = seconds
+    least = min(seconds / size for size, seconds in found.items())
+    return min(MicroBatch(size, seconds) for size, seconds in found.items() if seconds / size < FASTER * least)
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile can build code here: C++ for a CPU; for a GPU the C around its kernels."""
+    known = ("CXX", "g++", "clang++") if device.type == "cpu" else ("CC", "gcc", "clang")
+    return any(shutil.which(name) for name in (os.environ.get(known[0], known[1]), *known[1:]))
+
+
+def compiled_losses() -> SumLosses:
+    """`sum_losses` compiled for the constant shapes of a run."""
+    keep_instruction_sets_apart()
+    return torch.compile(sum_losses, dynamic=False)
+
+
+def keep_instruction_sets_apart() -> None:
+    """Give compiled code a folder for each instruction set of the processor.
+
+    PyTorch's cache of compiled code does not tell instruction sets apart, and code for another one, as after
+    ATEN_CPU_CAPABILITY=avx2, corrupts memory (torch 2.13).
+    """
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or Path(gettempdir()) / f"torchinductor_{user}")
+    instructions = torch.backends.cpu.get_cpu_capability()
+    if cache.name != instructions:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache / instructions)
+
+
+def worth_compiling(
+    model: nn.Module, batch: Batch, precision: str, *, micro_batches: int, plain: float | None = None
+) -> bool:
+    """Whether compiling makes the whole run faster, measured.
+
+    Args:
+        model: On its device.
+        batch: A micro-batch of the run.
+        precision: "float32" or "bfloat16".
+        micro_batches: Micro-batches the run has in all.
+        plain: Seconds of one that is not compiled, where they are known.
+    """
+    plain = plain or seconds_per_micro_batch(model, sum_losses, batch, precision)
+    if plain * micro_batches < 5 * COMPILE_SECONDS or not has_compiler(batch.input_ids.device):
+        return False
+    try:
+        compiled = seconds_per_micro_batch(model, compiled_losses(), batch, precision)
+    except Exception:  # a broken compiler must not stop a run that can do without; many kinds are raised
+        return False
+    return (plain - compiled) * micro_batches > 2 * COMPILE_SECONDS

@@ -1,0 +1,276 @@
+"""Settings that nobody gave, where they follow from the text, the preset and the budget.
+
+Each is decided once, written to the run and read again on resume.
+"""
+
+from dataclasses import replace
+from math import ceil, inf
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from bertsmith import distributed
+from bertsmith.budget import Clock
+from bertsmith.config import changed
+from bertsmith.data.batch import Batch, collate
+from bertsmith.data.examples import TrainingRows, open_rows
+from bertsmith.data.masking import share_at
+from bertsmith.errors import UserError
+from bertsmith.machine.device import require_memory
+from bertsmith.machine.measure import Speed, compare_precisions, halving, seconds_per_micro_batch
+from bertsmith.machine.memory import rows_that_fit, training_state
+from bertsmith.machine.work import matrix_rate, step_operations
+from bertsmith.model import (
+    AnyConfig,
+    AnyPretrainingModel,
+    architecture,
+    new_config,
+    new_model,
+    read_config,
+    with_dropout,
+)
+from bertsmith.model.folder import ModelFolder
+from bertsmith.objective import sum_losses
+from bertsmith.planning.sizing import choose_size
+from bertsmith.presets import PRESETS, sizes_of
+from bertsmith.replay import REPLAY, AnyRows, MixedRows
+from bertsmith.run_folder import Run
+from bertsmith.tokenizer import Tokenizer
+
+TOKEN_GOAL = 50e6
+MAX_EPOCHS = 20.0
+"""Default length of a run: enough epochs for TOKEN_GOAL tokens, at least 1, at most MAX_EPOCHS."""
+
+WARMUP_SHARE, FEWEST_WARMUP_STEPS, MOST_WARMUP_SHARE = 0.06, 150, 0.25
+"""The rate rises over this share of the steps; in short runs over so many, but at most the last share (docs/log.md)."""
+
+CONTINUED_RATE = 0.5
+"""Of the preset's peak learning rate, where a run goes on from a model: more of what it knew stays (docs/log.md)."""
+
+SPECIAL_IDS = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
+
+SPEED_ROWS = 16
+"""Rows that the speed of a size is measured with, at most."""
+
+VALIDATION_SEED = 0
+VALIDATION_MLM_PROBABILITY = 0.15
+"""Held-out masks are the same for every run on the same rows, so that losses can be compared."""
+
+
+def decide_family(run: Run) -> None:
+    """The preset of the family, where none was given; a budget may find another size of it.
+
+    Raises:
+        UserError: The family was given, and a preset or a model to go on from that is not of it.
+    """
+    model = run.config.model
+    if "preset" not in run.origin:
+        run.decide("default", preset=f"{model.family}-mini")
+    family = run.config.model.preset.partition("-")[0]
+    if run.origin.get("family", "default") == "default":
+        run.decide("default", family=family)
+    elif family != model.family:
+        other = model.init or f"preset {model.preset}"
+        raise UserError(f"family is '{model.family}', but {other} is of the other; leave --family out")
+
+
+def decide_objective(run: Run, manifest: dict[str, Any]) -> None:
+    """Next sentences are worth predicting where most of the text has them, and the model has a head for them."""
+    objective = run.config.training.objective
+    if objective not in {"auto", "mlm"} and manifest["multi_sentence_fraction"] == 0:
+        raise UserError(
+            f"objective is '{objective}', but no section of this text has two sentences to make a pair of; "
+            "give --objective mlm, or another --document"
+        )
+    if objective != "auto":
+        return
+    if not PRESETS[run.config.model.preset].has_next_sentence_head:
+        run.decide("preset", objective="mlm")
+    else:
+        enough = manifest["multi_sentence_fraction"] >= 0.5
+        run.decide("measured", objective="mlm+nsp" if enough else "mlm")
+
+
+def decide_recipe(run: Run) -> None:
+    """Take from the preset how it is trained, where nothing else was said."""
+    recipe = dict(PRESETS[run.config.model.preset].recipe)
+    given = {"mlm_probability", "end_probability"} & run.origin.keys()  # they belong together
+    if given or run.config.training.replay is not None:  # rows of two texts have no falling share
+        recipe.pop("mlm_probability", None)
+        recipe.pop("end_probability", None)
+    run.decide("preset", **{name: value for name, value in recipe.items() if name not in run.origin})
+
+
+def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer, device: torch.device) -> None:
+    """Choose the size, if none was given, the schedule, and the number of steps, which the clock will correct."""
+    training, budget = run.config.training, clock.budget
+    assert budget is not None
+    if "schedule" not in run.origin:
+        run.decide("preset", schedule="trapezoid")
+
+    def sized(preset: str) -> Run:
+        probe = replace(run, config=changed(run.config, preset=preset), origin={})
+        decide_shape(probe)
+        return probe
+
+    half: dict[str, bool] = {}
+
+    def seconds_per_row(preset: str) -> float:
+        speed = row_speed(sized(preset), tokenizer, rows, device)
+        half[preset] = bool(distributed.from_main(speed.precision == "bfloat16"))
+        return distributed.from_main(speed.seconds)
+
+    if budget.operations is None:
+        seconds = distributed.from_main(clock.left())
+    else:
+        seconds = budget.operations / distributed.from_main(matrix_rate(device, "bfloat16", quick=True))
+    is_open = run.origin["preset"] == "default"
+    sizes = sizes_of(run.config.model.family) if is_open else (run.config.model.preset,)
+    choice = choose_size(sizes, seconds, training.sequence_length, seconds_per_row)
+    if is_open:
+        run.decide("measured", preset=choice.preset)
+    if training.precision == "auto":
+        run.decide("measured", precision="bfloat16" if half[choice.preset] else "float32")
+    decide_shape(run)
+    step_rows = run.config.training.global_batch_size or 1
+    if budget.operations is None:
+        steps = seconds * distributed.world_size() / (choice.seconds_per_row * step_rows)
+    else:
+        places = step_rows * training.sequence_length
+        predictions = round(share_at(training.mlm_probability, training.end_probability, 0.5) * places)
+        work = step_operations(
+            model_config(run, tokenizer), tokens=places, row_length=training.sequence_length, predictions=predictions
+        )
+        steps = budget.operations / work
+    run.decide("measured", steps=max(1, int(steps)))
+
+
+def row_speed(run: Run, tokenizer: Tokenizer, rows: AnyRows, device: torch.device) -> Speed:
+    """Measure the time of a row with the model of a run; infinite where it does not fit into memory."""
+
+    def first_rows(count: int) -> Batch:
+        return collate(rows.__getitems__(list(range(count)))).to(device)
+
+    training = run.config.training
+    precision = training.precision
+    try:
+        require_memory(parameters_of(run, tokenizer), device)
+        model = model_of(run, tokenizer).to(device)
+        most = rows_that_fit(model, first_rows, precision, state=training_state(model, optimizer=training.optimizer))
+        if precision == "auto":
+            speed, count = compare_precisions(model, first_rows, most)
+        else:
+            seconds, count = halving(
+                min(SPEED_ROWS, most),
+                lambda rows: seconds_per_micro_batch(model, sum_losses, first_rows(rows), precision),
+            )
+            speed = Speed(precision, seconds)
+    except UserError:
+        return Speed("float32" if precision == "auto" else precision, inf)
+    return speed._replace(seconds=speed.seconds / count)
+
+
+def decide_shape(run: Run) -> None:
+    """Fill in the model's shape, the learning rate and the rows of a step from the preset."""
+    preset, model, training = PRESETS[run.config.model.preset], run.config.model, run.config.training
+    shape = preset.shape(model.hidden_size)
+    run.decide("preset", **{name: value for name, value in shape.items() if getattr(model, name) is None})
+    if training.learning_rate is None:
+        rate = preset.muon_rate if training.optimizer == "muon" else preset.adamw_rate
+        run.decide("preset", learning_rate=rate * (CONTINUED_RATE if model.init else 1))
+    if training.global_batch_size is None:
+        run.decide("preset", global_batch_size=preset.global_batch_size)
+
+
+def decide_length(run: Run, rows: AnyRows) -> None:
+    """Fill in the number of steps, the warm-up and how often the held-out loss is measured."""
+    training = run.config.training
+    if training.steps is None:
+        epochs = training.epochs or min(MAX_EPOCHS, max(1.0, round(TOKEN_GOAL / rows.source.num_tokens)))
+        steps = max(1, ceil(epochs * rows.rows_per_epoch / (training.global_batch_size or 1)))
+        run.decide("default", steps=steps)
+    steps = run.config.training.steps or 1
+    is_given = run.origin.get("warmup_steps") != "default"  # a budget may end a run before it has warmed up
+    if is_given and training.warmup_steps is not None and training.warmup_steps > steps:
+        raise UserError(
+            f"warmup_steps is {training.warmup_steps:,} and the run has {steps:,} steps: the learning rate would never "
+            "reach its peak; give fewer, or leave it out"
+        )
+    if training.warmup_steps is None:
+        run.decide("default", warmup_steps=default_warmup(steps))
+    if training.validation_every is None:
+        run.decide("default", validation_every=max(1, ceil(steps / 10)))
+
+
+def default_warmup(steps: int) -> int:
+    """Steps in which the learning rate rises, in a run of so many."""
+    return round(max(WARMUP_SHARE * steps, min(FEWEST_WARMUP_STEPS, MOST_WARMUP_SHARE * steps)))
+
+
+def model_config(run: Run, tokenizer: Tokenizer) -> AnyConfig:
+    """The model as it is pretrained. That of a run with --init has the shape that is in RUN/init/."""
+    model = run.config.model
+    if model.init is not None:
+        path = run.folder / "init" / "config.json"
+        kind = architecture(str(read_config(path.parent).get("model_type")))
+        config = kind.config(**kind.naming.read_shape(read_config(path.parent), path))
+        return with_dropout(config, hidden=model.hidden_dropout_prob, attention=model.attention_probs_dropout_prob)
+    return new_config(
+        PRESETS[model.preset].model_type,
+        special_ids={name: getattr(tokenizer, name) for name in SPECIAL_IDS},
+        max_position_embeddings=run.config.training.sequence_length,
+        hidden_dropout_prob=model.hidden_dropout_prob,
+        attention_probs_dropout_prob=model.attention_probs_dropout_prob,
+        vocab_size=tokenizer.vocab_size,
+        **{name: getattr(model, name) for name in PRESETS[model.preset].shape()},
+    )
+
+
+def model_of(run: Run, tokenizer: Tokenizer) -> AnyPretrainingModel:
+    """The model that a run pretrains, with new weights."""
+    return new_model(model_config(run, tokenizer), next_sentence=run.config.training.objective != "mlm")
+
+
+def parameters_of(run: Run, tokenizer: Tokenizer) -> int:
+    """Numbers in the model, counted without making them."""
+    with torch.device("meta"):
+        model = model_of(run, tokenizer)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def first_model(run: Run, tokenizer: Tokenizer) -> AnyPretrainingModel:
+    """The model of a run at its beginning: new weights, or those of RUN/init/."""
+    if run.config.model.init is None:
+        return model_of(run, tokenizer)
+    kind = architecture(model_config(run, tokenizer).model_type)
+    return ModelFolder(run.folder / "init", kind.naming).load(lambda: model_of(run, tokenizer)).train()
+
+
+def training_rows(run: Run, sequence_length: int) -> AnyRows:
+    """The rows this run learns from: of its text, and of the general text where there is one."""
+    training, rows = run.config.training, rows_of(run, "train", sequence_length)
+    if training.replay is None:
+        return rows
+    return MixedRows(rows, rows_of(run, "train", sequence_length, run.folder / REPLAY), training.replay_share)
+
+
+def rows_of(
+    run: Run, split: Literal["train", "validation"], sequence_length: int, folder: Path | None = None
+) -> TrainingRows:
+    """Rows of the run's text, or of another folder, to learn from, or to measure on with masks as in every run."""
+    training = run.config.training
+    assert training.objective != "auto"
+    held_out = split == "validation"
+    return open_rows(
+        folder or run.folder,
+        split,
+        sequence_length=sequence_length,
+        objective=training.objective,
+        mlm_probability=VALIDATION_MLM_PROBABILITY if held_out else training.mlm_probability,
+        end_probability=None if held_out else training.end_probability,
+        mask_units="token" if held_out else training.mask_units,
+        mask_covering=training.mask_covering and not held_out,
+        short_sequence_probability=training.short_sequence_probability,
+        seed=VALIDATION_SEED if held_out else training.seed,
+    )

@@ -1,0 +1,96 @@
+"""What a run says before its first step: sizes, length, estimated time, and the levels to compare the loss with."""
+
+from math import log
+
+from bertsmith import distributed
+from bertsmith.machine.measure import seconds_per_micro_batch
+from bertsmith.model import AnyPretrainingModel
+from bertsmith.objective import sum_losses
+from bertsmith.planning.decisions import CONTINUED_RATE
+from bertsmith.planning.expectation import MANY_EPOCHS, expected_loss
+from bertsmith.planning.plan import Plan
+from bertsmith.presets import PRESETS
+from bertsmith.reporter import Reporter
+from bertsmith.step import SumLosses
+
+MUCH_UNKNOWN = 0.02
+"""Share of unknown tokens from which on a run warns: in a language without spaces words are whole phrases."""
+
+
+def seconds_left(plan: Plan, model: AnyPretrainingModel, losses: SumLosses, *, first_step: int) -> float:
+    """Estimate the time of the remaining steps from one micro-batch, measured unless that is known."""
+    training = plan.run.config.training
+    size = plan.stages[-1].divide(training).micro_batch_size
+    known = plan.micro_batch_seconds if losses is sum_losses else None
+    seconds = known or seconds_per_micro_batch(model, losses, plan.first_rows(size), training.precision)
+    left = sum(stage.places * len(range(max(first_step, stage.steps.start), stage.steps.stop)) for stage in plan.stages)
+    return seconds * left / (size * training.sequence_length * distributed.world_size())
+
+
+def describe(plan: Plan, reporter: Reporter, *, first_step: int, seconds: float) -> None:
+    """Say sizes, length, estimated time and levels before the first step."""
+    training, manifest = plan.run.config.training, plan.manifest
+    parameters = plan.parameters()
+    steps = training.steps or 0
+    places = plan.places(range(steps))
+    last = plan.stages[-1]
+    epochs = places / last.sequence_length / plan.rows[last.sequence_length].rows_per_epoch
+    config = plan.config
+    reporter.say(
+        f"model: {plan.run.config.model.preset}, {config.num_hidden_layers} layers x {config.hidden_size}, "
+        f"{parameters / 1e6:.1f} M parameters, vocabulary {config.vocab_size:,}"
+    )
+    reporter.say(
+        f"run: {training.objective}, {steps:,} steps x {last.rows} rows x "
+        f"{last.sequence_length} places{_before(plan)} = {places / 1e6:.1f} M, "
+        f"{epochs:.1f} epochs; "
+        f"{training.precision} on {plan.device.type}, {training.micro_batch_size} rows at once"
+        + (", compiled" if training.compile == "yes" else "")
+        + f"; about {seconds / 60:,.0f} min on this machine"
+    )
+    reporter.say(
+        f"levels: a uniform guess scores {log(config.vocab_size):.2f} nats, "
+        f"token frequencies alone {manifest['unigram_loss']:.2f}; the masked-token loss must fall below that"
+    )
+    if manifest["unknown_fraction"] > MUCH_UNKNOWN:
+        reporter.warn(
+            f"{manifest['unknown_fraction']:.0%} of the tokens are unknown to the tokenizer, as all words of more than "
+            "100 letters are, and nothing is learnt of them; --tokenizer bpe has pieces for everything"
+        )
+    if epochs <= MANY_EPOCHS:
+        _say_what_to_expect(plan, reporter, places)
+    else:
+        reporter.warn(
+            f"this text is read {epochs:,.0f} times: on a small text the held-out loss began to rise after about "
+            f"{MANY_EPOCHS} (docs/benchmarks.md); more text, fewer steps or a smaller model would do more"
+        )
+    model = plan.run.config.model
+    if model.init is not None:
+        usual = f", {CONTINUED_RATE:g} of what a {model.preset} begins with from new weights"
+        rate = usual if plan.run.origin.get("learning_rate") == "preset" else ""
+        reporter.say(f"going on from {model.init}: peak learning rate {training.learning_rate:g}{rate}")
+    if first_step:
+        reporter.say(f"continuing after step {first_step:,} of {steps:,}")
+
+
+def _say_what_to_expect(plan: Plan, reporter: Reporter, tokens: int) -> None:
+    """The loss at the end, where runs of this size were measured."""
+    model = plan.run.config.model
+    expected = expected_loss(model.preset, tokens, plan.manifest["unigram_loss"])
+    if expected is not None and not model.init and not _is_reshaped(plan):
+        reporter.say(
+            f"expected: held-out masked tokens {expected.how} {expected.nats:.1f} nats, as {model.preset} on English "
+            "Wikipedia (docs/benchmarks.md, one seed); other text may differ by a nat"
+        )
+
+
+def _is_reshaped(plan: Plan) -> bool:
+    """Whether the model has another shape than its preset."""
+    model = plan.run.config.model
+    return any(getattr(model, name) != value for name, value in PRESETS[model.preset].shape().items())
+
+
+def _before(plan: Plan) -> str:
+    """The shapes of the stages before the last."""
+    shapes = [f"{stage.rows} x {stage.sequence_length} up to step {stage.steps.stop:,}" for stage in plan.stages[:-1]]
+    return f" ({', '.join(shapes)})" if shapes else ""

@@ -1,0 +1,125 @@
+"""The stages of a run: how long its rows are, and how many make a step.
+
+Most runs have one. A run may begin with fewer rows a step, or with shorter rows,
+more of them, so that a step has as many places. Each stage has a closed form for
+the rows of a step, so a run goes on anywhere at once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import pairwise
+from math import ceil
+from typing import NamedTuple
+
+from bertsmith import distributed
+from bertsmith.config import TrainingConfig
+from bertsmith.data.examples import Course
+from bertsmith.errors import UserError
+
+RAMP = (4, 2)
+"""In each half of the ramp a step has this part of its rows."""
+
+
+class Division(NamedTuple):
+    """How the rows of a step are divided."""
+
+    first: int
+    """First row of this rank, counted in the step."""
+
+    rows: int
+    """Rows of this rank."""
+
+    micro_batch_size: int
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of this rank and step; the last may have fewer rows."""
+        return ceil(self.rows / self.micro_batch_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Some steps of a run, all of one shape."""
+
+    steps: range
+    sequence_length: int
+    rows: int
+    """Rows of a step over all ranks."""
+
+    first_row: int
+    """Number of the first row of the first step, counted over all epochs."""
+
+    max_steps: int
+    """Steps of the whole run."""
+
+    @property
+    def places(self) -> int:
+        """Token places of a step, padding included."""
+        return self.rows * self.sequence_length
+
+    def row_of(self, step: int) -> int:
+        """Number of the first row of a step."""
+        return self.first_row + (step - self.steps.start) * self.rows
+
+    def course(self) -> Course:
+        """How far the run is at each row."""
+        return Course(self.first_row, self.steps.start, self.rows, self.max_steps)
+
+    def divide(self, training: TrainingConfig) -> Division:
+        """How a step is divided: micro-batches of as many places as those of full-length rows.
+
+        Where the rows do not divide evenly, the first ranks have one more: losses are sums over all
+        of them, so the update is the same.
+
+        Raises:
+            UserError: There are more ranks than rows.
+        """
+        ranks, rank = distributed.world_size(), distributed.rank()
+        if self.rows < ranks:
+            raise UserError(
+                f"a step has {self.rows} rows, which {ranks} processes cannot share; start at most {self.rows} "
+                "processes, or a new run with a larger --global-batch-size"
+            )
+        least, more = divmod(self.rows, ranks)
+        rows = least + (rank < more)
+        size = training.micro_batch_size or rows
+        first = rank * least + min(rank, more)
+        return Division(first, rows, min(rows, max(1, size * training.sequence_length // self.sequence_length)))
+
+
+def with_steps(stages: tuple[Stage, ...], steps: int) -> tuple[Stage, ...]:
+    """The stages of a run whose number of steps was revised: what was done stays, the last one ends elsewhere."""
+    kept = [stage for stage in stages if stage.steps.start < steps]
+    kept[-1] = replace(kept[-1], steps=range(kept[-1].steps.start, steps))
+    return tuple(replace(stage, max_steps=steps) for stage in kept)
+
+
+def make_stages(training: TrainingConfig, rows_per_epoch: Callable[[int], int]) -> tuple[Stage, ...]:
+    """The stages of a run, in order.
+
+    Args:
+        training: With the number of steps and the rows of a step decided.
+        rows_per_epoch: Rows of an epoch, by the length of a row.
+
+    Raises:
+        UserError: The rows of a step cannot be made a quarter.
+    """
+    steps, rows, length = training.steps or 1, training.global_batch_size or 1, training.sequence_length
+    ramp = round(training.batch_ramp * steps)
+    if ramp and rows % max(RAMP):
+        raise UserError(
+            f"a ramp begins with a quarter of the rows, and global_batch_size is {rows}; give a multiple of 4"
+        )
+    short = round(training.short_share * steps) if training.short_length else 0
+    ends = [ramp * number // len(RAMP) for number in range(1, len(RAMP) + 1)]
+    bounds = sorted({0, steps, *(bound for bound in [*ends, short] if 0 < bound < steps)})
+    stages: list[Stage] = []
+    read = Fraction(0)  # epochs before the stage
+    for start, stop in pairwise(bounds):
+        now = (training.short_length or length) if start < short else length
+        part = next((part for part, end in zip(RAMP, ends, strict=True) if start < end), 1)
+        count = rows // part * (length // now)
+        stages.append(Stage(range(start, stop), now, count, ceil(read * rows_per_epoch(now)), steps))
+        read += Fraction((stop - start) * count, rows_per_epoch(now))
+    return tuple(stages)
