@@ -1,12 +1,14 @@
 """Being stopped: at any moment, in any way, with one word and nothing lost."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from bertsmith.checkpoint import list_checkpoints
 from bertsmith.data.examples import open_rows
 from bertsmith.errors import UserError
+from bertsmith.interrupt import Interrupted
 from bertsmith.metrics import read_metrics
 from bertsmith.planning.stages import Stage
 
@@ -140,3 +143,40 @@ def test_tensorboard_files_are_written_where_it_is_installed(text: Path, tmp_pat
     scalars = board.Scalars("loss")
     assert [each.step for each in scalars] == [1, 2, 3]
     assert [each.value for each in scalars] == pytest.approx([line["loss"] for line in read_metrics(tmp_path / "run")])
+
+
+def test_a_full_disk_under_tensorboard_does_not_end_the_run(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class FullWriter:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            pass
+
+        def add_scalar(self, _name: str, _value: float, step: int) -> None:
+            if step > 1:
+                raise OSError(28, "No space left on device")
+
+        def close(self) -> None:
+            raise AssertionError("what has failed is left alone")
+
+    monkeypatch.setattr("bertsmith.board.find_spec", lambda _: True)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=FullWriter))
+    listener = Listener()
+    train(tmp_path / "run", text, listener)
+    warned = [line for line in listener.lines if "TensorBoard" in line]
+    assert len(warned) == 1
+    assert "tensorboard could not be written: No space left on device; going on without TensorBoard" in warned[0]
+    assert [line["step"] for line in read_metrics(tmp_path / "run")] == [1, 2, 3]
+    assert (tmp_path / "run" / "model" / "model.safetensors").exists()
+
+
+def test_tensorboard_files_that_cannot_be_made_do_not_end_the_run(text: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    with pytest.raises(Interrupted):
+        train(tmp_path / "run", text, Listener(stop_after=1))
+    shutil.rmtree(tmp_path / "run" / "tensorboard")
+    (tmp_path / "run" / "tensorboard").write_text("")
+    listener = Listener()
+    train(tmp_path / "run", text, listener)
+    assert [line for line in listener.lines if "going on without TensorBoard" in line]
+    assert [line["step"] for line in read_metrics(tmp_path / "run")] == [1, 2, 3]

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from math import isfinite
 from typing import Any
 
@@ -64,8 +64,7 @@ def train(
     batches = load_batches(plan, first_step=state["step"])
     watch = plan.watch(reporter)
     peak = matrix_rate(device, training.precision, quick=True) * distributed.world_size()
-    writing = closing(MetricsLog(plan.run.folder, first_step=state["step"])) if distributed.is_main() else nullcontext()
-    with writing as log, listening() as stop:
+    with open_log(plan, state["step"], reporter) as log, listening() as stop:
         last_save = last_step = time.monotonic()
         step = state["step"]
         while step < plan.steps:
@@ -127,6 +126,13 @@ def train(
                 log.refuse_error(step)
             if stopping:
                 raise Interrupted(stop.signal_number)
+
+
+def open_log(plan: Plan, step: int, reporter: Reporter) -> AbstractContextManager[MetricsLog | None]:
+    """The run's log, which goes on at `step`; one rank writes it."""
+    if not distributed.is_main():
+        return nullcontext()
+    return closing(MetricsLog(plan.run.folder, first_step=step, warn=reporter.warn))
 
 
 def count(state: dict[str, Any], step: int, result: StepResult, seconds: float) -> None:

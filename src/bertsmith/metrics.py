@@ -1,13 +1,13 @@
-"""The record of a run: files of lines, one for each step, and TensorBoard files where that is installed."""
+"""The record of a run: files of lines, one for each step."""
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bertsmith.board import Board
 from bertsmith.errors import UserError
 
 METRICS, FILLINGS, EVALUATION = "metrics.jsonl", "fillings.jsonl", "evaluation.json"
@@ -19,8 +19,8 @@ _BLOCK_BYTES = 1 << 16
 class MetricsLog:
     """Writes one JSON object for each step, each step once, also over interruptions."""
 
-    def __init__(self, run: Path, *, first_step: int) -> None:
-        """Open the log of a run that goes on at `first_step`.
+    def __init__(self, run: Path, *, first_step: int, warn: Callable[[str], None]) -> None:
+        """Open the log of a run that goes on at `first_step`; `warn` is told where TensorBoard's files end early.
 
         Lines of that step and later ones, written after the checkpoint that the
         run goes on from, are removed: those steps are done again.
@@ -28,7 +28,7 @@ class MetricsLog:
         self.path = run / METRICS
         cut_after(self.path, first_step)
         self._handle = self.path.open("a", encoding="utf-8")
-        self._board = _open_board(run / "tensorboard", first_step)
+        self._board = Board(run / "tensorboard", first_step=first_step, warn=warn)
         self.error: OSError | None = None
         """Why a line could not be written, such as a full disk. The run saves its state then, if it can, and ends."""
 
@@ -39,10 +39,7 @@ class MetricsLog:
             self._handle.flush()
         except OSError as error:
             self.error = error
-        if self._board is not None:
-            for name, value in values.items():
-                if name != "step" and isinstance(value, int | float):
-                    self._board.add_scalar(name, value, values["step"])
+        self._board.write(values)
 
     def refuse_error(self, step: int) -> None:
         """End a run whose state of `step` is saved.
@@ -62,8 +59,7 @@ class MetricsLog:
             self._handle.close()
         except OSError as error:  # it tries once more to write what it holds
             self.error = error
-        if self._board is not None:
-            self._board.close()
+        self._board.close()
 
 
 def cut_after(path: Path, step: int) -> None:
@@ -112,12 +108,3 @@ def iterate_metrics(run: Path, name: str = METRICS) -> Iterator[dict[str, Any]]:
                 value = json.loads(line)
             if isinstance(value, dict) and isinstance(value.get("step"), int):
                 yield value
-
-
-def _open_board(folder: Path, first_step: int) -> Any:
-    """A TensorBoard writer, or None where TensorBoard is not installed."""
-    if find_spec("tensorboard") is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=first_step + 1)

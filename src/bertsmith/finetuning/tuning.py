@@ -87,7 +87,7 @@ def train(
     config, steps, objective = work.config, work.steps, work.objective()
     batches = batches_from(work, attempt.seed, state["step"])
     skipped = 0
-    with closing(MetricsLog(attempt.folder, first_step=state["step"])) as log, listening() as stop:
+    with closing(MetricsLog(attempt.folder, first_step=state["step"], warn=reporter.warn)) as log, listening() as stop:
         last_save = time.monotonic()
         while state["step"] < steps and state["stale"] < config.patience:
             began = time.monotonic()

@@ -1,0 +1,47 @@
+"""The same numbers as in metrics.jsonl, as TensorBoard files, where that is installed."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+
+class Board:
+    """Writes TensorBoard files. They are a picture of the run, so what goes wrong here ends them and not the run."""
+
+    def __init__(self, folder: Path, *, first_step: int, warn: Callable[[str], None]) -> None:
+        """Go on at `first_step`; do nothing where TensorBoard is not installed."""
+        self._folder = folder
+        self._warn = warn
+        self._writer: Any = None
+        if find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._attempt(self._open, SummaryWriter, first_step + 1)
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Add the numbers of a step."""
+        self._attempt(self._add, values)
+
+    def close(self) -> None:
+        """Finish the files."""
+        self._attempt(self._close)
+
+    def _open(self, kind: Any, purge_step: int) -> None:
+        self._writer = kind(str(self._folder), purge_step=purge_step)
+
+    def _add(self, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            if self._writer is not None and name != "step" and isinstance(value, int | float):
+                self._writer.add_scalar(name, value, values["step"])
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _attempt(self, action: Callable[..., None], *arguments: Any) -> None:
+        try:
+            action(*arguments)
+        except OSError as error:  # a full disk; the writer's own thread hands it on at a later call
+            self._writer = None
+            self._warn(f"{self._folder} could not be written: {error.strerror or error}; going on without TensorBoard")
