@@ -1,6 +1,8 @@
 """A run with a budget: sizes, steps, revisions, and going on."""
 
 import json
+import time
+from contextlib import suppress
 from math import ceil
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bertsmith.budget import Budget, Clock, Revisions, parse_budget
+from bertsmith.budget import GOAL, Budget, Clock, Revisions, parse_budget
 from bertsmith.cli import run
 from bertsmith.config import run_config
 from bertsmith.errors import UserError
@@ -65,9 +67,10 @@ def test_the_size_is_the_largest_that_sees_enough_tokens() -> None:
 def test_revisions_are_kept_and_read_by_step(tmp_path: Path) -> None:
     revisions = Revisions(tmp_path, 100)
     assert [step for step in range(21) if revisions.is_due(step)] == [5, 10, 15, 20]
-    revisions.record(5, 120, write=True)
-    revisions.record(10, 90, write=True)
+    revisions.record(5, 120, seconds=7.0, write=True)
+    revisions.record(10, 90, seconds=21.0, write=True)
     again = Revisions(tmp_path, 1)
+    assert again.seconds == 21.0
     assert [again.steps_at(step) for step in (0, 4, 5, 9, 10, 50)] == [100, 100, 120, 120, 90, 90]
     assert again.recorded(7) is None
 
@@ -85,8 +88,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return left
 
 
-def test_a_budget_gives_size_schedule_and_steps(text: Path, tmp_path: Path, clock: list[float]) -> None:
+def test_a_budget_gives_size_schedule_and_steps(
+    text: Path, tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock[0] = 1.0
+    monkeypatch.setattr("bertsmith.planning.pace.Pace._estimate", lambda pace, _: pace._plan.steps)
     train(tmp_path / "run", text)
     training = read_run(tmp_path / "run").config.training
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
@@ -118,7 +124,7 @@ def test_a_run_that_goes_on_repeats_its_revisions(
     clock[0] = 1.0
     settings = {"warmup_steps": 2, "validation_every": 50, "mlm_probability": 0.3, "end_probability": 0.15, **levers}
     train(tmp_path / "straight", text, **settings)
-    history = json.loads((tmp_path / "straight" / "revisions.json").read_text())
+    history = json.loads((tmp_path / "straight" / "revisions.json").read_text())["steps"]
     assert history[:3] == [[0, 60], [3, 61], [6, 62]]
     assert asked[-1] > 30
 
@@ -129,7 +135,7 @@ def test_a_run_that_goes_on_repeats_its_revisions(
         checkpoint.rename(tmp_path / "lost")  # as if killed before it was written
     train(tmp_path / "stopped", text, **settings)
     assert asked == sorted(set(asked))
-    assert json.loads((tmp_path / "stopped" / "revisions.json").read_text()) == history
+    assert json.loads((tmp_path / "stopped" / "revisions.json").read_text())["steps"] == history
     one, other = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("straight", "stopped"))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -178,7 +184,7 @@ def test_other_settings_forget_the_revisions_of_a_run_that_has_no_checkpoint(
         train(tmp_path / "run", text, Listener(stop_after=1))
     for checkpoint in (tmp_path / "run" / "checkpoints").iterdir():
         checkpoint.rename(tmp_path / "lost")
-    (tmp_path / "run" / "revisions.json").write_text("[[0, 1000000]]\n")
+    (tmp_path / "run" / "revisions.json").write_text('{"seconds": 9, "steps": [[0, 1000000]]}\n')
     train(tmp_path / "run", text, budget="2h")
     assert (read_run(tmp_path / "run").config.training.steps or 0) < 1_000_000
 
@@ -186,11 +192,11 @@ def test_other_settings_forget_the_revisions_of_a_run_that_has_no_checkpoint(
 def test_what_is_left_is_counted_in_places(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps with a quarter of the rows say how long a whole one takes."""
     found: list[tuple[int, int]] = []
-    time = [0.0]
+    now = [0.0]
 
     def estimate(pace: Pace, step: int) -> int:
         plan = pace._plan
-        time[0] = 1e-3 * plan.places(range(1, step))  # a millisecond a place, from the end of the first step on
+        now[0] = 1e-3 * plan.places(range(1, step))  # a millisecond a place, from the end of the first step on
         steps = true_estimate(pace, step)
         found.append((step, steps))
         return steps
@@ -198,15 +204,63 @@ def test_what_is_left_is_counted_in_places(text: Path, tmp_path: Path, monkeypat
     true_estimate = Pace._estimate
     monkeypatch.setattr("bertsmith.planning.plan.Plan.fit_into", fit)
     monkeypatch.setattr("bertsmith.planning.pace.Pace._estimate", estimate)
-    monkeypatch.setattr("bertsmith.planning.pace.time", SimpleNamespace(monotonic=lambda: time[0]))
+    monkeypatch.setattr("bertsmith.planning.pace.time", SimpleNamespace(monotonic=lambda: now[0]))
     whole = 60 * 4 * 32 * 1e-3  # seconds of 60 steps of all rows
-    monkeypatch.setattr(Clock, "left", lambda _self: whole - time[0])
+    monkeypatch.setattr(Clock, "left", lambda _self: whole - now[0])
     monkeypatch.setattr("bertsmith.planning.pace.last_rows", lambda *_: 0)
     train(tmp_path / "run", text, warmup_steps=2, validation_every=100, batch_ramp=0.3)
     saved = 4 * 9 * 32 * 0.75 + 4 * 9 * 32 * 0.5  # places that the ramp does not compute
     expected = 60 + saved / (4 * 32)
     assert len(found) > 5
     assert all(abs(steps - expected) <= 2 for _, steps in found)
+
+
+def test_a_machine_that_slows_down_ends_in_time(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half as fast after 24 of 60 seconds: what is left is planned at the speed of now, not at the mean."""
+    now = [0.0]
+
+    def look(pace: Pace, step: int) -> bool:
+        now[0] = step + max(0.0, step - 24)
+        return true_look(pace, step)
+
+    true_look = Pace.look
+    monkeypatch.setattr("bertsmith.planning.plan.Plan.fit_into", fit)
+    monkeypatch.setattr("bertsmith.planning.pace.Pace.look", look)
+    monkeypatch.setattr("bertsmith.planning.pace.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Clock, "left", lambda _self: 60 - now[0])
+    monkeypatch.setattr("bertsmith.planning.pace.last_rows", lambda *_: 0)
+    train(tmp_path / "run", text, warmup_steps=2, validation_every=100)
+    steps = read_run(tmp_path / "run").config.training.steps or 0
+    assert 0.85 * 60 <= GOAL * (steps + max(0, steps - 24)) <= 1.05 * 60
+
+
+def test_the_time_of_a_killed_command_counts(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before its first checkpoint, a run begins anew, with what is left of its budget."""
+    used: list[float] = []
+
+    def look(pace: Pace, step: int) -> bool:
+        used.append(pace._plan.clock.used())
+        if step == 30 and not (tmp_path / "killed").exists():
+            (tmp_path / "killed").touch()
+            raise KeyboardInterrupt
+        return true_look(pace, step)
+
+    true_look = Pace.look
+    began = iter((1000.0, 5000.0))  # each command takes 1,000 s until it looks
+    monkeypatch.setattr("bertsmith.planning.plan.Plan.fit_into", fit)
+    monkeypatch.setattr("bertsmith.planning.pace.Pace.look", look)
+    monkeypatch.setattr("bertsmith.planning.pace.Pace._estimate", lambda *_: 60)
+    for _ in range(2):
+        monkeypatch.setattr("bertsmith.budget.STARTED", time.monotonic() - next(began))
+        with suppress(KeyboardInterrupt):
+            train(tmp_path / "run", text, budget="3h", warmup_steps=2, validation_every=100)
+    assert used[0] == pytest.approx(1000, abs=60)
+    assert used[-1] == pytest.approx(6000, abs=60)
+
+
+def test_a_budget_of_more_steps_than_can_be_is_one_line(text: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"budget is '1e29flop', which bert-tiny would spend in .* steps; give less"):
+        train(tmp_path / "run", text, budget="1e29flop")
 
 
 @pytest.mark.parametrize("budget", ["1e400h", "1e9d", "1e99flop"])

@@ -5,6 +5,7 @@ estimate then: until the learning rate begins to fall it is looked at now and
 then, and revised to what the machine turns out to do. Each look is written to
 RUN/revisions.json, and a run that goes on from an earlier checkpoint repeats
 the revisions it finds there, so its result does not depend on the clock twice.
+The time of a command that was killed counts up to its last look.
 """
 
 import json
@@ -26,8 +27,8 @@ LOOKS = 20
 GOAL = 0.96
 """Share of the time that is planned for; a machine is never quite as fast as it was measured."""
 
-MOST_SECONDS, MOST_OPERATIONS = 86400.0 * 3660, 1e30
-"""Ten years; more work than any machine does. Larger budgets are slips of the hand, and overflow."""
+MOST_SECONDS, MOST_OPERATIONS, MOST_STEPS = 86400.0 * 3660, 1e30, 1e12
+"""Ten years; more work than any machine does. Larger numbers are slips of the hand, and overflow."""
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _FORM = re.compile(r"(\d+(?:\.\d+)?(?:e\+?\d+)?)\s*(s|m|h|d|flop)")
@@ -84,6 +85,11 @@ def first_estimate(run: Path) -> int | None:
     return Revisions(run, 0).steps_at(0) or None
 
 
+def seconds_at_last_look(run: Path) -> float:
+    """Time that all commands of a run had taken when one of them last looked at the clock; 0 before that."""
+    return Revisions(run, 0).seconds
+
+
 class Revisions:
     """How many steps a run had in mind, by step."""
 
@@ -91,10 +97,13 @@ class Revisions:
         """Read those of a run, or begin with `steps`."""
         self._path = run / REVISIONS
         self._known: dict[int, int] = {0: steps}
+        self.seconds = 0.0
         if self._path.exists():
             try:
-                self._known = {int(step): int(value) for step, value in json.loads(self._path.read_text("ascii"))}
-            except (OSError, ValueError, TypeError) as error:
+                kept = json.loads(self._path.read_text("ascii"))
+                self._known = {int(step): int(value) for step, value in kept["steps"]}
+                self.seconds = float(kept["seconds"])
+            except (OSError, ValueError, TypeError, LookupError) as error:
                 raise UserError(f"{self._path} is damaged ({error}); start a new run with --fresh") from error
 
     def steps_at(self, step: int) -> int:
@@ -109,8 +118,10 @@ class Revisions:
         """What was found at `step` before; None: nobody has looked yet."""
         return self._known.get(step)
 
-    def record(self, step: int, steps: int, *, write: bool) -> None:
-        """Note what was found; the main rank writes it down."""
+    def record(self, step: int, steps: int, *, seconds: float, write: bool) -> None:
+        """Note what was found, and the time used until then; the main rank writes it down."""
         self._known[step] = steps
+        self.seconds = max(self.seconds, seconds)
         if write:
-            atomic.write_text(self._path, json.dumps(sorted(self._known.items())) + "\n")
+            kept = {"seconds": round(self.seconds, 1), "steps": sorted(self._known.items())}
+            atomic.write_text(self._path, json.dumps(kept) + "\n")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from bertsmith.budget import parse_budget
+from bertsmith.budget import MOST_STEPS, parse_budget
 from bertsmith.errors import UserError, suggestion
 from bertsmith.presets import PRESETS
 from bertsmith.strict import from_mapping
@@ -164,10 +164,10 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("global_batch_size", "micro_batch_size", "gradient_accumulation_steps", "epochs", "steps"):
             value = getattr(self, name)
-            _require(value is None or 0 < value < 1e12, f"{name} is {value}; give a number above 0")
+            _require(value is None or 0 < value < MOST_STEPS, f"{name} is {value}; give a number above 0")
         for name in ("learning_rate", "max_grad_norm", "checkpoint_every", "keep", "validation_every", "threads"):
             value = getattr(self, name)
-            _require(value is None or 0 < value < 1e12, f"{name} is {value}; give a number above 0")
+            _require(value is None or 0 < value < MOST_STEPS, f"{name} is {value}; give a number above 0")
         _require(
             self.warmup_steps is None or self.warmup_steps >= 0,
             f"warmup_steps is {self.warmup_steps}; give 0 or more",

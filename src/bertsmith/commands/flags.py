@@ -61,7 +61,8 @@ def settings_of(config: Path, *, decided: bool = False) -> dict[str, Any]:
         for name, value in values.items():
             if name not in types:
                 raise UserError(f"unknown setting '{table}.{name}' in {config}{suggestion(name, types)}")
-            if decided or wrote is None or wrote.get(name) in {"flag", "file"}:  # else it is found out anew
+            is_given = wrote is None or wrote.get(name) in {"flag", "file"}
+            if is_given or (decided and table != "data"):  # else it is found out anew; a prepared text says its own
                 given[name] = check_value(f"{table}.{name}", value, types[name])
     if decided:
         for name in ("family", "budget", "epochs", "gradient_accumulation_steps"):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from bertsmith import distributed
-from bertsmith.budget import Clock
+from bertsmith.budget import MOST_STEPS, Clock
 from bertsmith.config import changed
 from bertsmith.data.batch import Batch, collate
 from bertsmith.data.examples import TrainingRows, open_rows
@@ -143,6 +143,10 @@ def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer
             model_config(run, tokenizer), tokens=places, row_length=training.sequence_length, predictions=predictions
         )
         steps = budget.operations / work
+    if steps >= MOST_STEPS:
+        raise UserError(
+            f"budget is '{training.budget}', which {choice.preset} would spend in {steps:.0e} steps; give less"
+        )
     run.decide("measured", steps=max(1, int(steps)))
 
 

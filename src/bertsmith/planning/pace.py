@@ -1,10 +1,14 @@
 """Whether a run with a budget of time is on time, and what it does about it."""
 
 import time
+from collections import deque
 
 from bertsmith import distributed
 from bertsmith.budget import Revisions
 from bertsmith.planning.plan import Plan
+
+RECENT = 2
+"""Looks at the clock, a twentieth of the run each, that the speed is told from: a machine may have become busier."""
 
 SMALL = 0.02
 """A change of the number of steps by less than this is not made."""
@@ -50,24 +54,24 @@ class Pace:
         if plan.clock.limits_time:
             self._revisions = Revisions(plan.run.folder, plan.steps)
             if first_step == 0 and self._revisions.recorded(0) == plan.steps:
-                self._revisions.record(0, plan.steps, write=distributed.is_main())
+                self._record(0, plan.steps)
             plan.take_steps(self._revisions.steps_at(first_step))
             self._save()
         self._first_step = first_step
-        self._began: float | None = None  # after the first step, which may compile
+        self._looks: deque[tuple[int, float]] = deque(maxlen=RECENT + 1)  # step and time
 
     def look(self, step: int) -> bool:
         """Revise the number of steps before `step` if it is time for that; True if it changed."""
-        if self._began is None and step > self._first_step:
-            self._began = time.monotonic()
-            self._first_step = step
+        if not self._looks and step > self._first_step:  # the first step may compile
+            self._looks.append((step, time.monotonic()))
         revisions, before = self._revisions, self._plan.steps
         if revisions is None or not revisions.is_due(step) or self._has_begun_to_fall(step):
             return False
         steps = revisions.recorded(step)
         if steps is None:
             steps = self._estimate(step)
-            revisions.record(step, steps, write=distributed.is_main())
+        self._looks.append((step, time.monotonic()))
+        self._record(step, steps)
         self._plan.take_steps(steps)
         self._save()
         return steps != before
@@ -80,12 +84,13 @@ class Pace:
         return step > (1 - share) * self._plan.steps
 
     def _estimate(self, step: int) -> int:
-        """Steps that fit into the time, at the speed of this process so far."""
+        """Steps that fit into the time, at the speed of this process lately."""
         plan, steps = self._plan, self._plan.steps
-        done = plan.places(range(self._first_step, step))
-        if self._began is None or done == 0:
+        since, began = self._looks[0] if self._looks else (step, 0.0)
+        done = plan.places(range(since, step))
+        if done == 0:
             return steps
-        seconds_per_place = (time.monotonic() - self._began) / done
+        seconds_per_place = (time.monotonic() - began) / done
         seconds_per_row = seconds_per_place * plan.stages[-1].sequence_length
         last = last_rows(plan, seconds_per_row) * FORWARD_SHARE * seconds_per_row
         fitting = step + max(1, self._steps_for(int((plan.clock.left() - last) / seconds_per_place), step))
@@ -102,6 +107,10 @@ class Pace:
             count += max(0, here)
             places -= here * stage.places
         return count
+
+    def _record(self, step: int, steps: int) -> None:
+        if self._revisions is not None:
+            self._revisions.record(step, steps, seconds=self._plan.clock.used(), write=distributed.is_main())
 
     def _save(self) -> None:
         if distributed.is_main():

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from bertsmith import distributed
-from bertsmith.budget import Clock, first_estimate, parse_budget
+from bertsmith.budget import Clock, first_estimate, parse_budget, seconds_at_last_look
 from bertsmith.data.batch import Batch, collate
 from bertsmith.data.examples import TrainingRows
 from bertsmith.data.keyed import Stream, keyed_seed
@@ -186,7 +186,8 @@ def make_plan(
     if not is_begun:
         decide_recipe(run)
     training = run.config.training
-    clock = Clock(parse_budget(training.budget) if training.budget else None, used_before=seconds_before)
+    used = max(seconds_before, seconds_at_last_look(run.folder))
+    clock = Clock(parse_budget(training.budget) if training.budget else None, used_before=used)
     rows = {
         length: training_rows(run, length) for length in (training.sequence_length, training.short_length) if length
     }
