@@ -269,6 +269,15 @@ def test_a_budget_beyond_reason_is_one_line(budget: str) -> None:
         parse_budget(budget)
 
 
+def test_a_plan_of_prepared_text_is_run(text: Path, tmp_path: Path) -> None:
+    """The plan names the prepared folder, which has settings of its own."""
+    reading = ["--document", "blank-line", "--no-lowercase", "--vocab-size", "160", "--validation-fraction", "0.15"]
+    assert run(["prepare", str(text), "-o", str(tmp_path / "text"), *reading, "--sequence-length", "32"]) == 0
+    flags = ["--preset", "bert-tiny", "--steps", "2", "--sequence-length", "32", "--threads", "1"]
+    assert run(["plan", str(tmp_path / "text"), "-o", str(tmp_path / "a"), *flags]) == 0
+    assert run(["pretrain", "-o", str(tmp_path / "b"), "--plan", str(tmp_path / "a" / "config.toml")]) == 0
+
+
 def test_what_is_finished_is_not_planned(text: Path, tmp_path: Path) -> None:
     train_run(tmp_path / "run", text)
     with pytest.raises(UserError, match="there is nothing to plan"):

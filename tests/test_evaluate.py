@@ -199,6 +199,7 @@ def test_mistakes_are_one_line(both: Path, other: Path, tmp_path: Path, capsys: 
         ([model, "--text", other, "--words", "-1"], "words is -1"),
         ([model, "--text", other, "--sequence-length", "2"], "sequence_length is 2"),
         ([model, "--blimp", tmp_path / "empty", "--pairs", "0"], "pairs is 0"),
+        ([model, "--text", other, "--pairs", "3"], "there is no --blimp to take them from"),
         ([tmp_path / "nowhere"], "nowhere does not exist"),
         ([], "MODEL"),
     ):

@@ -350,6 +350,13 @@ def test_a_validation_text_of_its_own_leaves_the_training_text_whole(text: Path,
     assert splits["validation"]["sections"] == 80
 
 
+def test_a_validation_text_that_is_learnt_from_is_refused(text: Path, tmp_path: Path) -> None:
+    for held_out in (text, text.parent):
+        config = settings(text, validation=str(held_out), validation_fraction=None)
+        with pytest.raises(UserError, match="which is learnt from as part of"):
+            run(config, tmp_path / "run")
+
+
 def test_the_tokenizer_is_trained_on_the_training_text_alone(text: Path, tmp_path: Path) -> None:
     held_out = write_text(tmp_path / "held_out.jsonl", documents=80, seed=3)
     held_out.write_text(held_out.read_text().replace("Number", "\u03c9\u03b4\u03ae"))
@@ -496,6 +503,12 @@ def test_a_prepared_folder_can_be_the_run_itself(text: Path, tmp_path: Path) -> 
     first, _ = run(settings(text), tmp_path / "run")
     second, _ = run(DataConfig(text=(str(tmp_path / "run"),)), tmp_path / "run")
     assert second == first
+
+
+def test_a_prepared_folder_is_used_alone(text: Path, tmp_path: Path) -> None:
+    run(settings(text), tmp_path / "first")
+    with pytest.raises(UserError, match="first holds prepared text, which is used alone"):
+        run(DataConfig(text=(str(text), str(tmp_path / "first"))), tmp_path / "second")
 
 
 def test_settings_that_a_prepared_folder_cannot_follow_are_refused(text: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Measures the matrix and copy rates, then a preset's step on made-up rows, eager 
 compiled, and where its time goes. Nothing is written.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -206,6 +207,7 @@ def kinds_of_work(step: Callable[[], None], device: torch.device) -> dict[str, f
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler tells the terminal when it begins and ends
     with torch.profiler.profile(activities=activities, acc_events=True) as profile:
         step()
         synchronize(device)

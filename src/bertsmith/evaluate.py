@@ -113,8 +113,6 @@ def check(sources: Sequence[str], wanted: Wanted) -> None:
     _check(wanted)
     if wanted.blimp:
         read_paradigms(wanted.blimp, wanted.pairs)
-    elif wanted.pairs is not None:
-        raise UserError(f"--pairs is {wanted.pairs}, and there is no --blimp to take them from; name its folder")
     for source in sources:
         open_model(source, find_device("cpu"), Reporter())
 
@@ -123,6 +121,8 @@ def _check(wanted: Wanted) -> None:
     """Refuse numbers that make no sense."""
     if wanted.pairs is not None and wanted.pairs < 1:
         raise UserError(f"pairs is {wanted.pairs}; give 1 or more, or leave it out for all")
+    if wanted.pairs is not None and wanted.blimp is None:
+        raise UserError(f"pairs is {wanted.pairs}, and there is no --blimp to take them from; name its folder")
     if wanted.words < 0:
         raise UserError(f"words is {wanted.words}; give 1 or more, or 0 to leave out the bits per byte")
     if wanted.sequence_length < LEAST_SEQUENCE_LENGTH:

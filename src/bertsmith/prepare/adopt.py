@@ -20,11 +20,16 @@ from bertsmith.tokenizer import load_tokenizer
 
 
 def prepared_source(config: DataConfig) -> PreparedFolder | None:
-    """The prepared folder that the text names, None when it names text."""
-    if len(config.text) != 1:
-        return None
-    source = PreparedFolder(Path(config.text[0]))
-    return source if source.manifest_path.is_file() and source.tokenizer.is_dir() else None
+    """The prepared folder that the text names, None when it names text.
+
+    Raises:
+        UserError: It names one and something else.
+    """
+    folders = (PreparedFolder(Path(name)) for name in config.text)
+    found = [folder for folder in folders if folder.manifest_path.is_file() and folder.tokenizer.is_dir()]
+    if found and len(config.text) > 1:
+        raise UserError(f"{found[0].root} holds prepared text, which is used alone; prepare all of the text together")
+    return found[0] if found else None
 
 
 def adopt(job: Job, source: PreparedFolder, explicit: frozenset[str]) -> dict[str, Any]:

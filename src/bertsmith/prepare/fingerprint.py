@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from bertsmith.config import DataConfig
@@ -56,6 +57,7 @@ def read_inputs(config: DataConfig) -> Inputs:
     Raises:
         UserError: One of them is missing or cannot be used.
     """
+    refuse_overlap(config)
     options = {name: getattr(config, name) for name in READING}
     corpus = Text(open_corpus(config.text, **options))
     validation = Text(open_corpus((config.validation,), **options)) if config.validation else None
@@ -81,6 +83,24 @@ def read_inputs(config: DataConfig) -> Inputs:
         "settings": settings,
     }
     return Inputs(corpus, validation, shares, tokenizer, fingerprint)
+
+
+def refuse_overlap(config: DataConfig) -> None:
+    """Hold the paths of the validation text against those of the text.
+
+    Raises:
+        UserError: It would be learnt from, too.
+    """
+    if config.validation is None:
+        return
+    held_out = Path(config.validation).resolve()
+    for source in config.text:
+        path = Path(source).resolve()
+        if path == held_out or path in held_out.parents or held_out in path.parents:
+            raise UserError(
+                f"validation is {config.validation}, which is learnt from as part of {source}; name other text, or "
+                "leave it out and a share is held out"
+            )
 
 
 def held_out_shares(config: DataConfig) -> tuple[float, ...]:
