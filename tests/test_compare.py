@@ -60,6 +60,11 @@ def facts(found: Comparison) -> list[Any]:
     return [(each.name, each.scores, each.score, each.difference, each.verdict) for each in found.contenders]
 
 
+def test_a_model_that_reads_less_is_compared_at_what_it_reads(models: list[str], rows: str, tmp_path: Path) -> None:
+    found = compare(tmp_path / "out", models[:1], rows, {**QUICK, "label": "topic", "max_length": 2 * LONGEST}, seeds=1)
+    assert found.contenders[0].max_length == LONGEST
+
+
 def test_models_and_plain_methods_stand_in_one_table(straight: tuple[Path, Comparison], models: list[str]) -> None:
     folder, found = straight
     assert [each.name for each in found.contenders] == [

@@ -17,6 +17,7 @@ from bertsmith.finetune import finetune
 from bertsmith.finetuning.tuning import run_try
 from bertsmith.interrupt import Interrupted
 from labelled import (
+    LONGEST,
     number_rows,
     pair_rows,
     set_rows,
@@ -378,3 +379,8 @@ def test_a_missing_library_is_named(
     monkeypatch.setattr("bertsmith.finetuning.tasks.scores.find_spec", lambda name: None if name == "sklearn" else name)
     with pytest.raises(UserError, match=r"scikit-learn; install it with: pip install bertsmith\[finetune\]"):
         tune(tmp_path / "run", encoder, topics, label="topic")
+
+
+def test_more_than_the_model_reads_is_refused(encoder: Path, topics: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"max_length is 4096, but .* reads {LONGEST} tokens; give at most these"):
+        tune(tmp_path / "run", encoder, topics, label="topic", max_length=4096)

@@ -98,6 +98,7 @@ def compare(
     reporter.progress("reading the rows", 0.0)
     task = load_task(data, config, first.tokenizer, longest=first.longest)
     reporter.progress("reading the rows", 1.0)
+    limits = {model: min(start.longest, config.max_length or start.longest) for model, start in starts.items()}
     config = replace(config, metric=choosing_metric(task.kind, task.head.labels, config.metric))
     for line in task.notes:
         reporter.say(line)
@@ -111,10 +112,11 @@ def compare(
             if not (run / ANSWERS).exists():
                 aside = _Aside(reporter, f"{model}, seed {seed}", place, len(runs))
                 settings = {**given, "metric": config.metric, "seed": seed, "split_seed": config.split_seed}
+                if config.max_length:
+                    settings["max_length"] = limits[model]
                 outcome = finetune_and_judge(run, sources[model], data, settings, aside)
                 _keep_answers(run, outcome, task, keep_models=keep_models)
         reporter.progress("the plain methods", 0.0)
-        limits = {model: min(start.longest, config.max_length or start.longest) for model, start in starts.items()}
         table = judge_all(
             task, config.metric or "", _models(folder, sources, limits, seeds), plain_answers(task, config)
         )

@@ -80,6 +80,10 @@ def finetune_and_judge(
         torch.use_deterministic_algorithms(device.type == "cpu")
 
         start = inspect_folder(source)
+        if (config.max_length or 0) > start.longest:
+            raise UserError(
+                f"max_length is {config.max_length}, but {model} reads {start.longest} tokens; give at most these"
+            )
         require_memory(start.parameters, device)
         reporter.progress("reading the rows", 0.0)
         task = load_task(data, config, start.tokenizer, longest=start.longest)
