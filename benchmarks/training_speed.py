@@ -28,19 +28,16 @@ from bertsmith.tokenizer import load_tokenizer
 PLACES = 8192
 """Token places of a step."""
 
-TRAINER = [
-    {"precision": "float32", "compile": False, "attention": "sdpa", "optim": "adamw_torch"},
-    {"precision": "bfloat16", "compile": False, "attention": "sdpa", "optim": "adamw_torch_fused"},
-    {"precision": "bfloat16", "compile": False, "attention": "eager", "optim": "adamw_torch_fused"},
-    {"precision": "bfloat16", "compile": True, "attention": "sdpa", "optim": "adamw_torch_fused"},
-    {"precision": "bfloat16", "compile": True, "attention": "eager", "optim": "adamw_torch_fused"},
-    {"precision": "float32", "compile": True, "attention": "sdpa", "optim": "adamw_torch_fused"},
+TRAINER = [{"precision": "float32", "compile": False, "attention": "sdpa", "optim": "adamw_torch"}] + [
+    {"precision": precision, "compile": compiled, "attention": attention, "optim": "adamw_torch_fused"}
+    for precision, compiled, attention in product(("float32", "bfloat16"), (False, True), ("sdpa", "eager"))
 ]
 BERTSMITH = [
-    {"precision": "bfloat16", "compile": False},
-    {"precision": "bfloat16", "compile": True},
-    {"precision": "float32", "compile": True},
+    {"precision": precision, "compile": compiled}
+    for precision, compiled in product(("float32", "bfloat16"), (False, True))
 ]
+SOFTWARE = 2.0
+"""A precision with matrix products this many times as slow as the other's is not tried."""
 
 
 def measure(side: str, case: dict[str, Any]) -> dict[str, Any] | None:
@@ -64,7 +61,7 @@ def best_of(
     sizes = options.micro_batches or sorted({base["rows"], max(1, base["rows"] // 4)})
     found: list[tuple[float, dict[str, Any]]] = []
     for flags, size in product(candidates, sizes):
-        if options.half and flags["precision"] != "bfloat16":
+        if flags["precision"] not in options.precisions:
             continue
         case = base | flags | {"micro_batch": min(size, base["rows"]), "steps": 2}
         result = measure(side, case)
@@ -79,8 +76,8 @@ def best_of(
 
 def compare(base: dict[str, Any], peak: float, options: argparse.Namespace) -> str:
     """Search the best flags of both sides, run them alternately, print the table."""
-    ours = best_of("bertsmith", BERTSMITH[:2] if options.quick else BERTSMITH, base, options)
-    theirs = best_of("trainer", TRAINER[1:5] if options.quick else TRAINER, base, options)
+    ours = best_of("bertsmith", BERTSMITH, base, options)
+    theirs = best_of("trainer", TRAINER, base, options)
     cases = {"bertsmith": ours | {"steps": options.steps}, "trainer": theirs | {"steps": options.steps}}
     speeds: dict[str, list[float]] = {side: [] for side in cases}
     memory: dict[str, float] = {}
@@ -117,7 +114,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--micro-batches", nargs="+", type=int, help="rows at once to try [all, and a quarter]")
-    parser.add_argument("--half", action="store_true", help="try no float32, where that is known to be far slower")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=["float32", "bfloat16"], help="to try [those with fast matrix products]"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--data", type=Path, default=Path("runs/benchmark-data"))
@@ -130,9 +129,13 @@ def main() -> None:
     prepare(DataConfig(vocab_size=8192), options.data, report=lambda _line: None)
     vocab_size = load_tokenizer(options.data / "tokenizer").vocab_size
     device = torch.device(options.device)
-    peak = max(matrix_rate(device, "bfloat16"), matrix_rate(device, "float32"))
+    rates = {precision: matrix_rate(device, precision) for precision in ("float32", "bfloat16")}
+    peak = max(rates.values())
+    options.precisions = options.precisions or [name for name, rate in rates.items() if rate * SOFTWARE > peak]
     print(f"{options.device}, {options.threads} threads, torch {torch.__version__}: {peak / 1e12:.2f} TFLOP/s in the")
-    print(f"best matrix product, {copy_rate(device) / 1e9:.1f} GB/s copied; steps of {PLACES} places", flush=True)
+    print(f"best matrix product, {copy_rate(device) / 1e9:.1f} GB/s copied; steps of {PLACES} places")
+    products = ", ".join(f"{name} {rate / 1e12:.2f}" for name, rate in rates.items())
+    print(f"TFLOP/s by precision: {products}; tried: {', '.join(options.precisions)}", flush=True)
     ratios = []
     for name, length, dropout in product(options.presets, options.lengths, options.dropout):
         preset = PRESETS[name]
