@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bertsmith import distributed
 from bertsmith.checkpoint import list_checkpoints
 
 from prose import write_prose
@@ -123,3 +124,11 @@ def test_ranks_take_what_the_main_rank_has_measured(tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29539"]
     result = subprocess.run([*launcher, str(script)], capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_tensors_are_sent_in_their_order_and_few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "BUCKET", 10)
+    tensors = [torch.zeros(size) for size in (4, 6, 1, 30, 9, 2)]
+    sent = list(distributed.buckets(tensors))
+    assert [[len(tensor) for tensor in bucket] for bucket in sent] == [[4, 6], [1], [30], [9], [2]]
+    assert not list(distributed.buckets([]))

@@ -236,6 +236,7 @@ def run_rank(rank: int, folder: str, world_size: int, port: int) -> None:
     )
     torch.set_num_threads(1)
     distributed.start("cpu")
+    distributed.BUCKET = 1500  # some tensors together, and the word embedding alone
     found = {kind: train_together(kind) for kind in ("adamw", "muon")}
     torch.save(found, Path(folder) / f"{rank}.pt")
     run_out_of_memory_on_one_rank()
