@@ -1,6 +1,7 @@
 """A whole run with two processes, started as a user starts it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from safetensors.torch import load_file
 
 from bertsmith import distributed
 from bertsmith.checkpoint import list_checkpoints
+from bertsmith.errors import UserError
+from bertsmith.machine.device import find_device
 
 from prose import write_prose
 from runs import TINY, train
@@ -132,3 +135,44 @@ def test_tensors_are_sent_in_their_order_and_few_at_once(monkeypatch: pytest.Mon
     sent = list(distributed.buckets(tensors))
     assert [[len(tensor) for tensor in bucket] for bucket in sent] == [[4, 6], [1], [30], [9], [2]]
     assert not list(distributed.buckets([]))
+
+
+def test_an_environment_that_says_half_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UserError, match=r"WORLD_SIZE is 2 .* RANK is not set; start several processes with torchrun"):
+        distributed.start("cpu")
+
+
+def test_processes_that_cannot_meet_say_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = {"RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "no port"}
+    for name, value in {"WORLD_SIZE": "2", **address}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"process 1 could not join the others at 127.0.0.1:no port; start all"):
+        distributed.start("cpu")
+    assert distributed.world_size() == 1
+
+
+@pytest.mark.parametrize(
+    ("there", "name", "found"),
+    [
+        ({"cuda": 2}, "auto", "cuda:1"),
+        ({"cuda": 1}, "auto", "2 processes were started here and there are 1 GPUs.*; start 1, or give --device cpu"),
+        ({"cuda": 1}, "cpu", "cpu"),
+        ({"mps": 1}, "auto", "cpu"),
+        ({"mps": 1}, "mps", "device is 'mps', which several processes cannot share"),
+    ],
+)
+def test_each_process_has_a_gpu_of_its_own(
+    there: dict[str, int], name: str, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: "cuda" in there)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: there["cuda"])
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: "mps" in there)
+    for variable, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(variable, value)
+    try:
+        device = str(find_device(name))
+    except UserError as error:
+        device = str(error)
+    assert re.match(found, device)

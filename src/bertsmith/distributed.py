@@ -31,14 +31,40 @@ def start(device_type: str) -> None:
     """Join the other processes when torchrun started this one, else do nothing.
 
     Args:
-        device_type: "cuda", "cpu" or "mps"; decides between NCCL and Gloo.
+        device_type: "cuda" or "cpu"; decides between NCCL and Gloo.
+
+    Raises:
+        UserError: The environment speaks of several processes and does not say how they meet, or they did not.
     """
-    if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized():
-        if device_type == "cuda":
-            torch.cuda.set_device(local_rank())
+    if not is_one_of_several() or dist.is_initialized():
+        return
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']} in the environment and {missing[0]} is not set; start several "
+            "processes with torchrun, or unset WORLD_SIZE for one"
+        )
+    if device_type == "cuda":
+        torch.cuda.set_device(local_rank())
+    try:
         dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=WAIT)
         global _patient_group
         _patient_group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:  # of many kinds: an address that is not there, a number that is none
+        raise UserError(
+            f"process {os.environ['RANK']} could not join the others at {os.environ['MASTER_ADDR']}:"
+            f"{os.environ['MASTER_PORT']}; start all of them at once, with torchrun ({_first_line(error)})"
+        ) from error
+
+
+def is_one_of_several() -> bool:
+    """Whether this process was started as one of several."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    return size.isdecimal() and int(size) > 1
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def stop() -> None:
@@ -64,7 +90,7 @@ def _together() -> Iterator[None]:
         raise UserError(
             f"process {rank()} stops because another process of this run has ended or no longer answers; once the "
             "reason, which that one may have said, is gone, the same command goes on from the newest checkpoint "
-            f"({next(iter(str(error).splitlines()), type(error).__name__)})"
+            f"({_first_line(error)})"
         ) from error
 
 

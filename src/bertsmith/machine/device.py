@@ -12,15 +12,29 @@ from bertsmith.machine.limits import free_memory, usable_cores
 def find_device(name: str) -> torch.device:
     """The device to compute on; "auto" takes CUDA, then Apple's GPU, then the CPU.
 
+    Several processes have a GPU of CUDA each; Apple's cannot be shared.
+
     Raises:
-        UserError: A device was named that this machine does not have.
+        UserError: A device was named that this machine does not have, or not for each of its processes.
     """
+    several = distributed.is_one_of_several()
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name != "auto" and not available[name]:
         usable = ", ".join(kind for kind, there in available.items() if there)
         raise UserError(f"device is '{name}', which this machine does not have; it has {usable}")
+    if name == "mps" and several:
+        raise UserError("device is 'mps', which several processes cannot share; start one, or give --device cpu")
+    available["mps"] &= not several
     kind = next(kind for kind, there in available.items() if there) if name == "auto" else name
-    return torch.device(kind, distributed.local_rank()) if kind == "cuda" else torch.device(kind)
+    if kind != "cuda":
+        return torch.device(kind)
+    gpus, number = torch.cuda.device_count(), distributed.local_rank()
+    if number >= gpus:
+        raise UserError(
+            f"{distributed.local_world_size()} processes were started here and there are {gpus} GPUs to compute on; "
+            f"start {gpus}, or give --device cpu"
+        )
+    return torch.device("cuda", number)
 
 
 def set_threads(threads: int | None) -> int:
