@@ -15,8 +15,10 @@ from safetensors.torch import load_file
 
 from bertsmith import distributed
 from bertsmith.checkpoint import list_checkpoints
+from bertsmith.commands.console import make_reporter
 from bertsmith.errors import UserError
 from bertsmith.machine.device import find_device
+from bertsmith.pretrain import pretrain
 
 from prose import write_prose
 from runs import TINY, train
@@ -176,3 +178,27 @@ def test_each_process_has_a_gpu_of_its_own(
     except UserError as error:
         device = str(error)
     assert re.match(found, device)
+
+
+def test_ranks_beside_the_first_keep_quiet(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("RANK", "1")
+    reporter = make_reporter()
+    for speak in (reporter.say, reporter.warn):
+        speak("what the first one says already")
+    assert not caplog.records
+
+
+def test_a_rank_without_the_folder_of_the_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "is_main", lambda: False)
+    with pytest.raises(UserError, match=r"folder of the run, .*gone, is not here; all machines of a run have to share"):
+        pretrain(tmp_path / "gone", {"device": "cpu"}, {})
+
+
+def test_one_rank_alone_writes_a_plan(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {**TINY, "text": (str(text),)}
+    pretrain(tmp_path / "run", given, dict.fromkeys(given, "flag"), plan_only=True)
+    before = (tmp_path / "run" / "config.toml").stat()
+    monkeypatch.setattr(distributed, "is_main", lambda: False)
+    pretrain(tmp_path / "run", given, dict.fromkeys(given, "flag"), plan_only=True)
+    after = (tmp_path / "run" / "config.toml").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)

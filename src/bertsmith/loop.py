@@ -171,8 +171,7 @@ def take_smaller_micro_batches(plan: Plan, reporter: Reporter) -> None:
             "--sequence-length or a smaller --preset"
         )
     plan.run.decide("memory", micro_batch_size=size // 2)
-    if distributed.is_main():
-        plan.run.save()
+    plan.save()
     reporter.warn(f"the memory of the GPU is too small for {size} rows at once; going on with {size // 2}")
 
 

@@ -32,7 +32,7 @@ from bertsmith.planning.pace import last_rows
 from bertsmith.planning.plan import make_plan
 from bertsmith.prepare import prepare
 from bertsmith.replay import prepare_replay
-from bertsmith.reporter import Reporter
+from bertsmith.reporter import Reporter, Silent
 from bertsmith.run_folder import Run, note_environment, open_run, read_run, refuse_edits
 from bertsmith.starting import take_init, write_start
 
@@ -66,7 +66,7 @@ def pretrain(
     device = find_device(str(given.get("device") or known))
     distributed.start(device.type)
     main = distributed.is_main()
-    reporter = reporter if reporter and main else Reporter()
+    reporter = reporter or Reporter() if main else Silent()
     with ExitStack() as stack:
         stack.callback(distributed.stop)
         run, found = set_up(folder, given, origin, reporter, stack)
@@ -109,7 +109,7 @@ def pretrain(
                     )
             describe(plan, reporter, first_step=state["step"], seconds=seconds)
             if plan_only:
-                run.save()
+                plan.save()
                 return run.folder
             if state["step"] == 0:
                 diary.fill(model, 0)
@@ -142,9 +142,14 @@ def set_up(
 
     Returns:
         The run, and the checkpoint to go on from.
+
+    Raises:
+        UserError: This rank is on a machine that does not share the folder.
     """
     if not distributed.is_main():
         distributed.barrier()
+        if not folder.is_dir():
+            raise UserError(f"the folder of the run, {folder}, is not here; all machines of a run have to share it")
         run = read_run(folder)
         return run, newest_checkpoint(run.checkpoints)
     stack.enter_context(new_folder(folder, owned_by=(CONFIG,)))

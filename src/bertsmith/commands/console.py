@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from bertsmith.reporter import Reporter
+from bertsmith.reporter import Reporter, Silent
 
 SECONDS_BETWEEN_LINES = 10.0
 """How often a log file gets a line of progress."""
@@ -171,7 +171,7 @@ def make_reporter(*, aside: bool = False) -> Reporter:
     Of several processes that torchrun started only the first speaks.
     """
     if os.environ.get("RANK", "0") != "0":
-        return Reporter()
+        return Silent()
     console = Console(stderr=aside)
     if console.is_terminal:
         return TerminalReporter(console)

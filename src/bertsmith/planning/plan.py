@@ -137,6 +137,11 @@ class Plan:
         decide_length(self.run, self.rows[self.run.config.training.sequence_length])
         self.first_stages = self.stages = stages_of(self.run, self.rows, self.steps)
 
+    def save(self) -> None:
+        """Write the decisions to the run, on the main rank."""
+        if distributed.is_main():
+            self.run.save()
+
     def places(self, steps: range) -> int:
         """Token places of some steps, padding included."""
         return sum(stage.places * len(_common(steps, stage.steps)) for stage in self.stages)
@@ -204,8 +209,7 @@ def make_plan(
     decide_by_measuring(plan, reporter, is_begun=is_begun)
     if run.config.training.device == "auto":
         run.decide("measured", device=device.type)
-    if distributed.is_main():
-        run.save()
+    plan.save()
     return plan
 
 
