@@ -180,3 +180,15 @@ def test_tensorboard_files_that_cannot_be_made_do_not_end_the_run(text: Path, tm
     train(tmp_path / "run", text, listener)
     assert [line for line in listener.lines if "going on without TensorBoard" in line]
     assert [line["step"] for line in read_metrics(tmp_path / "run")] == [1, 2, 3]
+
+
+def test_all_ranks_wait_until_the_checkpoint_is_written(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When one process ends torchrun ends the others, the one that is saving among them."""
+    saved: list[int] = []
+    checkpoints = tmp_path / "run" / "checkpoints"
+    monkeypatch.setattr("bertsmith.distributed.barrier", lambda: saved.append(len(list_checkpoints(checkpoints))))
+    with pytest.raises(Interrupted):
+        train(tmp_path / "run", text, Listener(stop_after=2))
+    assert saved == [0, 1]

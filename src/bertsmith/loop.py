@@ -122,6 +122,8 @@ def train(
                 save(plan.run, model, optimizer, state, average)
                 last_save = last_step = time.monotonic()
             last_step += diary.write_page(at_once=stopping)  # nor is this
+            if stopping:
+                distributed.barrier()  # torchrun ends all when one has ended, and the main one may be saving yet
             if log is not None:
                 log.refuse_error(step)
             if stopping:
