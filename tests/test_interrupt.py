@@ -16,7 +16,7 @@ import pytest
 from bertsmith.checkpoint import list_checkpoints
 from bertsmith.data.examples import open_rows
 from bertsmith.errors import UserError
-from bertsmith.interrupt import Interrupted
+from bertsmith.interrupt import Interrupted, listening
 from bertsmith.metrics import read_metrics
 from bertsmith.planning.stages import Stage
 
@@ -192,3 +192,19 @@ def test_all_ranks_wait_until_the_checkpoint_is_written(
     with pytest.raises(Interrupted):
         train(tmp_path / "run", text, Listener(stop_after=2))
     assert saved == [0, 1]
+
+
+@pytest.mark.parametrize("by_torchrun", [False, True])
+def test_nohup_keeps_a_run_alive_unless_torchrun_is_about_to_end_it(
+    by_torchrun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if by_torchrun:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with listening() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.signal_number == (signal.SIGHUP if by_torchrun else None)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

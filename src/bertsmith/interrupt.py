@@ -30,7 +30,8 @@ class StopRequest:
 def listening() -> Iterator[StopRequest]:
     """Note the first Ctrl-C, SIGTERM or SIGHUP instead of dying; a second Ctrl-C leaves at once.
 
-    A closed terminal that is to be ignored, as under nohup, stays ignored.
+    A closed terminal that is to be ignored, as under nohup, stays ignored; not so where torchrun passes it on, which
+    ends all processes 30 seconds later whether nohup was there or not.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
@@ -43,6 +44,7 @@ def listening() -> Iterator[StopRequest]:
         request.signal_number = signal_number
 
     ignores = hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    ignores = ignores and "TORCHELASTIC_RUN_ID" not in os.environ
     heard = STOPPING[:2] if ignores else STOPPING
     before = {number: signal.signal(number, note) for number in heard}
     try:
