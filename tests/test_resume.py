@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from bertsmith.checkpoint import list_checkpoints
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
+from bertsmith.machine.measure import seconds_per_micro_batch
 from bertsmith.model import ModernBertPretrainingModel
 from bertsmith.objective import sum_losses
 from bertsmith.predict import fill, load_for_prediction
@@ -293,6 +294,42 @@ def test_a_run_that_compiles_goes_on_where_there_is_no_compiler(
     assert read_run(tmp_path / "run").config.training.compile == "yes"
     with pytest.raises(UserError, match="no C\\+\\+ compiler was found; install g\\+\\+ or give --compile no"):
         run(tmp_path / "new", text, compile="yes")
+
+
+def test_a_compiler_that_fails_costs_speed_alone(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("fatal error: Python.h: No such file or directory\ncompilation terminated.")
+
+    monkeypatch.setattr("bertsmith.planning.plan.has_compiler", lambda _device: True)
+    monkeypatch.setattr("bertsmith.planning.plan.compiled_losses", lambda: fail)
+    listener = Listener()
+    run(tmp_path / "run", text, listener, compile="yes", steps=1)
+    (warning,) = [line for line in listener.lines if "compiles" in line]
+    assert warning.endswith("that failed here, so they are slower: fatal error: Python.h: No such file or directory")
+
+
+def test_a_given_micro_batch_that_a_gpu_has_no_room_for_is_halved_from_the_first_step_on(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is measured before the first step finds the GPU full, too."""
+
+    def seconds(*arguments: Any, **options: Any) -> float:
+        if len(arguments[2]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return seconds_per_micro_batch(*arguments, **options)
+
+    def step(*arguments: Any, **options: Any) -> StepResult:
+        if len(arguments[2][0]) > 2:
+            raise StepTooLarge
+        return train_step(*arguments, **options)
+
+    monkeypatch.setattr("bertsmith.machine.measure.seconds_per_micro_batch", seconds)
+    monkeypatch.setattr("bertsmith.planning.overview.seconds_per_micro_batch", seconds)
+    monkeypatch.setattr("bertsmith.loop.train_step", step)
+    listener = Listener()
+    run(tmp_path / "run", text, listener, steps=2, global_batch_size=8, micro_batch_size=8, compile="auto")
+    assert read_run(tmp_path / "run").config.training.micro_batch_size == 2
+    assert [line["step"] for line in log(tmp_path / "run")] == [1, 2]
 
 
 def test_loader_workers_change_nothing(text: Path, straight: Path, tmp_path: Path) -> None:

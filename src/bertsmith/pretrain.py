@@ -27,7 +27,7 @@ from bertsmith.loop import measure_held_out, train
 from bertsmith.machine.device import find_device, set_threads
 from bertsmith.optim import make_optimizer
 from bertsmith.output_folder import CONFIG, locked, new_folder
-from bertsmith.planning.overview import describe, seconds_left
+from bertsmith.planning.overview import describe, seconds_left, try_out
 from bertsmith.planning.pace import last_rows
 from bertsmith.planning.plan import make_plan
 from bertsmith.prepare import prepare
@@ -97,8 +97,8 @@ def pretrain(
         diary = Diary(plan, reporter, first_step=state["step"])
         if state["step"] < (training.steps or 0):
             check_free_disk(run, model)
-            losses = plan.losses()
-            seconds = seconds_left(plan, model, losses, first_step=state["step"])
+            losses, seconds_per_row = try_out(plan, model, reporter)
+            seconds = seconds_left(plan, seconds_per_row, first_step=state["step"])
             if plan.clock.limits_time and not (run.folder / REVISIONS).exists():
                 plan.fit_into(seconds)
                 seconds = plan.clock.left()

@@ -23,6 +23,7 @@ from bertsmith.machine.measure import (
     best_micro_batch,
     compare_precisions,
     compiled_losses,
+    halving,
     has_compiler,
     worth_compiling,
 )
@@ -250,12 +251,15 @@ def decide_by_measuring(plan: Plan, reporter: Reporter, *, is_begun: bool) -> No
         take_what_fits(plan, most, reporter, is_begun=is_begun)
     if training.compile == "auto":
         division = plan.stages[-1].divide(run.config.training)
-        good = worth_compiling(
-            model,
-            plan.first_rows(division.micro_batch_size),
-            precision,
-            micro_batches=division.micro_batches * (training.steps or 1),
-            plain=plan.micro_batch_seconds,
+        good, _ = halving(  # a size that was given may be too large for a GPU, as the steps will find out, too
+            division.micro_batch_size,
+            lambda rows: worth_compiling(
+                model,
+                plan.first_rows(rows),
+                precision,
+                micro_batches=ceil(division.rows / rows) * (training.steps or 1),
+                plain=plan.micro_batch_seconds,
+            ),
         )
         run.decide("measured", compile="yes" if distributed.from_main(good) else "no")
     reporter.progress("measuring this machine", 1.0)
