@@ -11,6 +11,7 @@ from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+import torch
 
 from bertsmith.cli import run as command_line
 
@@ -61,8 +62,6 @@ def test_a_mistake_ends_the_process_with_its_code(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_line_with_the_fix(arguments: list[str], fix: str, tmp_path: Path) -> None:
-    import torch
-
     if "cuda" in arguments and torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     assert fix in complaint(*arguments, cwd=tmp_path)
@@ -175,6 +174,24 @@ def test_a_run_inside_its_own_text_is_not_read(tmp_path: Path, capsys: pytest.Ca
 
 def test_an_empty_path_is_one_line(tmp_path: Path) -> None:
     assert "a path is empty" in complaint("pretrain", "", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "the memory of the GPU is full"),
+        (MemoryError(), "the memory of this machine is full"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "the memory of this machine is full"),
+    ],
+)
+def test_a_full_memory_is_one_line(
+    error: Exception, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("bertsmith.info.run_facts", fail)
+    assert says in complaint("info", "run", cwd=tmp_path)
 
 
 def test_preparing_into_a_run_is_refused(tmp_path: Path) -> None:

@@ -241,10 +241,22 @@ def run(arguments: list[str] | None = None) -> int:
         full = "; free some room, and give the same command again" if error.errno == errno.ENOSPC else ""
         return _complain(f"{where}{error.strerror or error}{full}")
     except Exception as error:
-        if type(error).__name__ != "Interrupted":  # compared by name: its module need not be loaded
+        if (line := _last_words(error)) is None:
             raise
-        return _complain(f"{error}; the same command goes on from here", getattr(error, "exit_code", 130))
+        return _complain(line, getattr(error, "exit_code", 2))
     return 0
+
+
+def _last_words(error: Exception) -> str | None:
+    """What is said of an error that is no fault of the program, compared by name: its module need not be loaded."""
+    kind = type(error).__name__
+    if kind == "Interrupted":
+        return f"{error}; the same command goes on from here"
+    if kind == "OutOfMemoryError":
+        return "the memory of the GPU is full; end what else uses it, or take a smaller model or batch"
+    if kind == "MemoryError" or "can't allocate memory" in str(error):  # the latter is PyTorch's
+        return "the memory of this machine is full; end what else uses it, or take a smaller model or batch"
+    return None
 
 
 def _complain(line: str, code: int = 2) -> int:
