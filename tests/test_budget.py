@@ -17,12 +17,14 @@ from bertsmith.cli import run
 from bertsmith.config import run_config
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
-from bertsmith.planning.decisions import decide_family
+from bertsmith.machine.measure import Speed
+from bertsmith.planning.decisions import decide_family, work_of_rows
 from bertsmith.planning.pace import Pace
 from bertsmith.planning.plan import Plan, stages_of
 from bertsmith.planning.sizing import TOKENS_PER_PARAMETER, block_weights, choose_size
 from bertsmith.pretrain import pretrain
 from bertsmith.run_folder import Run, read_run
+from bertsmith.tokenizer import load_tokenizer
 
 from runs import TINY, Listener
 from runs import train as train_run
@@ -144,6 +146,46 @@ def test_a_budget_of_work_is_counted(text: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", text, budget="3e9flop")
     assert (read_run(tmp_path / "run").config.training.steps or 0) > 1
     assert not (tmp_path / "run" / "revisions.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "share", "ranks", "preset"),
+    [
+        ("work", 0.9, 1, "bert-tiny"),
+        ("work", 1.1, 1, "bert-mini"),
+        ("work", 0.9, 4, "bert-tiny"),
+        ("time", 0.9, 1, "bert-tiny"),
+        ("time", 0.3, 4, "bert-mini"),  # four processes see four times the tokens in that time
+    ],
+)
+def test_a_size_is_found_from_the_tokens_that_all_processes_will_see(
+    *,
+    kind: str,
+    share: float,
+    ranks: int,
+    preset: str,
+    text: Path,
+    tmp_path: Path,
+    clock: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever the matrix rate of this machine, work is that of the tokens."""
+    monkeypatch.setattr("bertsmith.planning.decisions.row_speed", lambda *_: Speed("float32", 1.0))
+    monkeypatch.setattr("bertsmith.distributed.world_size", lambda: ranks)
+    given = {
+        name: value for name, value in TINY.items() if name not in {"preset", "hidden_size", "num_attention_heads"}
+    }
+    given |= {"text": (str(text),)}
+    rows = TOKENS_PER_PARAMETER * block_weights("bert-mini") / 32
+    clock[0] = share * rows  # a row takes a second
+    budget = "1h"
+    if kind == "work":
+        pretrain(tmp_path / "mini", given | {"preset": "bert-mini"}, dict.fromkeys(given, "flag"), plan_only=True)
+        tokenizer = load_tokenizer(tmp_path / "mini" / "tokenizer")
+        budget = f"{share * rows * work_of_rows(read_run(tmp_path / 'mini'), tokenizer, 1):.6e}flop"
+    given |= {"steps": None, "budget": budget}
+    pretrain(tmp_path / "run", given, dict.fromkeys(given, "flag"), plan_only=True)
+    assert read_run(tmp_path / "run").config.model.preset == preset
 
 
 def test_a_budget_finds_the_size_of_the_family_that_is_asked_for(text: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from bertsmith.errors import UserError
 from bertsmith.machine.device import require_memory
 from bertsmith.machine.measure import Speed, compare_precisions, halving, seconds_per_micro_batch
 from bertsmith.machine.memory import rows_that_fit, training_state
-from bertsmith.machine.work import matrix_rate, step_operations
+from bertsmith.machine.work import step_operations
 from bertsmith.model import (
     AnyConfig,
     AnyPretrainingModel,
@@ -116,18 +116,17 @@ def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer
 
     half: dict[str, bool] = {}
 
-    def seconds_per_row(preset: str) -> float:
-        speed = row_speed(sized(preset), tokenizer, rows, device)
+    def cost_of_row(preset: str) -> float:
+        probe = sized(preset)
+        speed = row_speed(probe, tokenizer, rows, device)
         half[preset] = bool(distributed.from_main(speed.precision == "bfloat16"))
-        return distributed.from_main(speed.seconds)
+        seconds = distributed.from_main(speed.seconds)
+        return seconds if budget.operations is None or seconds == inf else work_of_rows(probe, tokenizer, 1)
 
-    if budget.operations is None:
-        seconds = distributed.from_main(clock.left())
-    else:
-        seconds = budget.operations / distributed.from_main(matrix_rate(device, "bfloat16", quick=True))
+    amount = budget.operations or distributed.from_main(clock.left()) * distributed.world_size()
     is_open = run.origin["preset"] == "default"
     sizes = sizes_of(run.config.model.family) if is_open else (run.config.model.preset,)
-    choice = choose_size(sizes, seconds, training.sequence_length, seconds_per_row)
+    choice = choose_size(sizes, amount, training.sequence_length, cost_of_row)
     if is_open:
         run.decide("measured", preset=choice.preset)
     if training.precision == "auto":
@@ -135,19 +134,23 @@ def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer
     decide_shape(run)
     step_rows = run.config.training.global_batch_size or 1
     if budget.operations is None:
-        steps = seconds * distributed.world_size() / (choice.seconds_per_row * step_rows)
+        steps = amount / (choice.cost_of_row * step_rows)
     else:
-        places = step_rows * training.sequence_length
-        predictions = round(share_at(training.mlm_probability, training.end_probability, 0.5) * places)
-        work = step_operations(
-            model_config(run, tokenizer), tokens=places, row_length=training.sequence_length, predictions=predictions
-        )
-        steps = budget.operations / work
+        steps = amount / work_of_rows(run, tokenizer, step_rows)
     if steps >= MOST_STEPS:
         raise UserError(
             f"budget is '{training.budget}', which {choice.preset} would spend in {steps:.0e} steps; give less"
         )
     run.decide("measured", steps=max(1, int(steps)))
+
+
+def work_of_rows(run: Run, tokenizer: Tokenizer, count: int) -> float:
+    """Floating-point operations of a forward and a backward pass over so many rows, half-way through the run."""
+    training = run.config.training
+    places = count * training.sequence_length
+    predictions = round(share_at(training.mlm_probability, training.end_probability, 0.5) * places)
+    config = model_config(run, tokenizer)
+    return step_operations(config, tokens=places, row_length=training.sequence_length, predictions=predictions)
 
 
 def row_speed(run: Run, tokenizer: Tokenizer, rows: AnyRows, device: torch.device) -> Speed:

@@ -13,10 +13,10 @@ TOKENS_PER_PARAMETER = 1.0
 
 
 class Choice(NamedTuple):
-    """A size, and its speed."""
+    """A size, and what a row of it costs."""
 
     preset: str
-    seconds_per_row: float
+    cost_of_row: float
 
 
 def block_weights(preset: str) -> int:
@@ -26,24 +26,23 @@ def block_weights(preset: str) -> int:
     return shape.num_hidden_layers * shape.hidden_size * (4 * shape.hidden_size + feed_forward)
 
 
-def choose_size(
-    sizes: Sequence[str], seconds: float, row_length: int, seconds_per_row: Callable[[str], float]
-) -> Choice:
+def choose_size(sizes: Sequence[str], amount: float, row_length: int, cost_of_row: Callable[[str], float]) -> Choice:
     """The largest size that sees enough tokens; the smallest if none does.
 
     Args:
         sizes: Names of presets, smallest first.
-        seconds: For the steps.
+        amount: Seconds or floating-point operations, for all steps.
         row_length: Places in a row.
-        seconds_per_row: Measures a size. A size that is surely too large is not measured.
+        cost_of_row: Finds out how much of that a row of a size takes. It is not asked for a size that is surely too
+            large.
     """
-    chosen = Choice(sizes[0], seconds_per_row(sizes[0]))
+    chosen = Choice(sizes[0], cost_of_row(sizes[0]))
     for preset in sizes[1:]:
         needed = TOKENS_PER_PARAMETER * block_weights(preset)
-        if seconds / chosen.seconds_per_row * row_length < needed:  # it cannot be faster than the smaller one
+        if amount / chosen.cost_of_row * row_length < needed:  # it cannot cost less than the smaller one
             break
-        each = seconds_per_row(preset)
-        if seconds / each * row_length < needed:
+        each = cost_of_row(preset)
+        if amount / each * row_length < needed:
             break
         chosen = Choice(preset, each)
     return chosen
