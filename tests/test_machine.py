@@ -11,7 +11,7 @@ import torch
 
 from bertsmith.bench import made_up_batch
 from bertsmith.errors import UserError
-from bertsmith.machine import measure, memory
+from bertsmith.machine import measure, memory, work
 from bertsmith.machine.device import set_threads
 from bertsmith.machine.limits import free_memory, usable_cores
 from bertsmith.machine.measure import best_micro_batch
@@ -130,6 +130,19 @@ def test_threads_are_those_that_the_user_asks_for(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert set_threads(given) == expected
+
+
+def test_a_gpu_without_room_for_a_large_product_is_measured_with_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    randn = torch.randn
+
+    def full(rows: int, columns: int, **options: Any) -> torch.Tensor:
+        if rows * columns > 3072 * 768:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return randn(rows, columns, **options)
+
+    monkeypatch.setattr(work, "CPU_SHAPES", ((4096, 768, 3072),))
+    monkeypatch.setattr("torch.randn", full)
+    assert work.matrix_rate(torch.device("cpu"), "float32") > 0
 
 
 def make_batch(rows: int) -> Any:
