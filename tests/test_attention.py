@@ -1,5 +1,6 @@
 """Attention over packed sequences: every kernel against a plain float64 loop, forward and backward."""
 
+import math
 from itertools import accumulate
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bertsmith.model.attention import attend, prepare
+from bertsmith.model.dropout import LEVELS
 from bertsmith.model.packed import Packed, pad, place_in_sequence, unpad
 
 HEADS, HEAD_DIM = 3, 8
@@ -123,6 +125,34 @@ def test_attention_dropout_zeroes_or_doubles_weights(row_length: int | None, len
     weights = attend(zeros, zeros, torch.eye(length)[:, None], packed_of([length], row_length), dropout_p=0.5)
     scaled = (weights * length).round(decimals=4)
     assert set(scaled.unique().tolist()) == {0.0, 2.0}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_what_dropout_leaves_equals_a_loop(name: str) -> None:
+    """Forward and backward in float64, with the weights that were dropped read off one-hot values."""
+    lengths, row_length = LAYOUTS[name]
+    tokens, packed = sum(lengths), packed_of(lengths, row_length)
+    qkv = qkv_of(tokens, torch.float64)
+    q, k, v = qkv.unbind(1)
+    torch.manual_seed(0)
+    one_hot = torch.eye(tokens, dtype=torch.float64)[:, None].expand(-1, HEADS, -1)
+    kept = (attend(q.detach(), k.detach(), one_hot, packed, dropout_p=0.3) > 0).double()  # [T, H, T]
+    torch.manual_seed(0)
+    out = attend(q, k, v, packed, dropout_p=0.3)
+    again = qkv.detach().clone().requires_grad_()
+    q, k, v = again.unbind(1)
+    sequence = torch.repeat_interleave(torch.tensor(lengths))
+    apart = (sequence[:, None] != sequence)[:, None]
+    scores = torch.einsum("qhk,nhk->qhn", q, k) / HEAD_DIM**0.5
+    scale = 1 / (1 - round(0.3 * LEVELS) / LEVELS)
+    weights = scores.masked_fill(apart, -math.inf).softmax(-1) * kept * scale
+    exact = torch.einsum("qhn,nhk->qhk", weights, v)
+    direction = torch.randn(exact.shape, dtype=torch.float64)
+    (out * direction).sum().backward()
+    (exact * direction).sum().backward()
+    torch.testing.assert_close(out, exact, rtol=0, atol=1e-12)
+    torch.testing.assert_close(qkv.grad, again.grad, rtol=0, atol=1e-12)
+    assert 0.6 < kept[(~apart).expand_as(kept)].mean() < 0.8
 
 
 def test_no_tokens_at_all_is_no_error() -> None:
