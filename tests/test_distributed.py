@@ -33,7 +33,7 @@ def test_a_run_of_two_processes_is_that_of_one(preset: str, tmp_path: Path) -> N
     flags = [
         part for name, value in {**TINY, **changes}.items() for part in (f"--{name.replace('_', '-')}", str(value))
     ]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29533"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launcher, "-m", "bertsmith", "pretrain", str(text), "-o", str(tmp_path / "two"), *flags]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -44,11 +44,11 @@ def test_a_run_of_two_processes_is_that_of_one(preset: str, tmp_path: Path) -> N
     assert len((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()) == 6
 
 
-def launch(text: Path, folder: Path, port: int, processes: int = 2, **changes: object) -> subprocess.Popen[str]:
+def launch(text: Path, folder: Path, processes: int = 2, **changes: object) -> subprocess.Popen[str]:
     settings = {**TINY, "micro_batch_size": 2, "checkpoint_every": 1e-6, **changes}
     flags = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    command = [*launcher, "--master-port", str(port), "-m", "bertsmith", "pretrain", str(text), "-o", str(folder)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [*launcher, "-m", "bertsmith", "pretrain", str(text), "-o", str(folder)]
     return subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -61,7 +61,7 @@ def test_two_processes_decide_together_what_nobody_gave(length: dict[str, object
     text = write_prose(tmp_path / "prose.txt")
     settings = {name: value for name, value in TINY.items() if name not in PINNED}
     flags = [part for k, value in {**settings, **length}.items() for part in (f"--{k.replace('_', '-')}", str(value))]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29541"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launcher, "-m", "bertsmith", "pretrain", str(text), "-o", str(tmp_path / "two"), *flags]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -83,13 +83,13 @@ def test_a_signal_stops_all_ranks_and_one_process_goes_on(tmp_path: Path) -> Non
     """What two processes began, one finishes; the update is that of one process throughout."""
     text = write_prose(tmp_path / "prose.txt")
     train(tmp_path / "one", text, micro_batch_size=2, steps=60)
-    job = launch(text, tmp_path / "two", 29534, steps=60)
+    job = launch(text, tmp_path / "two", steps=60)
     wait_for_steps(tmp_path / "two", 3)
     job.send_signal(signal.SIGTERM)
     job.communicate(timeout=60)
     assert list_checkpoints(tmp_path / "two" / "checkpoints")
     assert not (tmp_path / "two" / "model").exists()
-    three = launch(text, tmp_path / "two", 29536, processes=3, steps=60)  # four rows: two, one and one
+    three = launch(text, tmp_path / "two", processes=3, steps=60)  # four rows: two, one and one
     wait_for_steps(tmp_path / "two", 20)
     three.send_signal(signal.SIGTERM)
     three.communicate(timeout=60)
@@ -102,7 +102,7 @@ def test_a_signal_stops_all_ranks_and_one_process_goes_on(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_a_rank_that_dies_stops_the_others(tmp_path: Path) -> None:
     text = write_prose(tmp_path / "prose.txt")
-    job = launch(text, tmp_path / "run", 29535, steps=100_000)
+    job = launch(text, tmp_path / "run", steps=100_000)
     wait_for_steps(tmp_path / "run", 3)
     ranks = [p for p in psutil.Process(job.pid).children(recursive=True) if "pretrain" in p.cmdline()]
     ranks[-1].kill()
@@ -126,7 +126,7 @@ def test_ranks_take_what_the_main_rank_has_measured(tmp_path: Path) -> None:
         "assert distributed.from_main(10.0 + distributed.rank()) == 10.0\n"
         "assert distributed.from_main(distributed.rank() == 0) == 1.0\n"
     )
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29539"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     result = subprocess.run([*launcher, str(script)], capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
 

@@ -1,6 +1,7 @@
 """One update: exact whatever it is divided into, and never taken when it is not finite."""
 
 import math
+import socket
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -249,7 +250,10 @@ def run_rank(rank: int, folder: str, world_size: int, port: int) -> None:
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     """With rows that do not divide evenly; both ranks hold the same weights bit for bit."""
-    mp.spawn(run_rank, (str(tmp_path), 2, 29517), nprocs=2)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(run_rank, (str(tmp_path), 2, port), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for case, found in first.items():
         weights, told = train_together(*case)
