@@ -6,6 +6,7 @@ import json
 import platform
 import re
 import shutil
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from bertsmith.intervals import wilson_interval
 from bertsmith.metrics import read_metrics
 from bertsmith.model import BertConfig, BertPretrainingModel, load_model
 from bertsmith.predict import fill, load_for_prediction
+from bertsmith.run_folder import note_environment
 from bertsmith.step import Measured
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
 
@@ -162,6 +164,18 @@ def test_card_and_environment_hold_nothing_of_the_user(pairs: Finished, words: F
         names = {"secret", str(run.folder.parent), run.folder.parent.name, platform.node()}
         assert not [name for name in names if name and name in written]
         assert not {*NOUNS, getpass.getuser()} & set(re.findall(r"\w+", written.lower()))
+
+
+def test_a_run_from_sources_alone_notes_its_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version_of(package: str) -> str:
+        if package == "bertsmith":
+            raise PackageNotFoundError(package)
+        return "1.0"
+
+    monkeypatch.setattr("bertsmith.run_folder.version", version_of)
+    note_environment(tmp_path, Listener(), device="cpu", threads=1, ranks=1)
+    noted = json.loads((tmp_path / "environment.json").read_text(encoding="utf-8"))
+    assert (noted["bertsmith"], noted["numpy"]) == ("not installed", "1.0")
 
 
 def test_the_card_has_a_header_that_the_hub_reads(pairs: Finished) -> None:

@@ -9,7 +9,7 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +219,13 @@ def _read_environment(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # as of Bertsmith itself, where it runs from its sources
+        return "not installed"
+
+
 def note_environment(folder: Path, reporter: Reporter, **facts: Any) -> None:
     """Write versions and machine to environment.json, and say what has changed since the run began.
 
@@ -229,7 +236,7 @@ def note_environment(folder: Path, reporter: Reporter, **facts: Any) -> None:
     packages = ("bertsmith", "torch", "numpy", "tokenizers", "safetensors", "pyarrow")
     now = {
         "python": platform.python_version(),
-        **{name: version(name) for name in packages},
+        **{name: _version(name) for name in packages},
         "system": platform.system(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
