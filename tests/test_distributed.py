@@ -18,7 +18,7 @@ from bertsmith.checkpoint import list_checkpoints
 from bertsmith.commands.console import make_reporter
 from bertsmith.errors import UserError
 from bertsmith.machine.device import find_device
-from bertsmith.pretrain import pretrain
+from bertsmith.pretrain import pretrain, wait_for_settings
 
 from prose import write_prose
 from runs import TINY, train
@@ -190,8 +190,15 @@ def test_ranks_beside_the_first_keep_quiet(monkeypatch: pytest.MonkeyPatch, capl
 
 def test_a_rank_without_the_folder_of_the_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "is_main", lambda: False)
+    monkeypatch.setattr("bertsmith.pretrain.SECONDS_TO_APPEAR", 0)
     with pytest.raises(UserError, match=r"folder of the run, .*gone, is not here; all machines of a run have to share"):
         pretrain(tmp_path / "gone", {"device": "cpu"}, {})
+
+
+def test_settings_may_be_seen_late_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _seconds: (tmp_path / "config.toml").touch())
+    wait_for_settings(tmp_path)
+    assert (tmp_path / "config.toml").exists()
 
 
 def test_one_rank_alone_writes_a_plan(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ weights as a run that was never interrupted.
 
 import json
 import shutil
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -35,6 +36,9 @@ from bertsmith.replay import prepare_replay
 from bertsmith.reporter import Reporter, Silent
 from bertsmith.run_folder import Run, note_environment, open_run, read_run, refuse_edits
 from bertsmith.starting import take_init, write_start
+
+SECONDS_TO_APPEAR = 60.0
+"""A network file system remembers for so long that a file was not there."""
 
 
 def pretrain(
@@ -148,8 +152,7 @@ def set_up(
     """
     if not distributed.is_main():
         distributed.barrier()
-        if not folder.is_dir():
-            raise UserError(f"the folder of the run, {folder}, is not here; all machines of a run have to share it")
+        wait_for_settings(folder)
         run = read_run(folder)
         return run, newest_checkpoint(run.checkpoints)
     stack.enter_context(new_folder(folder, owned_by=(CONFIG,)))
@@ -166,6 +169,19 @@ def set_up(
     run.save()
     distributed.barrier()  # from here on all ranks decide together
     return run, found
+
+
+def wait_for_settings(folder: Path) -> None:
+    """Wait until the settings that the main rank wrote are seen from this machine.
+
+    Raises:
+        UserError: They are not: the folder is another one here.
+    """
+    until = time.monotonic() + SECONDS_TO_APPEAR
+    while not (folder / CONFIG).exists():
+        if time.monotonic() >= until:
+            raise UserError(f"the folder of the run, {folder}, is not here; all machines of a run have to share it")
+        time.sleep(0.5)
 
 
 def prepare_text(run: Run, reporter: Reporter, *, keep_existing: bool) -> None:
