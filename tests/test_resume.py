@@ -337,6 +337,12 @@ def test_loader_workers_change_nothing(text: Path, straight: Path, tmp_path: Pat
     same(tmp_path / "run", straight)
 
 
+def test_the_log_has_the_wait_for_rows_and_the_share_of_the_peak(straight: Path) -> None:
+    lines = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 < line["input_wait"] < 0.5 for line in lines)  # its rows are made within the step on a CPU
+    assert all(0 < line["matrix_share"] < 1 for line in lines)
+
+
 def test_the_saved_settings_say_where_they_came_from(straight: Path) -> None:
     import tomllib
 
