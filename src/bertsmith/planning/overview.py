@@ -86,6 +86,7 @@ def describe(plan: Plan, reporter: Reporter, *, first_step: int, seconds: float)
         f"{epochs:.1f} epochs; "
         f"{training.precision} on {plan.device.type}, {training.micro_batch_size} rows at once"
         + (", compiled" if training.compile == "yes" else "")
+        + (f", {distributed.world_size()} processes" if distributed.world_size() > 1 else "")
         + f"; about {seconds / 60:,.0f} min on this machine"
     )
     reporter.say(
