@@ -20,6 +20,13 @@ from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.objective import sum_losses
 
 
+@pytest.fixture(autouse=True)
+def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rates of the machine are not looked at here, and take seconds to measure."""
+    monkeypatch.setattr(work, "CPU_SHAPES", ((64, 64, 64),))
+    monkeypatch.setattr("bertsmith.bench.copy_rate", lambda _device: 1e9)
+
+
 def test_operations_are_those_that_pytorch_counts() -> None:
     config = BertConfig(
         vocab_size=1000, hidden_size=64, num_hidden_layers=3, num_attention_heads=2, intermediate_size=192
@@ -41,8 +48,7 @@ def test_a_made_up_batch_is_a_batch() -> None:
 
 
 @pytest.mark.parametrize("preset", ["bert-tiny", "modern-tiny"])
-def test_the_numbers_agree_with_each_other(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "CPU_SHAPES", ((64, 64, 64),))
+def test_the_numbers_agree_with_each_other(preset: str) -> None:
     given = {"preset": preset, "global_batch_size": 2, "sequence_length": 16, "precision": "float32"}
     facts = run_bench({**given, "compile": "no", "threads": 1, "device": "cpu", "hidden_dropout_prob": 0.1})
     eager = facts["ways"]["eager"]
@@ -71,7 +77,6 @@ def test_on_a_gpu_the_time_of_kernels_counts_once() -> None:
 
 
 def test_a_step_that_does_not_fit_at_once_is_measured_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "CPU_SHAPES", ((64, 64, 64),))
     monkeypatch.setattr("bertsmith.bench.rows_that_fit", lambda *_, **__: 2)
     given = {"preset": "bert-tiny", "global_batch_size": 8, "sequence_length": 16, "precision": "float32"}
     facts = run_bench({**given, "compile": "no", "threads": 1, "device": "cpu"})
@@ -83,7 +88,6 @@ def test_a_step_that_does_not_fit_at_once_is_measured_in_parts(monkeypatch: pyte
 
 
 def test_rows_that_do_not_divide_are_all_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "CPU_SHAPES", ((64, 64, 64),))
     monkeypatch.setattr("bertsmith.bench.rows_that_fit", lambda *_, **__: 5)
     computed: list[int] = []
     monkeypatch.setattr(
@@ -99,9 +103,9 @@ def test_a_compiler_that_is_missing_or_fails_is_said(there: bool, monkeypatch: p
     def fail(*_: object) -> None:
         raise RuntimeError("no headers")
 
-    monkeypatch.setattr(work, "CPU_SHAPES", ((64, 64, 64),))
     monkeypatch.setattr("bertsmith.bench.has_compiler", lambda _device: there)
     monkeypatch.setattr("bertsmith.bench.compiled_losses", lambda: fail)
+    monkeypatch.setattr("bertsmith.bench.kinds_of_work", lambda *_: {})
     given = {"preset": "bert-tiny", "global_batch_size": 1, "sequence_length": 16, "precision": "float32"}
     given |= {"threads": 1, "device": "cpu"}
     problem = "the compiler failed: no headers; put it right" if there else "no C++ compiler was found; install g++"
