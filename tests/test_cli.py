@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from bertsmith.cli import run as command_line
+from bertsmith.errors import UserError
 
 from prose import write_prose
 from runs import FLAGS
@@ -192,6 +193,31 @@ def test_a_full_memory_is_one_line(
 
     monkeypatch.setattr("bertsmith.info.run_facts", fail)
     assert says in complaint("info", "run", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("when", ["while it unwinds", "while it is said"])
+def test_a_mistake_is_said_though_the_process_is_asked_to_stop(
+    when: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torchrun asks all processes at once when one of them has ended."""
+
+    def fail(*_: object, **__: object) -> None:
+        try:
+            raise UserError("another process has ended")
+        finally:
+            if when == "while it unwinds":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def say(line: str, **_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        print(line, file=sys.stderr)
+
+    monkeypatch.setattr("bertsmith.info.run_facts", fail)
+    if when == "while it is said":
+        monkeypatch.setattr("bertsmith.cli.click.echo", say)
+    assert command_line(["info", "run"]) == 2
+    assert capsys.readouterr().err.strip() == "bertsmith: another process has ended"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_preparing_into_a_run_is_refused(tmp_path: Path) -> None:

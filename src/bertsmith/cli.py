@@ -3,9 +3,7 @@
 import errno
 import json
 import os
-import signal
 import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from bertsmith.commands.looks import playground, report
 from bertsmith.commands.models import compare, evaluate, fill, finetune, predict
 from bertsmith.config import DataConfig, ModelConfig, TrainingConfig, by_table
 from bertsmith.errors import UserError, suggestion
+from bertsmith.interrupt import Termination
 
 BENCH_SETTINGS = (
     "preset",
@@ -216,24 +215,25 @@ def spin_briefly() -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line. Mistakes become one line on the error stream."""
     spin_briefly()
-    code_when_stopped = 130
+    with Termination() as termination:
+        return _run(arguments, termination)
 
-    def terminate(number: int, _frame: Any) -> None:
-        nonlocal code_when_stopped
-        code_when_stopped = 128 + number
-        raise KeyboardInterrupt
 
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, terminate)  # a run's steps have handlers of their own
+def _run(arguments: list[str] | None, termination: Termination) -> int:
     try:
-        app.main(arguments, prog_name="bertsmith", standalone_mode=False)
+        try:
+            app.main(arguments, prog_name="bertsmith", standalone_mode=False)
+        finally:
+            termination.be_over()
     except click.ClickException as error:
         return _complain(error.format_message().replace("\n", " "))
     except UserError as error:
         return _complain(str(error))
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
+        if mistake := _mistake_before(error):
+            return _complain(str(mistake))
         goes_on = {"pretrain", "prepare", "finetune", "compare"}.intersection(arguments or sys.argv[1:])
-        return _complain("stopped; the same command goes on from here" if goes_on else "stopped", code_when_stopped)
+        return _complain("stopped; the same command goes on from here" if goes_on else "stopped", termination.exit_code)
     except BrokenPipeError:
         return 141
     except OSError as error:
@@ -245,6 +245,13 @@ def run(arguments: list[str] | None = None) -> int:
             raise
         return _complain(line, getattr(error, "exit_code", 2))
     return 0
+
+
+def _mistake_before(error: BaseException | None) -> UserError | None:
+    """The mistake that a command was ending with when it was asked to stop."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _last_words(error: Exception) -> str | None:
