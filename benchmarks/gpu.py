@@ -82,7 +82,7 @@ def one_step(device: str, case: Case, *, double: bool = False) -> tuple[float, f
     return result.measured.loss, result.grad_norm
 
 
-def uneven_batch(config: Any, rows: int = 16) -> Any:
+def uneven_batch(config: Any, rows: int = 4) -> Any:
     """Rows of made-up ids, each cut into three sequences and an empty one."""
     from dataclasses import replace
 
