@@ -39,8 +39,8 @@ TRAINER = [
 BERTSMITH = [
     {"precision": precision, "compile": compiled} for precision, compiled in product(PRECISIONS, (True, False))
 ]
-SEARCH_SHARE = 0.6
-"""Of the minutes that are given, for the search of the flags."""
+SEARCH_ENDS = {"bertsmith": 0.2, "trainer": 0.7}
+"""When the search for the flags of a side ends, as a share of the minutes that are given."""
 
 SOFTWARE = 2.0
 """A precision with matrix products this many times as slow as the other's is not tried."""
@@ -69,7 +69,7 @@ def best_of(
     for flags, size in product(candidates, sizes):
         if flags["precision"] not in options.precisions:
             continue
-        if found and time.monotonic() > options.search_until:
+        if found and time.monotonic() > options.started + 60 * options.minutes * SEARCH_ENDS[side]:
             print(f"    {side}: the other candidates are not tried, the time for the search is over", flush=True)
             break
         case = base | flags | {"micro_batch": min(size, base["rows"]), "steps": 2}
@@ -91,7 +91,7 @@ def compare(base: dict[str, Any], peak: float, options: argparse.Namespace) -> s
     speeds: dict[str, list[float]] = {side: [] for side in cases}
     memory: dict[str, float] = {}
     for number in range(options.rounds):
-        if number and time.monotonic() > options.until:
+        if number and time.monotonic() > options.started + 60 * options.minutes:
             print(f"    {number} rounds, the time is over", flush=True)
             break
         for side, case in cases.items():
@@ -137,8 +137,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("runs/benchmark-data"))
     parser.add_argument("--as-is", action="store_true", help="the data were prepared already, maybe on another machine")
     options = parser.parse_args()
-    options.until = time.monotonic() + 60 * options.minutes
-    options.search_until = time.monotonic() + SEARCH_SHARE * 60 * options.minutes
+    options.started = time.monotonic()
     if options.quick:
         options.micro_batches = [16]
         options.presets, options.lengths, options.dropout, options.rounds = ["bert-mini"], [128], [0.0], 2
