@@ -220,6 +220,12 @@ def test_a_mistake_is_said_though_the_process_is_asked_to_stop(
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_what_works_in_one_process_is_not_started_in_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert "finetune works in one process; start it without" in complaint("finetune", "a", "b.csv", cwd=tmp_path)
+
+
 def test_preparing_into_a_run_is_refused(tmp_path: Path) -> None:
     from bertsmith.run_folder import open_run
 

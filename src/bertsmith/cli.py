@@ -46,8 +46,12 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="bertsmith")
-def app() -> None:
+@click.pass_context
+def app(context: click.Context) -> None:
     """Your text in, your own BERT out."""
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+    if by_torchrun and context.invoked_subcommand not in {"pretrain", "plan"}:
+        raise UserError(f"{context.invoked_subcommand} works in one process; start it without torchrun")
 
 
 @app.command()
