@@ -216,6 +216,17 @@ def test_rows_are_divided_evenly(rows: int, most: int, expected: int) -> None:
     assert even_part(rows, most) == expected
 
 
+@pytest.mark.parametrize(("seconds", "passes"), [(0.001, 1 + measure.MOST_PASSES), (0.11, 1 + 4), (3.0, 2)])
+def test_a_pass_is_timed_a_few_times_after_one_to_warm_up(
+    seconds: float, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "SECONDS_PER_CHOICE", 0.4)
+    timed: list[float] = []
+    monkeypatch.setattr(measure, "_time_pass", lambda *_: timed.append(seconds) or seconds)
+    assert measure.seconds_per_micro_batch(BertPretrainingModel(TINY), sum_losses, None, "float32") == seconds
+    assert len(timed) == passes
+
+
 def test_a_gpu_that_is_too_small_gets_half_until_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     def pretend(*arguments: Any, **_options: Any) -> float:
         if len(arguments[2]) > room:
