@@ -17,6 +17,8 @@ from bertsmith.cli import run
 from bertsmith.config import run_config
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
+from bertsmith.machine.work import step_operations
+from bertsmith.model import BertConfig
 from bertsmith.planning.decisions import decide_family
 from bertsmith.planning.pace import Pace
 from bertsmith.planning.plan import Plan, stages_of
@@ -141,14 +143,27 @@ def test_a_run_that_goes_on_repeats_its_revisions(
 
 
 def test_a_budget_of_work_is_counted(text: Path, tmp_path: Path) -> None:
-    train(tmp_path / "run", text, budget="3e9flop")
+    train(tmp_path / "run", text, budget="3e8flop")
     assert (read_run(tmp_path / "run").config.training.steps or 0) > 1
     assert not (tmp_path / "run" / "revisions.json").exists()
 
 
+def test_a_budget_of_work_finds_the_size_on_any_machine(text: Path, tmp_path: Path) -> None:
+    given = {name: value for name, value in TINY.items() if name not in {"preset", "steps", "hidden_size"}}
+    given |= {"text": (str(text),), "num_attention_heads": None, "budget": "2e14flop"}
+    folder = pretrain(tmp_path / "run", given, dict.fromkeys(given, "flag"), plan_only=True)
+    config, length = read_run(folder).config, TINY["sequence_length"]
+    shape = BertConfig(
+        vocab_size=160, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024
+    )
+    row = step_operations(shape, tokens=length, row_length=length, predictions=0.15 * length)
+    assert config.model.preset == "bert-mini"
+    assert config.training.steps == int(2e14 / row / TINY["global_batch_size"])
+
+
 def test_a_budget_finds_the_size_of_the_family_that_is_asked_for(text: Path, tmp_path: Path) -> None:
     given = {name: value for name, value in TINY.items() if name not in {"preset", "steps", "hidden_size"}}
-    given |= {"text": (str(text),), "num_attention_heads": None, "budget": "1e9flop", "family": "modern"}
+    given |= {"text": (str(text),), "num_attention_heads": None, "budget": "2e8flop", "family": "modern"}
     for _ in range(2):  # again, and nothing is left to decide
         pretrain(tmp_path / "run", given, dict.fromkeys(given, "flag"))
     assert read_run(tmp_path / "run").config.model.preset == "modern-tiny"

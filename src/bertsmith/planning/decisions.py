@@ -20,7 +20,7 @@ from bertsmith.errors import UserError
 from bertsmith.machine.device import require_memory
 from bertsmith.machine.measure import Speed, compare_precisions, halving, seconds_per_micro_batch
 from bertsmith.machine.memory import rows_that_fit, training_state
-from bertsmith.machine.work import matrix_rate, step_operations
+from bertsmith.machine.work import step_operations
 from bertsmith.model import (
     AnyConfig,
     AnyPretrainingModel,
@@ -121,33 +121,41 @@ def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer
         half[preset] = bool(distributed.from_main(speed.precision == "bfloat16"))
         return distributed.from_main(speed.seconds)
 
-    if budget.operations is None:
-        seconds = distributed.from_main(clock.left())
-    else:
-        seconds = budget.operations / distributed.from_main(matrix_rate(device, "bfloat16", quick=True))
+    def operations_per_row(preset: str) -> float:
+        return row_operations(sized(preset), tokenizer, device)
+
     is_open = run.origin["preset"] == "default"
     sizes = sizes_of(run.config.model.family) if is_open else (run.config.model.preset,)
-    choice = choose_size(sizes, seconds, training.sequence_length, seconds_per_row)
+    if budget.operations is None:
+        total = distributed.from_main(clock.left())
+        choice = choose_size(sizes, total, training.sequence_length, seconds_per_row)
+        all_rows = total * distributed.world_size() / choice.price_per_row
+    else:
+        choice = choose_size(sizes, budget.operations, training.sequence_length, operations_per_row)
+        all_rows = budget.operations / choice.price_per_row
     if is_open:
         run.decide("measured", preset=choice.preset)
-    if training.precision == "auto":
+    if training.precision == "auto" and choice.preset in half:
         run.decide("measured", precision="bfloat16" if half[choice.preset] else "float32")
     decide_shape(run)
-    step_rows = run.config.training.global_batch_size or 1
-    if budget.operations is None:
-        steps = seconds * distributed.world_size() / (choice.seconds_per_row * step_rows)
-    else:
-        places = step_rows * training.sequence_length
-        predictions = round(share_at(training.mlm_probability, training.end_probability, 0.5) * places)
-        work = step_operations(
-            model_config(run, tokenizer), tokens=places, row_length=training.sequence_length, predictions=predictions
-        )
-        steps = budget.operations / work
+    steps = all_rows / (run.config.training.global_batch_size or 1)
     if steps >= MOST_STEPS:
         raise UserError(
             f"budget is '{training.budget}', which {choice.preset} would spend in {steps:.0e} steps; give less"
         )
     run.decide("measured", steps=max(1, int(steps)))
+
+
+def row_operations(run: Run, tokenizer: Tokenizer, device: torch.device) -> float:
+    """Floating-point operations that a run spends on a row, in the mean; infinite where its model does not fit."""
+    training = run.config.training
+    try:
+        require_memory(parameters_of(run, tokenizer), device)
+    except UserError:
+        return inf
+    length = training.sequence_length
+    predictions = share_at(training.mlm_probability, training.end_probability, 0.5) * length
+    return step_operations(model_config(run, tokenizer), tokens=length, row_length=length, predictions=predictions)
 
 
 def row_speed(run: Run, tokenizer: Tokenizer, rows: AnyRows, device: torch.device) -> Speed:

@@ -13,10 +13,11 @@ TOKENS_PER_PARAMETER = 1.0
 
 
 class Choice(NamedTuple):
-    """A size, and its speed."""
+    """A size, and what it costs."""
 
     preset: str
-    seconds_per_row: float
+    price_per_row: float
+    """In the unit of the budget: seconds, or floating-point operations."""
 
 
 def block_weights(preset: str) -> int:
@@ -26,24 +27,23 @@ def block_weights(preset: str) -> int:
     return shape.num_hidden_layers * shape.hidden_size * (4 * shape.hidden_size + feed_forward)
 
 
-def choose_size(
-    sizes: Sequence[str], seconds: float, row_length: int, seconds_per_row: Callable[[str], float]
-) -> Choice:
+def choose_size(sizes: Sequence[str], budget: float, row_length: int, price_per_row: Callable[[str], float]) -> Choice:
     """The largest size that sees enough tokens; the smallest if none does.
 
     Args:
         sizes: Names of presets, smallest first.
-        seconds: For the steps.
+        budget: For the steps, in seconds or operations.
         row_length: Places in a row.
-        seconds_per_row: Measures a size. A size that is surely too large is not measured.
+        price_per_row: Tells what a row costs with a size, in the same unit. A size that is surely too large is not
+            asked for.
     """
-    chosen = Choice(sizes[0], seconds_per_row(sizes[0]))
+    chosen = Choice(sizes[0], price_per_row(sizes[0]))
     for preset in sizes[1:]:
         needed = TOKENS_PER_PARAMETER * block_weights(preset)
-        if seconds / chosen.seconds_per_row * row_length < needed:  # it cannot be faster than the smaller one
+        if budget / chosen.price_per_row * row_length < needed:  # it cannot be cheaper than the smaller one
             break
-        each = seconds_per_row(preset)
-        if seconds / each * row_length < needed:
+        each = price_per_row(preset)
+        if budget / each * row_length < needed:
             break
         chosen = Choice(preset, each)
     return chosen
