@@ -1,7 +1,7 @@
 """What each lever of the recipe is worth: the same text and tokens, one change at a time.
 
     python benchmarks/recipes.py PREPARED [--steps 1250] [--seeds 0 1] [--lanes 2] [--only NAME ...] [-o FOLDER]
-                                 [--blimp FOLDER] [--goal LOSS]
+                                 [--blimp FOLDER] [--goal LOSS] [--size tiny]
 
 PREPARED is what `bertsmith prepare` wrote. The first recipes go from the 2018 one to the
 recommended one, each with one change more; the others change one thing of the recommended
@@ -24,7 +24,11 @@ from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from time_to_loss import held_out_loss
+
+from bertsmith.machine.work import matrix_rate
+from bertsmith.presets import PRESETS
 
 ROWS = 16
 MEASURED_ROWS = 1024
@@ -39,16 +43,16 @@ class Recipe(NamedTuple):
     """Rows of a step; the number of steps is such that the tokens are the same."""
 
 
-RECIPE_2018 = "--preset bert-mini --objective mlm+nsp --optimizer adamw --schedule linear"
-MODERN = "--preset modern-mini --objective mlm --optimizer muon"
-BEST = f"{MODERN} --learning-rate 1.5e-3 --schedule trapezoid"
+RECIPE_2018 = "--preset bert-SIZE --objective mlm+nsp --optimizer adamw --schedule linear"
+MODERN = "--preset modern-SIZE --objective mlm --optimizer muon --mlm-probability 0.15"
+BEST = f"{MODERN} --schedule trapezoid"
 RECOMMENDED = f"{BEST} --mlm-probability 0.3 --end-probability 0.15"
 
 STEPS_FROM_2018 = (
     Recipe("2018: BERT, MLM + NSP, AdamW, linear", RECIPE_2018),
-    Recipe("masked words alone", "--preset bert-mini --objective mlm --optimizer adamw --schedule linear"),
-    Recipe("Muon", "--preset bert-mini --objective mlm --optimizer muon --schedule linear"),
-    Recipe("modern encoder", f"{MODERN} --schedule linear --learning-rate 1.5e-3"),
+    Recipe("masked words alone", "--preset bert-SIZE --objective mlm --optimizer adamw --schedule linear"),
+    Recipe("Muon", "--preset bert-SIZE --objective mlm --optimizer muon --schedule linear"),
+    Recipe("modern encoder", f"{MODERN} --schedule linear"),
     Recipe("trapezoid", BEST),
     Recipe("mask 30 % to 15 % (recommended)", RECOMMENDED),
 )
@@ -56,9 +60,8 @@ ALONE = (
     Recipe("8 rows a step", RECOMMENDED, 8),
     Recipe("32 rows a step", RECOMMENDED, 32),
     Recipe("mask 30 %", f"{BEST} --mlm-probability 0.3"),
-    Recipe("rate 1e-3", RECOMMENDED.replace("1.5e-3", "1e-3")),
-    Recipe("rate 7e-4", RECOMMENDED.replace("1.5e-3", "7e-4")),
-    Recipe("rate 3e-3", RECOMMENDED.replace("1.5e-3", "3e-3")),
+    Recipe("two thirds of the rate", f"{RECOMMENDED} --learning-rate RATE*0.67"),
+    Recipe("twice the rate", f"{RECOMMENDED} --learning-rate RATE*2"),
     Recipe("decay share 0.6", f"{RECOMMENDED} --decay-share 0.6"),
     Recipe("adam-beta2 0.95", f"{RECOMMENDED} --adam-beta2 0.95"),
     Recipe("clip-updates", f"{RECOMMENDED} --clip-updates"),
@@ -69,6 +72,11 @@ ALONE = (
     Recipe("span masks", f"{RECOMMENDED} --mask-units span"),
     Recipe("whole-word masks", f"{RECOMMENDED} --mask-units word"),
     Recipe("masks that cover", f"{RECOMMENDED} --mask-covering"),
+    Recipe("BERT, MLM + NSP, Muon, linear", RECIPE_2018.replace("adamw", "muon")),
+    Recipe(
+        "BERT, MLM + NSP, Muon, trapezoid", RECIPE_2018.replace("adamw --schedule linear", "muon --schedule trapezoid")
+    ),
+    Recipe("BERT, MLM + SOP, Muon, linear", RECIPE_2018.replace("nsp", "sop").replace("adamw", "muon")),
 )
 
 
@@ -92,10 +100,17 @@ class Found(NamedTuple):
         return None
 
 
+def flags_of(recipe: Recipe, size: str) -> list[str]:
+    """The flags of a recipe for a size: its presets, and multiples of their rates. Of a flag given twice the last counts."""
+    flags = recipe.flags.replace("SIZE", size).split()
+    rate = PRESETS[f"modern-{size}"].muon_rate
+    return [f"{rate * float(flag.removeprefix('RATE*')):.4g}" if flag.startswith("RATE*") else flag for flag in flags]
+
+
 def run(recipe: Recipe, seed: int, options: argparse.Namespace) -> Found:
     """Train and measure, or read what was found before."""
     name = recipe.name.split(":")[0].replace(" ", "-").replace("%", "pc").replace("(", "").replace(")", "")
-    out = options.output / f"{name}-{options.steps}-{seed}"
+    out = options.output / f"{options.size}-{name}-{options.steps}-{seed}"
     kept = Path(f"{out}.json")
     if not kept.exists():
         threads = max(1, len(os.sched_getaffinity(0)) // options.lanes)
@@ -108,11 +123,11 @@ def run(recipe: Recipe, seed: int, options: argparse.Namespace) -> Found:
             str(options.data),
             "-o",
             str(out),
-            *recipe.flags.split(),
+            *flags_of(recipe, options.size),
         ]
         command += ["--steps", str(steps), "--global-batch-size", str(recipe.rows), "--seed", str(seed)]
         command += ["--validation-every", str(max(1, steps // 10)), "--threads", str(threads), "--compile", "no"]
-        command += ["--precision", "bfloat16"]
+        command += ["--precision", options.precision]
         with Path(f"{out}.log").open("a", encoding="utf-8") as log:
             subprocess.run(
                 command, check=True, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": str(threads)}
@@ -185,12 +200,15 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--steps", type=int, default=1250, help=f"of {ROWS} rows")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--size", choices=["tiny", "mini", "small", "base"], default="mini")
     parser.add_argument("--lanes", type=int, default=2)
     parser.add_argument("--only", nargs="+", help="names of recipes")
     parser.add_argument("--blimp", type=Path)
     parser.add_argument("--goal", type=float)
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/recipes"))
     options = parser.parse_args()
+    rates = {kind: matrix_rate(torch.device("cpu"), kind, quick=True) for kind in ("float32", "bfloat16")}
+    options.precision = max(rates, key=lambda kind: rates[kind])
     options.output.mkdir(parents=True, exist_ok=True)
     recipes = [each for each in (*STEPS_FROM_2018, *ALONE) if not options.only or each.name in options.only]
     found: dict[str, list[Found]] = {}
