@@ -47,6 +47,7 @@ RECIPE_2018 = "--preset bert-SIZE --objective mlm+nsp --optimizer adamw --schedu
 MODERN = "--preset modern-SIZE --objective mlm --optimizer muon --mlm-probability 0.15"
 BEST = f"{MODERN} --schedule trapezoid"
 RECOMMENDED = f"{BEST} --mlm-probability 0.3 --end-probability 0.15"
+"""Of a flag that is given twice the last counts."""
 
 STEPS_FROM_2018 = (
     Recipe("2018: BERT, MLM + NSP, AdamW, linear", RECIPE_2018),
@@ -101,7 +102,7 @@ class Found(NamedTuple):
 
 
 def flags_of(recipe: Recipe, size: str) -> list[str]:
-    """The flags of a recipe for a size: its presets, and multiples of their rates. Of a flag given twice the last counts."""
+    """The flags of a recipe for a size of model: its presets, and multiples of their rates."""
     flags = recipe.flags.replace("SIZE", size).split()
     rate = PRESETS[f"modern-{size}"].muon_rate
     return [f"{rate * float(flag.removeprefix('RATE*')):.4g}" if flag.startswith("RATE*") else flag for flag in flags]
