@@ -17,6 +17,7 @@ TINY: dict[str, Any] = {
     "sequence_length": 32,
     "document": "blank-line",
     "validation_fraction": 0.15,
+    "validation_every": 1000,
     "global_batch_size": 4,
     "micro_batch_size": 4,
     "precision": "float32",
@@ -27,7 +28,7 @@ TINY: dict[str, Any] = {
 }
 
 FLAGS = ["--preset", "bert-tiny", "--sequence-length", "32", "--vocab-size", "500", "--validation-fraction", "0.15"]
-FLAGS += ["--document", "blank-line"]
+FLAGS += ["--document", "blank-line", "--validation-every", "1000"]
 FLAGS += ["--global-batch-size", "4", "--micro-batch-size", "4", "--precision", "float32", "--compile", "no"]
 FLAGS += ["--threads", "1", "--workers", "1", "--device", "cpu"]
 """Nearly the same, for the command line."""

@@ -14,7 +14,7 @@ from bertsmith.errors import UserError
 from bertsmith.machine import measure, memory
 from bertsmith.machine.device import set_threads
 from bertsmith.machine.limits import free_memory, usable_cores
-from bertsmith.machine.measure import best_micro_batch
+from bertsmith.machine.measure import best_micro_batch, fastest
 from bertsmith.machine.memory import activation_bytes, even_part, memory_need, rows_that_fit, training_state
 from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.objective import sum_losses
@@ -227,3 +227,18 @@ def test_the_state_of_an_optimizer_is_what_it_keeps() -> None:
         kept = sum(t.numel() * t.element_size() for t in [*moments, *(p.grad for p in model.parameters())])
         assert training_state(model, optimizer=kind) == kept
         optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("is_software", [True, False])
+def test_bfloat16_in_software_is_not_tried_on_a_model(is_software: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = {"float32": 1.0, "bfloat16": 0.02 if is_software else 2.0}
+    monkeypatch.setattr(measure, "product_rate", lambda _device, precision: rates[precision])
+    halves = set()
+
+    def losses(model: BertPretrainingModel, batch: Any) -> Any:
+        halves.add(torch.is_autocast_enabled("cpu"))
+        return sum_losses(model, batch)
+
+    found = fastest(BertPretrainingModel(TINY), make_batch(1), losses)
+    assert halves == ({False} if is_software else {False, True})
+    assert found.precision == "float32" or not is_software

@@ -19,7 +19,7 @@ from torch import nn
 from bertsmith.data.batch import Batch
 from bertsmith.errors import UserError
 from bertsmith.machine.memory import MakeBatch, even_part
-from bertsmith.machine.work import synchronize
+from bertsmith.machine.work import product_rate, synchronize
 from bertsmith.objective import sum_losses
 from bertsmith.step import SumLosses, autocast
 
@@ -36,7 +36,7 @@ PROBE_ROWS, PROBE_SECONDS = 16, 0.2
 """Precisions are compared with so many rows at once, at most, or as many as take so long in float32."""
 
 HOPELESS = 5.0
-"""A precision whose first pass takes so many times that of the other is not looked at again."""
+"""A precision whose products, or first pass, take so many times those of the other is not looked at again."""
 
 COMPILE_SECONDS = 60.0
 """What compiling costs at most, seen on two CPU cores; it must win back several times that."""
@@ -87,10 +87,17 @@ class Speed(NamedTuple):
 def fastest(model: nn.Module, batch: Any, losses: SumLosses = sum_losses) -> Speed:
     """Bfloat16 where this machine is faster with it, else float32."""
     full = seconds_per_micro_batch(model, losses, batch, "float32")
-    if batch.input_ids.is_cuda and not torch.cuda.is_bf16_supported():
+    if not has_fast_half(batch.input_ids.device):
         return Speed("float32", full)
     half = seconds_per_micro_batch(model, losses, batch, "bfloat16", hopeless=HOPELESS * full)
     return Speed("bfloat16", half) if full > FASTER * half else Speed("float32", full)
+
+
+def has_fast_half(device: torch.device) -> bool:
+    """Whether bfloat16 may pay: a processor without it multiplies in software, up to a hundred times as slow."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return HOPELESS * product_rate(device, "bfloat16") > product_rate(device, "float32")
 
 
 def compare_precisions(model: nn.Module, make_batch: MakeBatch, most: int) -> tuple[Speed, int]:
