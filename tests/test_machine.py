@@ -14,7 +14,7 @@ from bertsmith.errors import UserError
 from bertsmith.machine import measure, memory
 from bertsmith.machine.device import set_threads
 from bertsmith.machine.limits import free_memory, usable_cores
-from bertsmith.machine.measure import best_micro_batch, fastest
+from bertsmith.machine.measure import best_micro_batch, fastest, worth_compiling
 from bertsmith.machine.memory import activation_bytes, even_part, memory_need, rows_that_fit, training_state
 from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.objective import sum_losses
@@ -242,3 +242,16 @@ def test_bfloat16_in_software_is_not_tried_on_a_model(is_software: bool, monkeyp
     found = fastest(BertPretrainingModel(TINY), make_batch(1), losses)
     assert halves == ({False} if is_software else {False, True})
     assert found.precision == "float32" or not is_software
+
+
+@pytest.mark.parametrize(("minutes", "gain", "expected"), [(14, 0.5, None), (16, 0.5, True), (16, 0.1, False)])
+def test_compiling_is_looked_at_where_it_can_pay(
+    minutes: int, gain: float, expected: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+    monkeypatch.setattr(measure, "has_compiler", lambda _device: True)
+    monkeypatch.setattr(measure, "compiled_losses", lambda: sum_losses)
+    monkeypatch.setattr(measure, "seconds_per_micro_batch", lambda *_: tried.append(1) or 1.0 - gain)
+    good = worth_compiling(BertPretrainingModel(TINY), make_batch(1), "float32", micro_batches=60 * minutes, plain=1.0)
+    assert good == bool(expected)
+    assert bool(tried) == (expected is not None)

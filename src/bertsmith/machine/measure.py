@@ -39,7 +39,11 @@ HOPELESS = 5.0
 """A precision whose products, or first pass, take so many times those of the other is not looked at again."""
 
 COMPILE_SECONDS = 60.0
-"""What compiling costs at most, seen on two CPU cores; it must win back several times that."""
+"""What compiling costs, seen on two quiet CPU cores; on busy ones it took four times as long (docs/log.md)."""
+
+CPU_WORK, GPU_WORK = 15.0, 5.0
+"""Compiling is looked at where the run takes so many times that: a CPU gains 0 to 25 % by it (docs/benchmarks.md), and
+what it gains must win its cost back twice."""
 
 Result = TypeVar("Result")
 
@@ -207,7 +211,9 @@ def worth_compiling(
         plain: Seconds of one that is not compiled, where they are known.
     """
     plain = plain or seconds_per_micro_batch(model, sum_losses, batch, precision)
-    if plain * micro_batches < 5 * COMPILE_SECONDS or not has_compiler(batch.input_ids.device):
+    device = batch.input_ids.device
+    enough = (CPU_WORK if device.type == "cpu" else GPU_WORK) * COMPILE_SECONDS
+    if plain * micro_batches < enough or not has_compiler(device):
         return False
     try:
         compiled = seconds_per_micro_batch(model, compiled_losses(), batch, precision)
