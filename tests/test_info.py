@@ -31,7 +31,7 @@ def stopped_once(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "stopped"
     for step in (1, 2):
         with pytest.raises(Interrupted):
-            train(folder, text, Listener(stop_after=step))
+            train(folder, text, Listener(stop_after=step), validation_every=1)
     return folder
 
 
