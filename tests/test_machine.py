@@ -19,6 +19,9 @@ from bertsmith.machine.memory import activation_bytes, even_part, memory_need, r
 from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.objective import sum_losses
 from bertsmith.optim import make_optimizer
+from bertsmith.pretrain import pretrain
+
+import runs
 
 GB = 1 << 30
 TINY = BertConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
@@ -255,3 +258,20 @@ def test_compiling_is_looked_at_where_it_can_pay(
     good = worth_compiling(BertPretrainingModel(TINY), make_batch(1), "float32", micro_batches=60 * minutes, plain=1.0)
     assert good == bool(expected)
     assert bool(tried) == (expected is not None)
+
+
+def test_averaged_weights_take_memory_where_there_are_any(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is counted is written instead of a micro-batch that fits beside it."""
+    counted: list[int] = []
+
+    def count(model: torch.nn.Module, *_: Any, state: int, **_options: Any) -> int:
+        counted.append(state - training_state(model, optimizer="muon"))
+        return 1 << 20
+
+    monkeypatch.setattr("bertsmith.planning.plan.rows_that_fit", count)
+    for number, decay in enumerate((0.0, 0.9)):
+        given = {**runs.TINY, "text": (str(text),), "average_decay": decay}
+        pretrain(tmp_path / str(number), given, dict.fromkeys(given, "flag"), plan_only=True)
+    assert counted[0] == 0 < counted[1]

@@ -169,7 +169,8 @@ def row_speed(run: Run, tokenizer: Tokenizer, rows: AnyRows, device: torch.devic
     try:
         require_memory(parameters_of(run, tokenizer), device)
         model = model_of(run, tokenizer).to(device)
-        most = rows_that_fit(model, first_rows, precision, state=training_state(model, optimizer=training.optimizer))
+        state = training_state(model, optimizer=training.optimizer, averaged=training.average_decay > 0)
+        most = rows_that_fit(model, first_rows, precision, state=state)
         if precision == "auto":
             speed, count = compare_precisions(model, first_rows, most)
         else:

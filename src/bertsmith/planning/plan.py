@@ -229,7 +229,7 @@ def decide_by_measuring(plan: Plan, reporter: Reporter, *, is_begun: bool) -> No
         return
     reporter.progress("measuring this machine", 0.0)
     model = plan.keep_first_model()
-    state = training_state(model, optimizer=training.optimizer, averaged=training.average_decay is not None)
+    state = training_state(model, optimizer=training.optimizer, averaged=training.average_decay > 0)
     if training.precision == "auto":
         most = rows_that_fit(model, plan.first_rows, "auto", state=state)
         speed, _ = compare_precisions(model, plan.first_rows, min(share, training.micro_batch_size or share, most))
