@@ -13,18 +13,17 @@ from bertsmith import distributed
 from bertsmith.averaging import WeightAverage
 from bertsmith.checkpoint import save_checkpoint
 from bertsmith.data.batch import Batch, collate
-from bertsmith.data.masking import share_at
 from bertsmith.diary import Diary
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted, leave_signals_to_the_run, listening
-from bertsmith.machine.work import matrix_rate, step_operations
+from bertsmith.machine.work import matrix_rate
 from bertsmith.metrics import MetricsLog
 from bertsmith.model import AnyPretrainingModel
 from bertsmith.objective import sum_losses
 from bertsmith.optim import AnyOptimizer, MuonWithAdamW, learning_rate_at, set_learning_rate
 from bertsmith.planning.pace import Pace, quick_rows
 from bertsmith.planning.plan import Plan
-from bertsmith.planning.stages import Division, Stage
+from bertsmith.planning.stages import Division, Stage, work_of_step
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run, lasting_settings
 from bertsmith.step import Measured, StepResult, StepTooLarge, SumLosses, evaluate_loss, train_step
@@ -104,7 +103,7 @@ def train(
             record = result.record(step, learning_rate, seconds, stage.places)
             record |= {
                 "input_wait": round(waited / seconds, 5),
-                "matrix_share": round(work_of_step(plan, stage, step) / seconds / peak, 4),
+                "matrix_share": round(work_of_step(plan.config, training, stage, step) / seconds / peak, 4),
             }
             with average.in_place() if average else nullcontext():
                 record |= measure_if_due(plan, model, step, diary)
@@ -148,13 +147,6 @@ def next_step(batches: Iterator[Batch], division: Division, device: torch.device
     before = time.monotonic()
     micro_batches = [next(batches).to(device) for _ in range(division.micro_batches)]
     return micro_batches, time.monotonic() - before
-
-
-def work_of_step(plan: Plan, stage: Stage, step: int) -> float:
-    """Operations that a step cannot do without, all ranks together."""
-    training = plan.run.config.training
-    predictions = round(share_at(training.mlm_probability, training.end_probability, step / plan.steps) * stage.places)
-    return step_operations(plan.config, tokens=stage.places, row_length=stage.sequence_length, predictions=predictions)
 
 
 def take_smaller_micro_batches(plan: Plan, reporter: Reporter) -> None:
