@@ -16,6 +16,7 @@ from typing import Any
 from bertsmith import atomic
 from bertsmith.budget import REVISIONS
 from bertsmith.config import (
+    EXCLUSIVE_SETTINGS,
     FREE_SETTINGS,
     TABLES,
     RunConfig,
@@ -76,6 +77,18 @@ class Run:
         self.origin = {name: origin for name, origin in self.origin.items() if name not in decided}
         (self.folder / REVISIONS).unlink(missing_ok=True)
 
+    def drop_rivals(self, given: Mapping[str, Any]) -> bool:
+        """Forget settings, given earlier, that say another way what is given now; True if there were any."""
+        rivals = {
+            other
+            for pair in EXCLUSIVE_SETTINGS
+            for one, other in (pair, pair[::-1])
+            if one in given and other not in given and self.origin.get(other) in {"flag", "file"}
+        }
+        self.config = changed(self.config, **dict.fromkeys(rivals))
+        self.origin = {name: origin for name, origin in self.origin.items() if name not in rivals}
+        return bool(rivals)
+
     def save(self) -> None:
         """Write config.toml."""
         atomic.write_text(self.folder / CONFIG, to_toml(self.config, self.origin))
@@ -106,7 +119,8 @@ def open_run(folder: Path, given: Mapping[str, Any], origin: Mapping[str, str]) 
         taken = {name: value for name, value in given.items() if name in FREE_SETTINGS}
     else:  # nothing is trained yet: a mistake in the first command can still be put right
         taken = dict(given)
-        if any(flat(run.config)[name] != value for name, value in taken.items()):
+        said_otherwise = run.drop_rivals(taken)
+        if said_otherwise or any(flat(run.config)[name] != value for name, value in taken.items()):
             run.forget_decisions()
     run.config = changed(run.config, **taken)
     run.origin.update({name: origin[name] for name in taken})
