@@ -13,7 +13,8 @@ from bertsmith.data.shards import read_manifest
 from bertsmith.errors import UserError
 from bertsmith.evaluate import Wanted, evaluate
 from bertsmith.evaluation.held_out import count_words, sample_sections, sample_sentences
-from bertsmith.evaluation.table import evaluation_table, notes
+from bertsmith.evaluation.table import evaluation_table, keep_in_runs, notes
+from bertsmith.interrupt import Interrupted
 from bertsmith.metrics import read_metrics
 from bertsmith.report import write_report
 from bertsmith.tokenizer import load_tokenizer
@@ -164,6 +165,18 @@ def test_the_page_of_a_run_shows_what_was_measured_of_it(
     assert "Measured by bertsmith evaluate" not in (both / "report.html").read_text(encoding="utf-8")
     (folder / "measured.json").write_text('{"values": [1]}')
     write_report([folder], folder / "report.html")
+
+
+def test_a_run_that_trains_on_is_shown_with_the_step_that_was_measured(text: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(folder, text, Listener(stop_after=1))
+    (found,) = evaluate([str(folder)], Wanted(words=0), device="cpu", threads=1)
+    with pytest.raises(Interrupted):
+        train(folder, text, Listener(stop_after=2))
+    assert found.step == 1
+    assert keep_in_runs([found]) == []
+    assert "Of the weights after step 1." in json.loads((folder / "measured.json").read_text())["notes"]
 
 
 def test_json_is_alone_on_the_output(both: Path, pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:

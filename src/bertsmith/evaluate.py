@@ -94,6 +94,7 @@ def evaluate(
                 parameters=model.parameters,
                 vocab_size=model.tokenizer.vocab_size,
                 max_length=model.max_length,
+                step=model.step,
                 text=_name(sample) if sample else "its own held-out text" if tokens else None,
                 masked=tokens.masked if tokens else None,
                 next_sentences=tokens.next_sentences if tokens else None,

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bertsmith import atomic
-from bertsmith.checkpoint import newest_checkpoint, read_state
 from bertsmith.errors import UserError
 from bertsmith.evaluation.minimal_pairs import MinimalPairScore, ParadigmScore
 from bertsmith.evaluation.pll import PseudoLikelihoodScore
@@ -15,7 +14,6 @@ from bertsmith.evaluation.token_scores import NextSentenceScore
 from bertsmith.metrics import MEASURED
 from bertsmith.output_folder import CONFIG
 from bertsmith.report import PAGE, write_report
-from bertsmith.run_folder import read_run
 
 NOTHING = "-"
 
@@ -51,7 +49,7 @@ def keep_in_runs(evaluations: Sequence[Evaluation]) -> list[str]:
         brief = replace(evaluation, minimal_pairs=replace(pairs, paradigms=()) if pairs else None)
         cells = {full: text for full, text in _with_full_labels(_cells(brief)) if text != NOTHING}
         try:
-            said = [f"Of the weights after step {evaluated_step(folder):,}.", *notes([evaluation])]
+            said = [f"Of the weights after step {evaluation.step or 0:,}.", *notes([evaluation])]
             atomic.write_json(folder / MEASURED, {"values": cells, "notes": said})
             if (folder / PAGE).exists():
                 write_report([folder], folder / PAGE)
@@ -67,13 +65,6 @@ def _with_full_labels(cells: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         if not label.startswith(" "):
             what = label.partition(":")[0]
         yield (f"{what}: {label.strip()}" if label.startswith(" ") else label), text
-
-
-def evaluated_step(folder: Path) -> int:
-    """The step whose weights a run gives: of its model, else of its newest checkpoint."""
-    run = read_run(folder)
-    newest = None if run.model.is_dir() else newest_checkpoint(run.checkpoints).folder
-    return int(read_state(newest)["step"]) if newest else run.config.training.steps or 0
 
 
 def _cells(evaluation: Evaluation) -> dict[str, str]:
