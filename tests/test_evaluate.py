@@ -13,6 +13,8 @@ from bertsmith.data.shards import read_manifest
 from bertsmith.errors import UserError
 from bertsmith.evaluate import Wanted, evaluate
 from bertsmith.evaluation.held_out import count_words, sample_sections, sample_sentences
+from bertsmith.evaluation.pll import PseudoLikelihoodScore
+from bertsmith.evaluation.results import Evaluation
 from bertsmith.evaluation.table import evaluation_table, keep_in_runs, notes
 from bertsmith.interrupt import Interrupted
 from bertsmith.metrics import read_metrics
@@ -136,6 +138,12 @@ def test_the_table_has_a_column_for_each_model_and_says_how_to_read_it(both: Pat
     text = "\n".join(notes(found))
     for said in ("a score and not a likelihood", "training text", "own held-out text", "one half", "of 4 pairs"):
         assert said in text
+
+
+def test_runs_on_texts_of_their_own_have_samples_of_their_own() -> None:
+    scores = [PseudoLikelihoodScore(1.0, (0.9, 1.1), sentences, 1000, 6000, 1400, 0.0) for sentences in (80, 1200)]
+    found = [Evaluation(str(n), 1, 1, 1, None, None, None, None, score, None) for n, score in enumerate(scores)]
+    assert "of 80 to 1,200 sentences chosen by hash, 1,000 words" in "\n".join(notes(found))
 
 
 def test_a_table_leaves_out_what_no_model_has(mlm: Path, pairs: Path) -> None:

@@ -1,6 +1,6 @@
 """What was measured, for a person: one column a model, and what must be known to read it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -118,7 +118,8 @@ def notes(evaluations: Sequence[Evaluation]) -> list[str]:
     if scores:
         lines.append(
             "Bits per byte: pseudo-log-likelihood (PLL-word-l2r), a score and not a likelihood, of "
-            f"{scores[0].sentences:,} sentences chosen by hash, {scores[0].words:,} words, each by itself."
+            f"{_range(s.sentences for s in scores)} sentences chosen by hash, {_range(s.words for s in scores)} words, "
+            "each by itself."
         )
     unknown = [
         f"{e.model} {score.unknown_fraction:.2%}"
@@ -129,10 +130,15 @@ def notes(evaluations: Sequence[Evaluation]) -> list[str]:
         lines.append(f"Unknown tokens, whose bytes cost little: {', '.join(unknown)}.")
     pairs = next((e.minimal_pairs for e in evaluations if e.minimal_pairs), None)
     if pairs:
-        counts = sorted({p.pairs for p in pairs.paradigms})
-        each = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
         lines.append(
-            f"Minimal pairs: mean of {len(pairs.paradigms)} paradigms of {each} pairs; each token masked singly, level "
-            "pairs count one half. Intervals: Wilson; of the mean, normal, paradigms as given."
+            f"Minimal pairs: mean of {len(pairs.paradigms)} paradigms of {_range(p.pairs for p in pairs.paradigms)} "
+            "pairs; each token masked singly, level pairs count one half. Intervals: Wilson; of the mean, normal, "
+            "paradigms as given."
         )
     return lines
+
+
+def _range(counts: Iterable[int]) -> str:
+    """A number, or the least and the largest of several."""
+    found = sorted(counts)
+    return f"{found[0]:,}" if found[0] == found[-1] else f"{found[0]:,} to {found[-1]:,}"
