@@ -19,6 +19,9 @@ from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
 from bertsmith.metrics import read_metrics
 from bertsmith.planning.stages import Stage
+from bertsmith.predict import load_for_prediction
+from bertsmith.pretrain import check_free_disk
+from bertsmith.run_folder import read_run
 
 from prose import write_prose
 from runs import FLAGS, Listener, train
@@ -117,6 +120,22 @@ def test_too_little_free_disk_is_said_before_the_first_step(
 
 class Free:
     free = 1_000
+
+
+@pytest.mark.parametrize("settings", [{"optimizer": "adamw", "average_decay": 0.9}, {"optimizer": "muon"}])
+def test_the_room_looked_for_is_that_of_the_checkpoints(
+    settings: dict[str, Any], text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path / "run", text, steps=1, **settings)
+    (checkpoint,) = list_checkpoints(tmp_path / "run" / "checkpoints")
+    size = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
+    run, (model, _) = read_run(tmp_path / "run"), load_for_prediction(tmp_path / "run")
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    monkeypatch.setattr("bertsmith.pretrain.shutil.disk_usage", lambda _: SimpleNamespace(free=2 * size + weights))
+    check_free_disk(run, model)  # one more is kept, and one more while it is written
+    monkeypatch.setattr("bertsmith.pretrain.shutil.disk_usage", lambda _: SimpleNamespace(free=1.7 * size + weights))
+    with pytest.raises(UserError, match="MB are free"):
+        check_free_disk(run, model)
 
 
 def test_going_on_late_costs_no_more_than_early(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from bertsmith.errors import UserError
 from bertsmith.finish import finish_run
 from bertsmith.loop import measure_held_out, train
 from bertsmith.machine.device import find_device, set_threads
+from bertsmith.machine.memory import training_state
 from bertsmith.optim import make_optimizer
 from bertsmith.output_folder import CONFIG, locked, new_folder
 from bertsmith.planning.overview import describe, seconds_left
@@ -198,9 +199,11 @@ def check_free_disk(run: Run, model: torch.nn.Module) -> None:
     Raises:
         UserError: The disk is too full.
     """
+    training = run.config.training
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    more = max(0, run.config.training.keep - len(list_checkpoints(run.checkpoints))) + 1  # one more while saving
-    needed = weights * (3 * more + 1)  # weights and two moments each, and the model at the end
+    more = max(0, training.keep - len(list_checkpoints(run.checkpoints))) + 1  # one more while saving
+    each = training_state(model, optimizer=training.optimizer, averaged=training.average_decay > 0)
+    needed = each * more + weights  # a checkpoint has the weights for the gradients; and the model at the end
     free = shutil.disk_usage(run.folder).free
     if free < needed:
         raise UserError(
