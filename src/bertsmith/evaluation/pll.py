@@ -31,6 +31,9 @@ Scores = npt.NDArray[np.float64]
 CPU_PLACES, GPU_PLACES = 1 << 12, 1 << 16
 """Token places of a batch."""
 
+MOST_PLACES = 512
+"""Longest copy of a sentence, also where the model reads more: time and memory grow with the square."""
+
 SPECIAL = -1
 """Word number of [CLS] and [SEP]."""
 
@@ -75,8 +78,8 @@ def pseudo_log_likelihoods(
 ) -> list[Scores]:
     """Score every token of every sentence.
 
-    A sentence longer than the model reads is seen through a window for each
-    token: as much as fits, with the token in its middle.
+    A sentence of more than 512 places, or longer than the model reads, is seen
+    through a window for each token: as much as fits, with the token in its middle.
 
     Args:
         scorer: Its network is in evaluation mode.
@@ -174,7 +177,8 @@ def _score(scorer: Scorer, sentences: list[Sentence], within_word: bool, tell: T
     """Scores of distinct sentences."""
     scores = [np.zeros(int((sentence.words != SPECIAL).sum())) for sentence in sentences]
     special = [len(sentence.ids) - len(score) for sentence, score in zip(sentences, scores, strict=True)]
-    lengths = [min(len(sentence.ids), scorer.max_length) for sentence in sentences]
+    longest = min(scorer.max_length, MOST_PLACES)
+    lengths = [min(len(sentence.ids), longest) for sentence in sentences]
     total = sum(len(score) * length for score, length in zip(scores, lengths, strict=True))
     done = 0
     device = next(scorer.network.parameters()).device
@@ -183,7 +187,7 @@ def _score(scorer: Scorer, sentences: list[Sentence], within_word: bool, tell: T
 
     def parts() -> Iterator[tuple[int, _Copies]]:
         for number in order:
-            room = scorer.max_length - special[number]
+            room = longest - special[number]
             mask = scorer.tokenizer.mask_token_id
             yield (
                 number,
