@@ -305,11 +305,22 @@ def test_the_time_of_a_killed_command_counts(text: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr("bertsmith.planning.pace.Pace.look", look)
     monkeypatch.setattr("bertsmith.planning.pace.Pace._estimate", lambda *_: 60)
     for _ in range(2):
-        monkeypatch.setattr("bertsmith.budget.STARTED", time.monotonic() - next(began))
+        started = time.monotonic() - next(began)
         with suppress(KeyboardInterrupt):
-            train(tmp_path / "run", text, budget="3h", warmup_steps=2, validation_every=100)
+            train(tmp_path / "run", text, started=started, budget="3h", warmup_steps=2, validation_every=100)
     assert used[0] == pytest.approx(1000, abs=60)
     assert used[-1] == pytest.approx(6000, abs=60)
+
+
+def test_a_function_that_is_called_late_has_all_of_its_budget(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command's time begins with its process, that of a call, as in a notebook, with the call."""
+    monkeypatch.setattr("bertsmith.budget.STARTED", time.monotonic() - 1e6)
+    listener = Listener()
+    given = {name: value for name, value in TINY.items() if name != "steps"} | {"text": (str(text),), "budget": "1h"}
+    pretrain(tmp_path / "run", given, dict.fromkeys(given, "flag"), listener, plan_only=True)
+    assert any("about 58 min on this machine" in line for line in listener.lines)
 
 
 def test_a_budget_of_more_steps_than_can_be_is_one_line(text: Path, tmp_path: Path) -> None:

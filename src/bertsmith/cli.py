@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from bertsmith.budget import STARTED
 from bertsmith.commands.exports import embed, export
 from bertsmith.commands.flags import default_folder, gather, settings
 from bertsmith.commands.looks import playground, report
@@ -77,7 +78,7 @@ def pretrain(
     reporter = make_reporter()
     reporter.say(f"run: {folder}")
     try:
-        run_pretraining(folder, given, origin, reporter)
+        run_pretraining(folder, given, origin, reporter, started=STARTED)
     finally:
         reporter.close()
 
@@ -99,7 +100,7 @@ def plan_run(text: tuple[str, ...], output: Path | None, config: Path | None, **
     folder = output or default_folder(given.get("text", ()))
     reporter = make_reporter()
     try:
-        run_pretraining(folder, given, origin, reporter, plan_only=True)
+        run_pretraining(folder, given, origin, reporter, plan_only=True, started=STARTED)
     finally:
         reporter.close()
     click.echo(f"the plan is {folder / 'config.toml'}; nothing was trained")

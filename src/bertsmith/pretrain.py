@@ -8,6 +8,7 @@ weights as a run that was never interrupted.
 
 import json
 import shutil
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -45,6 +46,7 @@ def pretrain(
     reporter: Reporter | None = None,
     *,
     plan_only: bool = False,
+    started: float | None = None,
 ) -> Path:
     """Pretrain a model from text, or go on with a run.
 
@@ -55,6 +57,7 @@ def pretrain(
         origin: "flag" or "file" for each setting given.
         reporter: Who to tell; the log when None.
         plan_only: Stop before the first step.
+        started: When the command began, by `time.monotonic`, of which a budget counts its time. None: now.
 
     Returns:
         RUN/model, a Hugging Face folder.
@@ -63,6 +66,7 @@ def pretrain(
         UserError: A setting, the text or the folder is not usable, or the disk is full.
         Interrupted: The run was asked to stop and has saved its state.
     """
+    started = time.monotonic() if started is None else started
     known = read_run(folder).config.training.device if (folder / CONFIG).exists() else "auto"
     device = find_device(str(given.get("device") or known))
     distributed.start(device.type)
@@ -78,7 +82,14 @@ def pretrain(
             state |= read_state(found.folder)
             refuse_edits(run, state.get("settings", {}))
         refuse_finished(run, state["step"], plan_only)
-        plan = make_plan(run, device, reporter, seconds_before=state["wall_seconds"], is_begun=found.folder is not None)
+        plan = make_plan(
+            run,
+            device,
+            reporter,
+            started=started,
+            seconds_before=state["wall_seconds"],
+            is_begun=found.folder is not None,
+        )
         training = run.config.training
         if main:
             note_environment(run.folder, reporter, device=device.type, threads=threads, ranks=distributed.world_size())

@@ -168,7 +168,7 @@ def stages_of(run: Run, rows: Mapping[int, AnyRows], steps: int) -> tuple[Stage,
 
 
 def make_plan(
-    run: Run, device: torch.device, reporter: Reporter, *, seconds_before: float = 0.0, is_begun: bool = False
+    run: Run, device: torch.device, reporter: Reporter, *, started: float, seconds_before: float, is_begun: bool
 ) -> Plan:
     """Open the prepared data and decide what is not decided yet; the decisions are saved with the run.
 
@@ -176,6 +176,7 @@ def make_plan(
         run: Its text is prepared.
         device: Where to train.
         reporter: Who to tell.
+        started: When this command began, by `time.monotonic`.
         seconds_before: Time that earlier commands have spent on the run.
         is_begun: It has a checkpoint, so that nothing that matters may change.
     """
@@ -187,7 +188,7 @@ def make_plan(
         decide_recipe(run)
     training = run.config.training
     used = max(seconds_before, seconds_at_last_look(run.folder))
-    clock = Clock(parse_budget(training.budget) if training.budget else None, used_before=used)
+    clock = Clock(parse_budget(training.budget) if training.budget else None, started=started, used_before=used)
     rows = {
         length: training_rows(run, length) for length in (training.sequence_length, training.short_length) if length
     }
