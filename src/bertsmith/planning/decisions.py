@@ -33,7 +33,7 @@ from bertsmith.model import (
 from bertsmith.model.folder import ModelFolder
 from bertsmith.objective import sum_losses
 from bertsmith.planning.sizing import choose_size
-from bertsmith.planning.stages import mean_work
+from bertsmith.planning.stages import mean_rows, mean_work
 from bertsmith.presets import PRESETS, sizes_of
 from bertsmith.replay import REPLAY, AnyRows, MixedRows
 from bertsmith.run_folder import Run
@@ -201,7 +201,7 @@ def decide_length(run: Run, rows: AnyRows) -> None:
     training = run.config.training
     if training.steps is None:
         epochs = training.epochs or min(MAX_EPOCHS, max(1.0, round(TOKEN_GOAL / rows.source.num_tokens)))
-        steps = max(1, ceil(epochs * rows.rows_per_epoch / (training.global_batch_size or 1)))
+        steps = max(1, ceil(epochs * rows.rows_per_epoch / mean_rows(training)))
         run.decide("default", steps=steps)
     steps = run.config.training.steps or 1
     is_given = run.origin.get("warmup_steps") != "default"  # a budget may end a run before it has warmed up

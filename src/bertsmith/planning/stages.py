@@ -141,7 +141,17 @@ def work_of_step(config: AnyConfig, training: TrainingConfig, stage: Stage, step
 def mean_work(config: AnyConfig, training: TrainingConfig) -> float:
     """Operations of a step, the mean over a run, whatever its number of steps: its first ones may have fewer rows."""
     work = 0.0
-    for stage in make_stages(replace(training, steps=SOME_STEPS), lambda _length: 1):
+    for stage in _stages_of_some_run(training):
         middle = (stage.steps.start + stage.steps.stop) / 2
         work += len(stage.steps) * work_of_step(config, training, stage, middle)
     return work / SOME_STEPS
+
+
+def mean_rows(training: TrainingConfig) -> float:
+    """Rows of a step, the mean over a run, whatever its number of steps; short ones count by their places."""
+    places = sum(len(stage.steps) * stage.places for stage in _stages_of_some_run(training))
+    return places / SOME_STEPS / training.sequence_length
+
+
+def _stages_of_some_run(training: TrainingConfig) -> tuple[Stage, ...]:
+    return make_stages(replace(training, steps=SOME_STEPS), lambda _length: 1)
