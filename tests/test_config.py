@@ -25,8 +25,9 @@ from bertsmith.run_folder import open_run, read_run, to_toml
         ({"model": {"hidden_dropout_prob": 1.0}}, "give a probability in"),
         (
             {"model": {"preset": "modern-tiny"}, "training": {"objective": "mlm+nsp"}},
-            "objective is 'mlm+nsp', but preset 'modern-tiny' has no head for pairs of sentences; give --objective mlm",
+            "objective is 'mlm+nsp', but ModernBERT has no head for pairs of sentences; give --objective mlm",
         ),
+        ({"model": {"family": "modern"}, "training": {"objective": "mlm+sop"}}, "ModernBERT has no head for pairs"),
         ({"training": {"mlm_probability": 0}}, "mlm_probability is 0.0"),
         ({"training": {"sequence_length": 8}}, "sequence_length is 8"),
     ],

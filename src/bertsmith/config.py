@@ -71,10 +71,7 @@ class DataConfig:
             self.extend_vocab is None or 0 < self.extend_vocab < 1_000_000,
             f"extend_vocab is {self.extend_vocab}; give a number of words such as 1000",
         )
-        _require(
-            self.workers is None or self.workers > 0,
-            f"workers is {self.workers}; give at least 1",
-        )
+        _require(self.workers is None or self.workers > 0, f"workers is {self.workers}; give at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,9 +214,10 @@ class RunConfig:
             f"hidden_size ({hidden_size}) must be a multiple of num_attention_heads ({heads})",
         )
         _require(
-            self.training.objective in {"auto", "mlm"} or PRESETS[self.model.preset].has_next_sentence_head,
-            f"objective is '{self.training.objective}', but preset '{self.model.preset}' has no head for "
-            "pairs of sentences; give --objective mlm, or a bert-* preset",
+            self.training.objective in {"auto", "mlm"}
+            or (PRESETS[self.model.preset].has_next_sentence_head and self.model.family == "bert"),
+            f"objective is '{self.training.objective}', but ModernBERT has no head for pairs of sentences; "
+            "give --objective mlm, or a bert-* preset",
         )
 
 
