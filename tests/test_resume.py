@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +98,17 @@ def test_a_run_with_every_schedule_goes_on_exactly(text: Path, tmp_path: Path) -
     same(tmp_path / "straight", tmp_path / "stopped")
 
 
-def test_what_looks_at_an_unfinished_run_sees_the_averaged_weights(text: Path, tmp_path: Path) -> None:
-    with pytest.raises(Interrupted):
-        run(tmp_path / "run", text, Listener(stop_after=5), average_decay=0.9)
-    (checkpoint,) = list_checkpoints(tmp_path / "run" / "checkpoints")
-    averaged = load_file(checkpoint / "average.safetensors")
-    model, _ = load_for_prediction(tmp_path / "run")
-    assert all(torch.equal(averaged[name], parameter) for name, parameter in model.named_parameters())
+def test_averaged_weights_are_what_is_looked_at_and_exported(text: Path, tmp_path: Path) -> None:
+    """Of a stopped run and of a finished one."""
+    for stop in (5, None):
+        with suppress(Interrupted):
+            run(tmp_path / "run", text, Listener(stop), average_decay=0.9)
+        newest = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
+        averaged, own = (load_file(newest / f"{name}.safetensors") for name in ("average", "model"))
+        model, _ = load_for_prediction(tmp_path / "run")
+        assert all(torch.equal(averaged[name], parameter) for name, parameter in model.named_parameters())
+        assert not torch.equal(averaged["mlm_head.bias"], own["mlm_head.bias"])
+    assert (tmp_path / "run" / "model").is_dir()
 
 
 def test_adamw_goes_on_exactly_too(text: Path, tmp_path: Path) -> None:
