@@ -221,6 +221,8 @@ def test_mistakes_are_one_line(both: Path, other: Path, tmp_path: Path, capsys: 
         ([model, "--text", other, "--sequence-length", "2"], "sequence_length is 2"),
         ([model, "--blimp", tmp_path / "empty", "--pairs", "0"], "pairs is 0"),
         ([model, "--text", other, "--pairs", "3"], "there is no --blimp to take them from"),
+        ([both, "--sequence-length", "16"], "sequence_length is 16, and there is no --text"),
+        ([both, "--document", "line"], "document is line, and there is no --text"),
         ([tmp_path / "nowhere"], "nowhere does not exist"),
         ([], "MODEL"),
     ):

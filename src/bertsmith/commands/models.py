@@ -172,7 +172,7 @@ def compare(
 @click.option("--blimp", type=click.Path(path_type=Path), metavar="FOLDER", help="Minimal pairs, a .jsonl a paradigm.")
 @click.option("--pairs", type=int, help="Pairs of each paradigm, chosen by hash [all].")
 @click.option("--words", type=int, default=20_000, show_default=True, help="Most words for bits per byte; 0: none.")
-@click.option("--sequence-length", type=int, default=128, show_default=True, help="Rows of --text, in tokens.")
+@click.option("--sequence-length", type=int, help="Rows of --text, in tokens [128].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @settings(DataConfig, TrainingConfig, only=("text_field", "document", "encoding", "device", "threads"))
 def evaluate(models: tuple[str, ...], text: str | None, as_json: bool, **flags: Any) -> None:
@@ -183,13 +183,19 @@ def evaluate(models: tuple[str, ...], text: str | None, as_json: bool, **flags: 
     from bertsmith.evaluate import evaluate as measure
     from bertsmith.evaluation.table import evaluation_table, keep_in_runs, notes
 
-    reading = {name: flags.pop(name) for name in ("text_field", "document", "encoding")}
+    reading = {name: flags.pop(name) for name in ("text_field", "document", "encoding", "sequence_length")}
     given = {name: value for name, value in reading.items() if value is not None}
+    for name in given if text is None else ():
+        raise UserError(
+            f"{name} is {given[name]}, and there is no --text that it could be of; name one, or leave it out"
+        )
+    length = given.pop("sequence_length", Wanted().sequence_length)
     device, threads = flags.pop("device"), flags.pop("threads")
     reporter = make_reporter(aside=as_json)
     try:
         corpus = open_corpus([text], **given) if text is not None else None
-        found = measure(models, Wanted(corpus, **flags), device=device or "auto", threads=threads, reporter=reporter)
+        wanted = Wanted(corpus, **flags, sequence_length=length)
+        found = measure(models, wanted, device=device or "auto", threads=threads, reporter=reporter)
     finally:
         reporter.close()
     if as_json:
