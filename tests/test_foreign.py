@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from bertsmith.corpus import open_corpus
 from bertsmith.errors import UserError
 from bertsmith.evaluation.any_model import open_model
-from bertsmith.evaluation.foreign import ForeignModel, load_foreign
+from bertsmith.evaluation.foreign import ForeignModel, load_foreign, load_foreign_tokenizer
 from bertsmith.evaluation.held_out import TextTokens, sample_sections
 from bertsmith.evaluation.token_scores import score_text
 from bertsmith.model import Packed
@@ -63,6 +64,40 @@ def test_the_vocabulary_is_scored_only_at_the_asked_places(folders: dict[str, Pa
     scorer.register_forward_hook(lambda _module, _inputs, output: seen.append(output.shape))
     network(torch.ones(4, 6, dtype=torch.int64), masked_index=torch.tensor([0, 23]))
     assert seen == [(2, 150)]
+
+
+def test_sequences_without_an_asked_place_are_not_computed(folders: dict[str, Path]) -> None:
+    """Such as the padding of a row, of which models that look for a sequence's last token make nothing."""
+    network = load_foreign(folders["roberta"]).network
+    seen: list[torch.Tensor] = []
+    network.network.register_forward_pre_hook(lambda *given: seen.append(given[2]["input_ids"]), with_kwargs=True)
+    ids = torch.tensor([2, 7, 8, 3, 0, 0, 0, 0, 2, 9, 3, 0])
+    packed = Packed(torch.tensor([0, 4, 8, 11, 12], dtype=torch.int32), 12)
+    logits = network(ids, packed=packed, masked_index=torch.tensor([9, 1, 2])).mlm_logits
+    assert [rows.tolist() for rows in seen] == [[[2, 7, 8, 3], [2, 9, 3, 0]]]
+    torch.testing.assert_close(logits, network(ids, packed=packed).mlm_logits[[9, 1, 2]], rtol=0, atol=2e-5)
+
+
+def test_a_model_that_fails_is_one_line(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    network = load_foreign(folders["distilbert"]).network
+
+    def fail(**_: torch.Tensor) -> None:
+        raise RuntimeError("no such kernel\nat line 7")
+
+    monkeypatch.setattr(network.network, "forward", fail)
+    with pytest.raises(UserError, match=r"DistilBertForMaskedLM of transformers cannot .* here: no such kernel$"):
+        network(torch.ones(1, 4, dtype=torch.int64))
+
+
+def test_a_model_whose_embeddings_are_no_table_is_read(folders: dict[str, Path]) -> None:
+    """As Perceiver's, whose input embeddings are its latents."""
+    config = SimpleNamespace(vocab_size=150, max_position_embeddings=40)
+    latents = torch.nn.Parameter(torch.zeros(4, 8))
+    network = SimpleNamespace(config=config, get_input_embeddings=lambda: latents, named_modules=list)
+    assert load_foreign_tokenizer(folders["distilbert"], network)[1] == 40
+    config.vocab_size = 149
+    with pytest.raises(UserError, match="has 150 pieces and the model 149"):
+        load_foreign_tokenizer(folders["distilbert"], network)
 
 
 def test_a_bert_measures_the_same_through_transformers(folders: dict[str, Path], text: Path) -> None:
