@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bertsmith.cli import run
@@ -240,6 +241,11 @@ def test_a_text_of_one_sentence_is_enough(both: Path, tmp_path: Path) -> None:
     assert found.masked.tokens >= 1
     assert found.pseudo_likelihood is not None
     assert found.pseudo_likelihood.sentences == 1
+    shares = np.unique(
+        load_tokenizer(both / "tokenizer").encode_sentences(["The dog sees the cat."])[0], return_counts=True
+    )[1]
+    shares = shares / shares.sum()
+    assert found.masked.unigram_loss == pytest.approx(-(shares * np.log(shares)).sum())
 
 
 def sections(count: int) -> list[Section]:
