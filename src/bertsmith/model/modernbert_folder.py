@@ -62,6 +62,8 @@ def _read_shape(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The fields of `ModernBertConfig`; a key that is not there keeps its default, which is that of transformers."""
     refuse_others(config, path, UNSUPPORTED)
     shape = {key: config[key] for key in SHAPE_KEYS if key in config}
+    if shape.get("local_rope_theta", 0) is None:  # transformers 4 then takes the other one
+        shape["local_rope_theta"] = shape.get("global_rope_theta", 160_000.0)
     if config.get("layer_types") is not None:
         shape["global_attn_every_n_layers"] = _global_every(config, path)
     rope = config.get("rope_parameters") or {}
