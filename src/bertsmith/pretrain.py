@@ -35,7 +35,7 @@ from bertsmith.planning.plan import make_plan
 from bertsmith.prepare import prepare
 from bertsmith.replay import prepare_replay
 from bertsmith.reporter import Reporter
-from bertsmith.run_folder import Run, note_environment, open_run, read_run, refuse_edits
+from bertsmith.run_folder import Run, mistakes_forgotten, note_environment, open_run, read_run, refuse_edits
 from bertsmith.starting import take_init, write_start
 
 
@@ -162,6 +162,7 @@ def set_up(
     stack.enter_context(new_folder(folder, owned_by=(CONFIG,)))
     stack.enter_context(locked(folder))
     run = open_run(folder, given, origin)
+    stack.enter_context(mistakes_forgotten(run))
     found = newest_checkpoint(run.checkpoints)
     for line, damaged in zip(found.damaged, found.damaged_folders, strict=True):
         reporter.warn(f"{line}; it is kept as {set_aside(damaged).name}")

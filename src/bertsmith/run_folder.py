@@ -7,7 +7,8 @@ before its first step, and read from there ever after.
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -125,6 +126,24 @@ def open_run(folder: Path, given: Mapping[str, Any], origin: Mapping[str, str]) 
     run.config = changed(run.config, **taken)
     run.origin.update({name: origin[name] for name in taken})
     return run
+
+
+@contextmanager
+def mistakes_forgotten(run: Run) -> Iterator[None]:
+    """Put config.toml back when a command is refused before the first checkpoint.
+
+    Else the next command would be refused for the same setting, although it leaves it out as it was told. Of the
+    first command of a run its text alone is kept.
+    """
+    path = run.folder / CONFIG
+    before = path.read_text(encoding="utf-8") if path.exists() else None
+    try:
+        yield
+    except UserError:
+        if not any(run.checkpoints.glob("*step-*")):
+            text = changed(RunConfig(), text=run.config.data.text)
+            atomic.write_text(path, before or to_toml(text, {"text": "flag"} if run.config.data.text else {}))
+        raise
 
 
 def read_run(folder: Path) -> Run:
