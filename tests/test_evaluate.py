@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from bertsmith.cli import run
 from bertsmith.commands.console import print_table
@@ -231,6 +232,15 @@ def test_mistakes_are_one_line(both: Path, other: Path, tmp_path: Path, capsys: 
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1
         assert said in lines[0]
+
+
+def test_a_gpu_without_room_is_one_line(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("bertsmith.evaluate.score_own_rows", fail)
+    with pytest.raises(UserError, match=r"the memory of the GPU is too small to measure .*; give --device cpu"):
+        evaluate([str(both)], Wanted(words=0), device="cpu", threads=1)
 
 
 def test_a_text_of_one_sentence_is_enough(both: Path, tmp_path: Path) -> None:

@@ -34,6 +34,21 @@ TEXTS = [
 ]
 
 
+class Recorder(torch.nn.Module):
+    """Answers with a level score, and keeps what it was given, so that each window can be looked at."""
+
+    def __init__(self, mask: int) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.mask = mask
+        self.seen: list[list[int]] = []
+
+    def forward(self, ids: torch.Tensor, masked_index: torch.Tensor):
+        self.seen.extend(ids.tolist())
+        assert (ids.flatten()[masked_index] == self.mask).all()
+        return type("Output", (), {"mlm_logits": torch.zeros(len(masked_index), 64)})
+
+
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
     lines = write_prose(tmp_path_factory.mktemp("prose") / "prose.txt").read_text(encoding="utf-8").splitlines()
@@ -86,6 +101,29 @@ def test_batches_do_not_change_scores(model: AnyModel, places: int, monkeypatch:
     assert shares[-1] == 1
 
 
+@pytest.mark.parametrize("room", [0, 1, 3])
+def test_a_full_gpu_gets_fewer_copies_at_once(
+    room: int, tokenizers: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(tokenizers["wordpiece"].mask_token_id)
+    answer = recorder.forward
+
+    def forward(ids: torch.Tensor, masked_index: torch.Tensor):
+        if len(ids) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return answer(ids, masked_index)
+
+    monkeypatch.setattr(recorder, "forward", forward)
+    sentence = Sentence(np.array([2, *range(40, 52), 3]), np.array([SPECIAL, *range(12), SPECIAL]))
+    scorer = Scorer(recorder, tokenizers["wordpiece"], 32)
+    if room == 0:
+        with pytest.raises(torch.OutOfMemoryError):
+            pseudo_log_likelihoods(scorer, [sentence], within_word=False)
+        return
+    (scores,) = pseudo_log_likelihoods(scorer, [sentence], within_word=False)
+    assert len(scores) == len(recorder.seen) == len({tuple(copy) for copy in recorder.seen}) == 12
+
+
 def test_special_tokens_in_a_text_are_words(model: AnyModel) -> None:
     (sentence,) = read_sentences(model.tokenizer, [TEXTS[-1]])
     assert model.tokenizer.mask_token_id not in sentence.ids
@@ -95,21 +133,6 @@ def test_special_tokens_in_a_text_are_words(model: AnyModel) -> None:
 def test_equal_sentences_have_equal_scores(model: AnyModel) -> None:
     scores = pseudo_log_likelihoods(model.scorer, read_sentences(model.tokenizer, TEXTS), within_word=False)
     assert (scores[0] == scores[4]).all()
-
-
-class Recorder(torch.nn.Module):
-    """Answers with a level score, and keeps what it was given, so that each window can be looked at."""
-
-    def __init__(self, mask: int) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.mask = mask
-        self.seen: list[list[int]] = []
-
-    def forward(self, ids: torch.Tensor, masked_index: torch.Tensor):
-        self.seen.extend(ids.tolist())
-        assert (ids.flatten()[masked_index] == self.mask).all()
-        return type("Output", (), {"mlm_logits": torch.zeros(len(masked_index), 64)})
 
 
 def test_a_long_sentence_is_seen_through_windows_with_the_token_in_the_middle(tokenizers: dict[str, Tokenizer]) -> None:

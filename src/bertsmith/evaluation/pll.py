@@ -222,12 +222,21 @@ def _batches(parts: Iterator[tuple[int, _Copies]], limit: int) -> Iterator[list[
 
 @torch.inference_mode()
 def _log_probabilities(network: nn.Module, copies: _Copies, device: torch.device, limit: int) -> Scores:
-    """Log-probability of the hidden token of each copy, float64 [n]; a long sentence in several batches."""
+    """Log-probability of the hidden token of each copy, float64 [n]; in several batches where one has no room."""
     rows = max(1, limit // copies.input_ids.shape[1])
     found: list[Tensor] = []
-    for start in range(0, len(copies.targets), rows):
-        ids, places, targets = (torch.from_numpy(part[start : start + rows]).to(device) for part in copies)
+    done = 0
+    while done < len(copies.targets):
+        ids, places, targets = (torch.from_numpy(part[done : done + rows]).to(device) for part in copies)
         index = torch.arange(len(ids), device=device) * ids.shape[1] + places
-        logits = network(ids, masked_index=index).mlm_logits.float()
+        try:
+            logits = network(ids, masked_index=index).mlm_logits.float()
+        except torch.OutOfMemoryError:
+            if rows == 1:
+                raise
+            torch.cuda.empty_cache()
+            rows = max(1, min(rows, len(ids)) // 2)
+            continue
         found.append(logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(1))
+        done += len(ids)
     return torch.cat(found).cpu().numpy().astype(np.float64)
