@@ -100,7 +100,7 @@ def fastest(model: nn.Module, batch: Any, losses: SumLosses = sum_losses) -> Spe
 def has_fast_half(device: torch.device) -> bool:
     """Whether bfloat16 may pay: a processor without it multiplies in software, up to a hundred times as slow."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return HOPELESS * product_rate(device, "bfloat16") > product_rate(device, "float32")
 
 
