@@ -16,6 +16,7 @@ from bertsmith.config import DataConfig, TrainingConfig, run_config
 from bertsmith.corpus import open_corpus
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
+from bertsmith.run_folder import read_run
 
 from prose import write_prose
 from runs import FLAGS, TINY, Listener, train
@@ -83,6 +84,18 @@ def test_a_setting_that_was_refused_can_be_left_out(
     planned = (tmp_path / "run" / "config.toml").read_text()
     assert "leave --family out" in refused(capsys, *plan, "--steps", 2, "--family", "modern")
     assert (tmp_path / "run" / "config.toml").read_text() == planned
+
+
+def test_a_run_that_fails_in_its_steps_keeps_its_settings(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise UserError("no good")
+
+    monkeypatch.setattr("bertsmith.loop.train_step", fail)
+    with pytest.raises(UserError, match="no good"):
+        train(tmp_path / "run", text, steps=4)
+    assert read_run(tmp_path / "run").config.training.steps == 4
 
 
 def test_a_cut_off_configuration_is_damaged(stopped: Path, tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def train(
         Interrupted: Asked to stop; a checkpoint is written.
         UserError: A checkpoint could not be written, or the losses stay not finite.
     """
+    plan.run.trains = True
     training, device = plan.run.config.training, plan.device
     pace = Pace(plan, state["step"])
     batches = load_batches(plan, first_step=state["step"])

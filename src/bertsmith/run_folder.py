@@ -47,6 +47,9 @@ class Run:
 
     is_new: bool
 
+    trains: bool = False
+    """Its steps have begun, so that the settings are those of what is in the folder."""
+
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
@@ -130,7 +133,7 @@ def open_run(folder: Path, given: Mapping[str, Any], origin: Mapping[str, str]) 
 
 @contextmanager
 def mistakes_forgotten(run: Run) -> Iterator[None]:
-    """Put config.toml back when a command is refused before the first checkpoint.
+    """Put config.toml back when a command is refused before its first step, in a run that has no checkpoint.
 
     Else the next command would be refused for the same setting, although it leaves it out as it was told. Of the
     first command of a run its text alone is kept.
@@ -140,7 +143,7 @@ def mistakes_forgotten(run: Run) -> Iterator[None]:
     try:
         yield
     except UserError:
-        if not any(run.checkpoints.glob("*step-*")):
+        if not run.trains and not any(run.checkpoints.glob("*step-*")):
             text = changed(RunConfig(), text=run.config.data.text)
             atomic.write_text(path, before or to_toml(text, {"text": "flag"} if run.config.data.text else {}))
         raise
