@@ -223,6 +223,16 @@ def test_text_with_unquoted_commas_in_the_last_column_is_kept_whole(tmp_path: Pa
     assert texts(path) == ["Well, it works, mostly.", "No."]
 
 
+def test_unquoted_commas_belong_to_the_column_of_the_text(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "id,Text,label\n1,Well, it works, mostly.,good\n2,No.,bad\n")
+    assert texts(path) == ["Well, it works, mostly.", "No."]
+
+
+def test_a_first_line_for_excel_names_the_delimiter(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "sep=;\nname;text\nA, B, C;Well, it works.\nD;No.\n")
+    assert texts(path) == ["Well, it works.", "No."]
+
+
 def test_cell_of_a_million_characters_is_read(tmp_path: Path) -> None:
     long = "word " * 200_000
     path = write(tmp_path / "a.csv", f"id,text\n1,{long}\n")
@@ -232,6 +242,18 @@ def test_cell_of_a_million_characters_is_read(tmp_path: Path) -> None:
 def test_column_of_a_table_without_names_is_named_by_its_number(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "0,It was good. I liked it!\n1,It was bad.\n")
     assert texts(path, text_field="2") == ["It was good. I liked it!", "It was bad."]
+
+
+def test_a_value_that_is_the_number_of_a_column_is_no_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", '"2","So it was."\n"1","It was bad."\n"2","It was good."\n')
+    assert texts(path, text_field="2") == ["So it was.", "It was bad.", "It was good."]
+
+
+@pytest.mark.parametrize("header", ["0,1", ",0,1"])
+def test_numbers_from_0_are_names_that_pandas_gave(header: str, tmp_path: Path) -> None:
+    index = "7," if header.startswith(",") else ""
+    path = write(tmp_path / "a.csv", f"{header}\n{index}It was good.,1\n{index}It was bad.,0\n")
+    assert texts(path, text_field="0") == texts(path) == ["It was good.", "It was bad."]
 
 
 def test_of_two_columns_with_one_name_the_first_keeps_it(tmp_path: Path) -> None:
