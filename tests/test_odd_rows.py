@@ -30,6 +30,46 @@ def test_columns_of_words_may_be_called_a_table(tmp_path: Path) -> None:
     assert [each.label for each in table.examples] == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("name", "comment"),
+    [
+        ("t.conllu", "# text = The dog"),  # by chance as many words as columns
+        ("t.tsv", "#\thttp://example.org\t[2009]"),
+        ("t.txt", "# id 12\tdomain=en"),
+    ],
+)
+def test_comments_before_sentences_are_no_words(name: str, comment: str, tmp_path: Path) -> None:
+    words = ["1\tThe\tthe\tDET\tO", "2\tdog\tdog\tNOUN\tB-x"]
+    words = words if name != "t.txt" else ["The _ _ O", "dog _ _ B-x"]
+    content = f"{comment}\n{comment}\n" + "\n".join(words) + f"\n\n{comment}\n{words[1]}\n"
+    found = read(tmp_path / name, content, text="1" if name == "t.txt" else "2")
+    assert [(each.number, each.text) for each in found.examples] == [(3, ("The", "dog")), (7, ("dog",))]
+    assert found.examples[0].label == ("O", "B-x")
+
+
+def test_a_sign_of_a_comment_may_be_a_word(tmp_path: Path) -> None:
+    found = read(tmp_path / "t.conll", "# O\nmine B-x\n\n# O\n")
+    assert [each.text for each in found.examples] == [("#", "mine"), ("#",)]
+    with pytest.raises(UserError, match=r"t.conll:4 has 1 columns and the lines before 2"):
+        read(tmp_path / "t.conll", "the O\ndog B-x\n\n#\n")
+
+
+def test_words_may_hold_spaces_that_are_not_ascii(tmp_path: Path) -> None:
+    found = read(tmp_path / "t.conll", "10\u00a0000 O\ndogs  B-x\n\ncat B-x\n")
+    assert found.examples[0].text == ("10\u00a0000", "dogs")
+
+
+@pytest.mark.parametrize("content", ["text\tlabel\nThe old dog\ta\nA cat\tb\n", "a How did it go ?\nb Why ?\nb No\n"])
+def test_a_table_called_a_text_is_refused(content: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"rows.txt is no file of words and tags, .*; call a table .csv or .tsv"):
+        read(tmp_path / "rows.txt", content)
+
+
+def test_a_label_is_no_name_of_a_column(tmp_path: Path) -> None:
+    found = read(tmp_path / "rows.csv", '"1","So, bad"\n"2","So good."\n"1","Bad."\n', label="1", text="2")
+    assert [(each.text, each.label) for each in found.examples] == [("So, bad", "1"), ("So good.", "2"), ("Bad.", "1")]
+
+
 def test_two_sentences_of_the_usual_names_are_a_pair(tmp_path: Path) -> None:
     content = "sentence1,sentence2,label\na dog,a much longer cat,1\na horse,a sheep,0\n"
     assert [(e.text, e.pair) for e in read(tmp_path / "rows.csv", content).examples] == [
