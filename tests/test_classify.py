@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bertsmith.errors import UserError
-from bertsmith.finetuning.classify import Classifier, load_classifier, predict_file
+from bertsmith.finetuning.classify import Classifier, load_classifier, predict_file, read_text
 from bertsmith.finetuning.tasks.batches import collate
 from bertsmith.finetuning.tasks.encoding import encode_texts
 from bertsmith.finetuning.tasks.objective import score
@@ -92,6 +92,17 @@ def test_columns_of_words_are_tagged(tagger: Path, tmp_path: Path) -> None:
     path = write_rows(tmp_path / "new.conll", tagged_rows(3))
     assert predict_file(load_classifier(tagger), str(path), tmp_path / "out.csv") == 3
     assert [row["word"] for row in read(tmp_path / "out.csv")] == [w for r in tagged_rows(3) for w in r["tokens"]]
+
+
+def test_words_in_a_cell_are_read_as_in_training() -> None:
+    for value, words in (
+        ("a dog", ("a", "dog")),
+        ("['a', 'dog']", ("a", "dog")),
+        (None, ()),
+        ("see [1]", ("see", "[1]")),
+    ):
+        assert read_text("new.csv", (1, {"tokens": value}), "tokens", as_words=True) == words
+    assert read_text("new.jsonl", (1, {"text": float("nan")}), "text", as_words=False) == ""
 
 
 def test_rows_without_text_get_a_line_too(run: Path, tmp_path: Path) -> None:

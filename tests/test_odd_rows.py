@@ -97,6 +97,52 @@ def test_an_empty_cell_of_several_labels_is_a_row_without_any(tmp_path: Path) ->
     assert [each.label for each in found.examples] == [("x", "y"), (), ("y",)]
 
 
+@pytest.mark.parametrize("empty", ["nan", "NA", " n/a ", ""])
+def test_a_number_that_is_missing_is_no_label(empty: str, tmp_path: Path) -> None:
+    """Of 3 scores with a gap it would make 3 classes and one for the gap."""
+    found = read(tmp_path / "rows.csv", f"text,score\na dog,1.5\na cat,{empty}\na cow,2\n")
+    assert [each.label for each in found.examples] == [1.5, 2.0]
+    assert found.notes == [f"{tmp_path / 'rows.csv'}:3: no label (1 row left out)"]
+    assert read(tmp_path / "rows.csv", "text,label\na,1\nb,NA\nc,2\n").examples[1].label == "NA"
+
+
+def test_decimal_commas_are_read(tmp_path: Path) -> None:
+    found = read(tmp_path / "rows.csv", "text;score\na dog;1,5\na cat;-,25\na cow;3\n")
+    assert [each.label for each in found.examples] == [1.5, -0.25, 3.0]
+    thousands = "text;score\na dog;1,500\na cat;2,250\n"
+    assert read(tmp_path / "rows.csv", thousands).examples[0].label == "1,500"
+    with pytest.raises(UserError, match="'1,500' is no number"):
+        read(tmp_path / "rows.csv", thousands, task="regression")
+
+
+LISTS = ['["a", "b"]', "['a', 'b']", "['a' 'b']"]
+
+
+@pytest.mark.parametrize("cell", LISTS)
+def test_a_table_may_spell_lists(cell: str, tmp_path: Path) -> None:
+    """As JSON, Python and NumPy write them."""
+    quoted = cell.replace('"', '""')
+    found = read(tmp_path / "rows.csv", f'text,labels\na dog,"{quoted}"\na cat,[]\n')
+    assert [each.label for each in found.examples] == [("a", "b"), ()]
+    found = read(tmp_path / "rows.csv", f'tokens,tags\n"{quoted}","{quoted}"\n[],[]\n')
+    assert [(each.text, each.label) for each in found.examples] == [(("a", "b"), ("a", "b"))]
+    assert "empty text" in found.notes[0]
+    mixed = read(tmp_path / "rows.csv", f'text,label\na dog,"{quoted}"\na cat,c\n')
+    assert [each.label for each in mixed.examples] == [cell, "c"]
+
+
+def test_what_is_missing_in_json_is_no_text_and_no_label(tmp_path: Path) -> None:
+    found = read(tmp_path / "rows.jsonl", '{"text": NaN, "labels": ["a"]}\n{"text": "dog", "labels": ["b", null]}\n')
+    assert [(each.text, each.label) for each in found.examples] == [("dog", ("b",))]
+    with pytest.raises(UserError, match="the word 'dog' has an empty tag"):
+        read(tmp_path / "rows.jsonl", '{"tokens": ["dog"], "tags": [null]}\n')
+
+
+def test_several_texts_with_one_label_are_one_text(tmp_path: Path) -> None:
+    found = read(tmp_path / "rows.jsonl", '{"text": ["A dog.", "A cat."], "label": "x"}\n')
+    assert [(each.text, each.label) for each in found.examples] == [("A dog.\nA cat.", "x")]
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -16,6 +16,7 @@ from bertsmith.errors import UserError
 from bertsmith.finetuning.any_classifier import AnyClassifier, read_classifier, tokenizer_of
 from bertsmith.finetuning.folder import SETTINGS, find_model, read_settings
 from bertsmith.finetuning.outcome import answer
+from bertsmith.finetuning.tasks.cells import is_missing, words_of
 from bertsmith.finetuning.tasks.encoding import encode_texts
 from bertsmith.finetuning.tasks.examples import Text, as_text
 from bertsmith.finetuning.tasks.objective import probabilities
@@ -200,10 +201,10 @@ def read_text(path: str, row: NumberedRow, column: str, *, as_words: bool) -> Te
     """The text of a row, "" where there is none; as words for tagging."""
     number, fields = row
     value: Any = fields.get(column)
+    value = "" if is_missing(value) else value
     if as_words:
-        words = value if isinstance(value, list) else str(value or "").split()
-        return tuple(replace_surrogates(str(word)) for word in words)
-    return "" if value is None else as_text(value, f"{path}:{number}")
+        return tuple(replace_surrogates(str(word)) for word in words_of(value))
+    return as_text(value, f"{path}:{number}")
 
 
 def _pair(path: str, row: NumberedRow, column: str | None) -> str | None:
