@@ -15,7 +15,8 @@ from bertsmith.finetuning.tasks.batches import by_length, collate, rows_of_step
 from bertsmith.finetuning.tasks.encoding import Encoded, encode_texts, shorten
 from bertsmith.finetuning.tasks.examples import Example, find_labels, read_labelled
 from bertsmith.finetuning.tasks.objective import balanced_weights, example_losses, make_objective
-from bertsmith.finetuning.tasks.scores import calibration, score_all
+from bertsmith.finetuning.tasks.row_sums import row_sums
+from bertsmith.finetuning.tasks.scores import calibration, choosing_metric, score_all
 from bertsmith.finetuning.tasks.split import hold_out
 from bertsmith.finetuning.tasks.targets import targets_of
 from bertsmith.model.classifier import BertClassifier, Head
@@ -238,3 +239,29 @@ def test_an_entity_counts_only_whole() -> None:
     scores = score_all("tagging", labels, guess, truth)
     assert scores.values["entity_f1"] == pytest.approx(0.5)
     assert scores.values["accuracy"] == pytest.approx(5 / 6)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ("O", "B-x", "I-x", "E-x", "S-x"),
+        ("O", "B-x", "I-x", "L-x", "U-x"),
+        ("O", "B-x", "M-x", "E-x", "S-x"),
+        ("O", "B", "I", "L", "U"),
+    ],
+)
+def test_entities_are_the_same_whatever_marks_their_ends(labels: tuple[str, ...]) -> None:
+    truth, guess = [1, 2, 3, 4, 4, 0], [1, 2, 3, 4, 0, 4]
+    assert choosing_metric("tagging", labels, None) == "entity_f1"
+    given, wanted = [np.eye(5)[guess]], [np.array(truth)]
+    assert score_all("tagging", labels, given, wanted).values["entity_f1"] == pytest.approx(2 / 3)
+    sums = row_sums("entity_f1", "tagging", labels, given, wanted)
+    assert sums.value(sums.sums.sum(0)) == pytest.approx(2 / 3)
+
+
+def test_tags_without_marks_are_no_entities() -> None:
+    assert choosing_metric("tagging", ("O", "PER", "LOC"), None) == "accuracy"
+    assert choosing_metric("tagging", ("B", "I", "N"), None) == "accuracy"
+    given = [np.eye(4)[[1, 3, 2]]]
+    scores = score_all("tagging", ("O", "B-x", "I-x", "X"), given, [np.array([1, 0, 2])])
+    assert scores.values["entity_f1"] == 1.0  # a tag that is no mark is none
