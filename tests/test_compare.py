@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bertsmith.atomic import write_bytes
 from bertsmith.cli import run as command
 from bertsmith.compare import compare
 from bertsmith.comparison.baselines import baselines
@@ -273,12 +274,20 @@ def test_what_else_is_to_be_measured_is_looked_at_first(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_kill_before_the_answers_are_written_loses_no_run(
+def test_a_full_disk_before_the_answers_are_written_loses_no_run(
     models: list[str], rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def answers_fail(path: Path, data: bytes) -> None:
+        if path.name == "test.safetensors":
+            raise OSError(28, "No space left on device", str(path))
+        write_bytes(path, data)
+
+    given = {**QUICK, "label": "topic"}
     with monkeypatch.context() as patch:
-        patch.setattr("bertsmith.compare.save_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        patch.setattr("bertsmith.atomic.write_bytes", answers_fail)
         with pytest.raises(OSError, match="No space left"):
-            compare(tmp_path / "out", models[:1], rows, {**QUICK, "label": "topic"}, seeds=1)
+            compare(tmp_path / "out", models[:1], rows, given, seeds=1)
     (model,) = (tmp_path / "out").glob("*/seed-0/model")
     assert model.is_dir()
+    compare(tmp_path / "out", models[:1], rows, given, seeds=1)
+    assert not list((tmp_path / "out").rglob("model.safetensors"))

@@ -273,6 +273,23 @@ def test_a_hub_id_is_downloaded_without_pickles(tmp_path: Path, monkeypatch: pyt
         tune(tmp_path / "other", Path("someone/pickle"), rows, label="topic")
 
 
+def test_other_encoders_are_written_in_silence_and_a_full_disk_is_said(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    resource = pytest.importorskip("resource")
+    model = start_classifier(foreign(tmp_path, "distilbert"), Head("classification", ("a", "b")))
+    capfd.readouterr()
+    model.save_pretrained(tmp_path / "out")
+    assert capfd.readouterr() == ("", "")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+        with pytest.raises(OSError, match=r"cannot write .*full: .*too large"):
+            model.save_pretrained(tmp_path / "full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 @pytest.mark.parametrize("kind", ["modern", "distilbert"])
 def test_an_interrupted_run_of_another_encoder_ends_with_the_same_weights(kind: str, tmp_path: Path) -> None:
     encoder = tiny_modern(tmp_path / "modern", dropout=0.1) if kind == "modern" else foreign(tmp_path, kind)

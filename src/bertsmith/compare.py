@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from bertsmith import atomic
 from bertsmith.comparison.contenders import Answers, Comparison, judge_all, plain_answers
@@ -175,10 +175,7 @@ def _keep_answers(run: Path, outcome: Outcome, task: TaskData, *, keep_models: b
         "parameters": np.array([outcome.parameters]),
         "learning_rate": np.array([chosen["learning_rate"]]),
     }
-    staging = run / f"{ANSWERS}{atomic.TEMPORARY_SUFFIX}"
-    save_file(answers, staging)
-    atomic.sync_file(staging)
-    staging.replace(run / ANSWERS)
+    atomic.write_bytes(run / ANSWERS, save(answers))
     if not keep_models:  # only now: until here a kill loses nothing
         for path in (run / "model", run / "tries"):
             shutil.rmtree(path, ignore_errors=True)

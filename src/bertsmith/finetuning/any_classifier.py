@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from bertsmith.errors import UserError
@@ -67,8 +67,16 @@ class ForeignClassifier(nn.Module):
         return logits.flatten(0, 1)[rows.places[places]] if self.head.per_token else logits
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a Hugging Face folder with the names of the labels."""
-        self.network.save_pretrained(folder)
+        """Write a Hugging Face folder with the names of the labels.
+
+        Raises:
+            OSError: The disk is full or not writable.
+        """
+        with quiet_transformers(Path(folder)):
+            try:
+                self.network.save_pretrained(folder)
+            except SafetensorError as error:  # its way to report what the disk said
+                raise OSError(f"cannot write {folder}: {error}") from error
 
     @classmethod
     def load(cls, folder: Path, head: Head, **settings: Any) -> tuple["ForeignClassifier", list[str]]:
