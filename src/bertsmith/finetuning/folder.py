@@ -38,7 +38,10 @@ def find_model(source: Path) -> Path:
         if (folder / "config.json").is_file():
             return folder
     if not source.exists():
-        raise UserError(f"{source} does not exist; give the folder of a run, or of a model that save_pretrained wrote")
+        raise UserError(
+            f"{source} does not exist; give the folder of a run, or of a model that save_pretrained wrote, or the id "
+            "of one on the hub, as OWNER/NAME"
+        )
     raise UserError(
         f"{source} is neither a run nor a model ({CONFIG}, {SETTINGS} and config.json are missing); give another folder"
     )
