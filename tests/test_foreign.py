@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.numpy import load_file
 
+from bertsmith.config import DataConfig
 from bertsmith.corpus import open_corpus
 from bertsmith.errors import UserError
 from bertsmith.evaluation.any_model import open_model
@@ -16,6 +18,8 @@ from bertsmith.evaluation.held_out import TextTokens, sample_sections
 from bertsmith.evaluation.token_scores import score_text
 from bertsmith.model import Packed
 from bertsmith.predict import load_for_prediction
+from bertsmith.prepare.chunks import tokenise
+from bertsmith.prepare.fingerprint import read_inputs
 from bertsmith.tokenizer import Tokenizer, train_tokenizer
 
 from references import CLASSES, SHAPE, transformers, write_foreign
@@ -103,6 +107,11 @@ def test_sentences_in_running_text_keep_the_space_before_them(tmp_path: Path) ->
     assert tokenizer.decode(source.ids) == f" {text}"
     assert source.sentence_starts.tolist() == [0, len(source.ids) // 2]
     assert (tokenizer.encode_texts([text])[0].ids[1:-1] == source.ids).sum() > 0
+    (tmp_path / "shard").write_bytes(tokenise([0], [text], tokenizer))  # what is prepared for training is the same
+    assert load_file(tmp_path / "shard")["ids"].tolist() == source.ids.tolist()
+    given = {"text": (str(tmp_path / "text.txt"),)}
+    rules = [read_inputs(DataConfig(**given, tokenizer=str(name))).fingerprint["rules"] for name in (tmp_path, "bpe")]
+    assert rules[0] != rules[1]
 
 
 def test_half_precision_weights_are_computed_in_single(folders: dict[str, Path], tmp_path: Path) -> None:
