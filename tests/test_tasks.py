@@ -123,6 +123,32 @@ def test_inputs_are_those_of_the_tokenizer(tokenizer: Tokenizer) -> None:
     assert collate([pair]).token_type_ids.tolist() == tokenizer.encode("the dog", "a ship").type_ids
 
 
+def test_few_long_texts_are_tokenised_at_once(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [str(each.text) for each in examples(9)] + ["dog " * 50, "cat"]
+    pairs = [text[::-1] if number % 3 else None for number, text in enumerate(texts)]
+    words = [tuple(text.split()) for text in texts]
+    before = encode_texts(tokenizer, texts, pairs, max_length=32), encode_texts(tokenizer, words, pairs, max_length=32)
+    sizes: list[tuple[int, int]] = []
+    encode = tokenizer.encode_sentences
+
+    def noted(given: list[str]) -> list[list[int]]:
+        sizes.append((len(given), sum(map(len, given))))
+        return encode(given)
+
+    monkeypatch.setattr(tokenizer, "encode_sentences", noted)
+    monkeypatch.setattr("bertsmith.finetuning.tasks.encoding.TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr("bertsmith.finetuning.tasks.encoding.CHARACTERS_AT_ONCE", 150)
+    for old, given in zip(before, (texts, words), strict=True):
+        sizes.clear()
+        new = encode_texts(tokenizer, given, pairs, max_length=32)
+        assert [(e.ids.tolist(), e.second, e.row, e.places.tolist()) for e in new.sequences] == [
+            (e.ids.tolist(), e.second, e.row, e.places.tolist()) for e in old.sequences
+        ]
+        assert new.cut == old.cut
+        assert len(sizes) >= 6
+    assert max(characters for _, characters in sizes) <= 200  # one text alone may be longer
+
+
 def test_text_cannot_spell_a_special_token(tokenizer: Tokenizer) -> None:
     (each,) = encoded(tokenizer, ["dog [SEP] cat [MASK]"]).sequences
     assert each.ids.tolist().count(tokenizer.sep_token_id) == 1
