@@ -11,6 +11,8 @@ from bertsmith.finetuning.classify import Classifier, load_classifier, predict_f
 from bertsmith.finetuning.tasks.batches import collate
 from bertsmith.finetuning.tasks.encoding import encode_texts
 from bertsmith.finetuning.tasks.objective import score
+from bertsmith.model.classifier import BertClassifier, Head
+from bertsmith.tokenizer import load_tokenizer
 from labelled import LONGEST, pair_rows, tagged_rows, tiny_encoder, topic_rows, tune, write_rows
 
 from runs import Listener
@@ -141,6 +143,24 @@ def test_a_model_of_pairs_needs_the_second_text(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "new.csv", topic_rows(3))
     with pytest.raises(UserError, match="no column 'text_pair' with the second text; name it with --text-pair"):
         predict_file(load_classifier(tmp_path / "run"), str(path), tmp_path / "out.csv")
+
+
+def test_a_number_has_no_probability(tmp_path: Path) -> None:
+    encoder, path = tiny_encoder(tmp_path / "encoder"), write_rows(tmp_path / "new.csv", topic_rows(3))
+    BertClassifier.start(encoder, Head("regression", ("score",))).save_pretrained(tmp_path / "model")
+    load_tokenizer(encoder).save(tmp_path / "model", model_max_length=LONGEST)
+    classifier = load_classifier(tmp_path / "model")
+    with pytest.raises(UserError, match="every-label is given, but the model gives a number"):
+        predict_file(classifier, str(path), tmp_path / "out.csv", every_label=True)
+    assert predict_file(classifier, str(path), tmp_path / "out.csv") == 3
+    assert list(read(tmp_path / "out.csv")[0]) == ["prediction"]
+
+
+def test_texts_without_a_name_are_all_predicted(run: Path, tmp_path: Path) -> None:
+    for name, content in (("new.csv", "a dog here\nan old sail\n"), ("new.jsonl", '"a dog here"\n"an old sail"\n')):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        assert predict_file(load_classifier(run), str(tmp_path / name), tmp_path / f"{name}.csv") == 2
+        assert [row["prediction"] for row in read(tmp_path / f"{name}.csv")] == ["animals", "ships"]
 
 
 def test_a_model_that_was_not_tuned_is_refused(tmp_path: Path) -> None:

@@ -270,6 +270,11 @@ def test_short_values_are_no_names_of_columns_where_one_stands_again_below(tmp_p
     assert texts(path) == ["A good film.", "A bad one."]
 
 
+def test_a_short_text_alone_on_its_line_is_no_name(tmp_path: Path) -> None:
+    assert texts(write(tmp_path / "a.csv", "A good film\nA bad one.\n")) == ["A good film", "A bad one."]
+    assert texts(write(tmp_path / "b.csv", "Film review\nA good film.\n")) == ["A good film."]
+
+
 def test_json_in_an_old_encoding_is_read(tmp_path: Path) -> None:
     rows = "".join(f'{{"text": "Größe und Stärke der Übung {n}"}}\n' for n in range(9))
     path = write(tmp_path / "a.jsonl", rows.encode("cp1252"))

@@ -112,20 +112,23 @@ def predict_file(
         output: Must not exist. It appears when it is whole.
         text: Column with the text; None: that of training, or found.
         text_pair: Column with the second text.
-        every_label: Write the probability of every label.
+        every_label: Write the probability of every label; a number has none.
         reporter: Who to tell.
 
     Returns:
         Rows predicted.
 
     Raises:
-        UserError: A file or column is not there, a row cannot be read, or `output` exists.
+        UserError: A file or column is not there, a row cannot be read, `output` exists, or labels of a number are
+            asked for.
     """
     reporter = reporter or Reporter()
     if output.exists():
         raise UserError(f"{output} exists, and nothing is overwritten; choose another file with -o")
     report = CorpusReport()
     kind, per_token = classifier.head.kind, classifier.head.per_token
+    if every_label and kind == "regression":
+        raise UserError("--every-label is given, but the model gives a number; leave it out")
     sample, rows = peek(iter(open_rows(path, report, column=text, words=None if per_token else False)))
     columns = input_columns(path, sample, classifier, Columns(text or "", text_pair, None))
     trained = classifier.columns

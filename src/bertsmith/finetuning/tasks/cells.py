@@ -45,9 +45,9 @@ def lists_of(cells: Sequence[Any]) -> list[Any]:
 
 
 def words_of(value: Any) -> list[Any]:
-    """The words of a sentence: of a list, of a list that a cell spells, or between white space."""
+    """The words of a sentence: of a list, also one that a cell spells, or between white space; "" for a missing one."""
     if isinstance(value, list):
-        return value
+        return ["" if is_missing(each) else each for each in value]
     spelt = list_of(value)
     is_list = spelt is not None and all(isinstance(each, str) for each in spelt)
     return spelt if is_list and spelt is not None else str(value).split()

@@ -138,8 +138,8 @@ def _is_divided_columns(file: FoundFile, options: ReadOptions) -> bool:
 
 def _mappings(rows: Iterable[tuple[int, Any]], name: str, report: CorpusReport) -> Iterator[NumberedRow]:
     for number, value in rows:
-        if isinstance(value, Mapping):
-            yield number, value
+        if isinstance(value, Mapping | str):
+            yield number, {"text": value} if isinstance(value, str) else value
         else:
             report.skip(f"{name}:{number}", "not an object with fields")
 
