@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bertsmith.cli import run as command
 from bertsmith.errors import UserError
 from bertsmith.finetune import finetune
 from bertsmith.finetuning.tuning import run_try
@@ -153,6 +154,21 @@ def test_numbers_are_learnt_in_their_own_scale(encoder: Path, tmp_path: Path) ->
 def test_pairs_are_learnt(encoder: Path, tmp_path: Path) -> None:
     found = tune(tmp_path / "run", encoder, write_rows(tmp_path / "pairs.jsonl", pair_rows(400)), epochs=10.0)
     assert found["test_accuracy"] > 0.8 > found["test_majority_accuracy"]
+
+
+def test_the_commands_take_columns_by_their_names(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"n": n, "a": r["text"], "b": r["text_pair"], "topic": r["label"]} for n, r in enumerate(pair_rows(60))]
+    path, run, out = write_rows(tmp_path / "rows.tsv", rows), tmp_path / "run", tmp_path / "out.csv"
+    columns = ["--text", "a", "--text-pair", "b"]
+    flags = ["--label", "topic", "-o", str(run), "--epochs", "1", "--threads", "1", "--device", "cpu"]
+    assert command(["finetune", str(encoder), str(path), *columns, *flags, "--precision", "float32"]) == 0
+    assert "classification of text 'a' and 'b', label 'topic': 3 labels" in capsys.readouterr().out
+    assert json.loads((run / "metrics.json").read_text())["test_accuracy"] >= 0
+    new = write_rows(tmp_path / "new.jsonl", [{"b": row["b"], "a": row["a"]} for row in rows[:9]])
+    assert command(["predict", str(run), str(new), "-o", str(out), "--threads", "1"]) == 0
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 10
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".conll"])
