@@ -8,15 +8,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from bertsmith.cli import run as command
 from bertsmith.errors import UserError
-from bertsmith.finetune import finetune
+from bertsmith.finetune import decide, finetune
+from bertsmith.finetuning.config import FinetuneConfig
+from bertsmith.finetuning.tasks.dataset import Part, TaskData
+from bertsmith.finetuning.tasks.encoding import Input
+from bertsmith.finetuning.tasks.examples import Example
+from bertsmith.finetuning.tasks.rows import Columns
+from bertsmith.finetuning.tries import Work
 from bertsmith.finetuning.tuning import run_try
 from bertsmith.interrupt import Interrupted
+from bertsmith.model.classifier import Head
 from labelled import (
     LONGEST,
     number_rows,
@@ -250,6 +258,18 @@ def test_tries_that_are_done_are_not_done_again(
     monkeypatch.setattr("bertsmith.finetune.run_try", noted)
     tune(tmp_path / "run", encoder, topics, **given)
     assert done == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("rows", "steps", "interval"), [(50, 200, 10), (400, 250, 13), (1500, 610, 47), (9000, 844, 282)]
+)
+def test_few_rows_are_read_often_enough_to_learn_them(rows: int, steps: int, interval: int, encoder: Path) -> None:
+    """With 20 epochs and a score after each, 60 rows end after 8 steps with nothing learnt."""
+    part = Part([Example(1, "dog", None, "a")], [Input(np.zeros(3), 3, 0, np.zeros(0))] * rows, [], 0)
+    task = TaskData(Head("classification", ("a", "b")), Columns("text", None, "label"), part, part, None, [], "")
+    config = decide(FinetuneConfig(), task, 256, torch.device("cpu"), 1)
+    work = Work(config, encoder, task, torch.device("cpu"))
+    assert (work.steps, work.validation_every) == (steps, interval)
 
 
 def test_a_try_ends_early_when_nothing_improves(encoder: Path, topics: Path, tmp_path: Path) -> None:

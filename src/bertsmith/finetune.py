@@ -35,12 +35,16 @@ STEP_GOAL = 600
 FEWEST_EPOCHS, MOST_EPOCHS = 3.0, 20.0
 """Default length of a try: epochs for STEP_GOAL steps, within these bounds; early stopping may end it sooner."""
 
+LEAST_STEPS = 200
+"""Default length of a try where more than MOST_EPOCHS are fewer steps, and nothing would be learnt (docs/log.md)."""
+
 RATE, RATE_WIDTH, HIGHEST_RATE = 6e-4, 256, 1e-3
 """Default peak learning rate, measured at this width (docs/log.md); it falls with the square of the width, which
 meets what the paper used at 768 (arXiv:1810.04805, appendix A.3)."""
 
-LONGEST_INTERVAL = 500
-"""Most steps between validations when nothing else is said."""
+SHORTEST_INTERVAL, LONGEST_INTERVAL = 10, 500
+"""Steps between validations when nothing else is said: an epoch, within these bounds. A few steps change the score of
+a few rows by chance alone, and would end the try."""
 
 
 def finetune(folder: Path, model: Path, data: str, given: Mapping[str, Any], reporter: Reporter | None = None) -> Path:
@@ -143,12 +147,14 @@ def decide(config: FinetuneConfig, task: TaskData, width: int, device: torch.dev
     """
     if config.class_weights == "balanced" and task.kind == "regression":
         raise UserError("class_weights is 'balanced', but a number has no classes; leave it out")
-    per_epoch = max(1, ceil(len(task.train.inputs) / config.batch_size))
+    inputs = len(task.train.inputs)
+    per_epoch = max(1, ceil(inputs / config.batch_size))
+    most_epochs = max(MOST_EPOCHS, float(ceil(LEAST_STEPS * config.batch_size / inputs)))
     return replace(
         config,
         learning_rate=config.learning_rate or min(HIGHEST_RATE, RATE * (RATE_WIDTH / width) ** 2),
-        epochs=config.epochs or min(MOST_EPOCHS, max(FEWEST_EPOCHS, float(round(STEP_GOAL / per_epoch)))),
-        validation_every=config.validation_every or min(LONGEST_INTERVAL, per_epoch),
+        epochs=config.epochs or min(most_epochs, max(FEWEST_EPOCHS, float(round(STEP_GOAL / per_epoch)))),
+        validation_every=config.validation_every or min(LONGEST_INTERVAL, max(SHORTEST_INTERVAL, per_epoch)),
         metric=choosing_metric(task.kind, task.head.labels, config.metric),
         device=device.type,  # type: ignore[arg-type]  # one of the kinds that find_device gives
         threads=threads,
