@@ -16,7 +16,9 @@ from bertsmith.comparison.differences import Interval
 from bertsmith.comparison.table import comparison_table, verdicts
 from bertsmith.errors import UserError
 from bertsmith.finetune import finetune_and_judge
+from bertsmith.finetuning.any_classifier import inspect_folder
 from bertsmith.finetuning.config import FinetuneConfig
+from bertsmith.finetuning.folder import model_hash
 from bertsmith.finetuning.tasks.dataset import TaskData, load_task
 from bertsmith.finetuning.tasks.scores import score_all
 from bertsmith.interrupt import Interrupted
@@ -230,6 +232,25 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
         compare(tmp_path / "out", named, path, given, seeds=seeds)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_does_not_fit_is_refused_before_any_is_trained(
+    models: list[str], rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [inspect_folder(Path(model)).parameters for model in models]
+    monkeypatch.setattr("bertsmith.machine.device.free_memory", lambda: 12 * min(sizes))
+    larger = models[sizes.index(max(sizes))]
+    with pytest.raises(UserError, match=f"GB are free; leave {larger} out"):
+        compare(tmp_path / "out", models, rows, {**QUICK, "label": "topic"}, seeds=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_vocabulary_is_another_model(tmp_path: Path) -> None:
+    hashes = set()
+    for words in ("dog\ncat\n", "cat\ndog\n"):
+        (tmp_path / "vocab.txt").write_text(words, encoding="utf-8")
+        hashes.add(model_hash(tmp_path))
+    assert len(hashes) == 2
 
 
 def test_a_label_that_training_lacks_is_refused(models: list[str], rows: str, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from bertsmith.finetuning.folder import find_model, model_hash
 from bertsmith.finetuning.outcome import Outcome
 from bertsmith.finetuning.tasks.dataset import TaskData, load_task
 from bertsmith.finetuning.tasks.scores import choosing_metric
+from bertsmith.machine.device import find_device, require_memory
 from bertsmith.output_folder import locked, new_folder
 from bertsmith.reporter import Reporter
 from bertsmith.strict import from_mapping
@@ -94,6 +95,8 @@ def compare(
     if len({source.resolve() for source in sources.values()}) < len(models):
         raise UserError(f"a model is named twice: {', '.join(models)}; name each once")
     starts = {model: inspect_folder(source) for model, source in sources.items()}  # all, before hours of work on one
+    for model, start in starts.items():
+        require_memory(start.parameters, find_device(config.device), cure=f"leave {model} out")
     first = starts[models[0]]
     reporter.progress("reading the rows", 0.0)
     task = load_task(data, config, first.tokenizer, longest=first.longest)

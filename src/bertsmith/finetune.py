@@ -88,7 +88,7 @@ def finetune_and_judge(
             raise UserError(
                 f"max_length is {config.max_length}, but {model} reads {start.longest} tokens; give at most these"
             )
-        require_memory(start.parameters, device)
+        require_memory(start.parameters, device, cure="give a smaller model")
         reporter.progress("reading the rows", 0.0)
         task = load_task(data, config, start.tokenizer, longest=start.longest)
         reporter.progress("reading the rows", 1.0)

@@ -48,8 +48,10 @@ def find_model(source: Path) -> Path:
 
 
 def model_hash(folder: Path) -> str:
-    """Hash of the weights and the shape of a model."""
-    files = sorted([*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"])
+    """Hash of the weights, the shape and the vocabulary of a model."""
+    words = folder / "tokenizer.json"
+    words = words if words.exists() else folder / "vocab.txt"
+    files = sorted([*folder.glob("*.safetensors"), folder / "config.json", words])
     hashes = [atomic.sha256(path) for path in files if path.exists()]
     return hashlib.sha256("".join(hashes).encode("ascii")).hexdigest()
 

@@ -45,12 +45,15 @@ def free_room(device: torch.device) -> int:
     return free_memory() // distributed.local_world_size()
 
 
-def require_memory(parameters: int, device: torch.device) -> None:
+def require_memory(
+    parameters: int, device: torch.device, *, cure: str = "choose a smaller --preset or --vocab-size"
+) -> None:
     """See that a model can be trained here at all, before it is made.
 
     Args:
         parameters: Numbers in the model. Each is kept at least three times in float32: weight, gradient and a moment.
         device: Where it is trained.
+        cure: What the user can do.
 
     Raises:
         UserError: It does not fit.
@@ -60,5 +63,5 @@ def require_memory(parameters: int, device: torch.device) -> None:
     if needed > free:
         raise UserError(
             f"a model of {parameters / 1e6:,.0f} M parameters needs at least {needed / 1e9:,.1f} GB for its training "
-            f"state alone and {free / 1e9:,.1f} GB are free; choose a smaller --preset or --vocab-size"
+            f"state alone and {free / 1e9:,.1f} GB are free; {cure}"
         )
