@@ -273,6 +273,23 @@ def test_a_hub_id_is_downloaded_without_pickles(tmp_path: Path, monkeypatch: pyt
         tune(tmp_path / "other", Path("someone/pickle"), rows, label="topic")
 
 
+def test_what_is_no_encoder_is_refused_before_it_is_trained(tmp_path: Path) -> None:
+    words = tiny_encoder(tmp_path / "words")
+    size = load_tokenizer(words).vocab_size
+    rows = write_rows(tmp_path / "rows.jsonl", topic_rows(40))
+    for name, pad, says in (("without", None, "padding token"), ("with", 3, "padding changes what it says")):
+        config = transformers.GPT2Config(
+            vocab_size=size, n_embd=32, n_layer=1, n_head=2, n_positions=LONGEST, initializer_range=0.5,
+            pad_token_id=pad, bos_token_id=2, eos_token_id=3,
+        )  # fmt: skip
+        transformers.GPT2Model(config).save_pretrained(tmp_path / name)
+        load_tokenizer(words).save(tmp_path / name, model_max_length=LONGEST)
+        with pytest.raises(UserError, match=f"{name} holds no encoder to classify with: .*{says}") as caught:
+            tune(tmp_path / "run", tmp_path / name, rows, label="topic")
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "run").exists()
+
+
 def test_other_encoders_are_written_in_silence_and_a_full_disk_is_said(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

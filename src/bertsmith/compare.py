@@ -27,7 +27,7 @@ from bertsmith import atomic
 from bertsmith.comparison.contenders import Answers, Comparison, judge_all, plain_answers
 from bertsmith.errors import UserError
 from bertsmith.finetune import finetune_and_judge
-from bertsmith.finetuning.any_classifier import inspect_folder
+from bertsmith.finetuning.any_classifier import inspect_folder, refuse_unfit
 from bertsmith.finetuning.config import FinetuneConfig
 from bertsmith.finetuning.folder import find_model, model_hash
 from bertsmith.finetuning.outcome import Outcome
@@ -101,6 +101,8 @@ def compare(
     reporter.progress("reading the rows", 0.0)
     task = load_task(data, config, first.tokenizer, longest=first.longest)
     reporter.progress("reading the rows", 1.0)
+    for source in sources.values():
+        refuse_unfit(source, task.head)
     limits = {model: min(start.longest, config.max_length or start.longest) for model, start in starts.items()}
     config = replace(config, metric=choosing_metric(task.kind, task.head.labels, config.metric))
     for line in task.notes:

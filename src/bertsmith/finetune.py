@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from bertsmith.errors import UserError
-from bertsmith.finetuning.any_classifier import inspect_folder
+from bertsmith.finetuning.any_classifier import inspect_folder, refuse_unfit
 from bertsmith.finetuning.config import FinetuneConfig
 from bertsmith.finetuning.folder import SETTINGS, find_model, model_hash, open_settings, save_settings
 from bertsmith.finetuning.outcome import Outcome, describe_outcome, model_card, write_mistakes, write_scores
@@ -92,6 +92,7 @@ def finetune_and_judge(
         reporter.progress("reading the rows", 0.0)
         task = load_task(data, config, start.tokenizer, longest=start.longest)
         reporter.progress("reading the rows", 1.0)
+        refuse_unfit(source, task.head)
         config = decide(config, task, start.hidden_size, device, threads)
         work = Work(config, source, task, device)
         if config.precision == "auto":

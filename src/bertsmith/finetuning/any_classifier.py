@@ -89,7 +89,29 @@ class ForeignClassifier(nn.Module):
             kind = "TokenClassification" if head.per_token else "SequenceClassification"
             loader = getattr(transformers, f"AutoModelFor{kind}")
             network, missing = load_network(folder, loader, "encoder to classify with", **settings)
-        return cls(network, head, load_foreign_tokenizer(folder, network)[1]), missing
+            tokenizer, longest = load_foreign_tokenizer(folder, network)
+            model = cls(network, head, longest)
+            _refuse_odd_reader(model, folder, tokenizer)
+        return model, missing
+
+
+@torch.no_grad()
+def _refuse_odd_reader(model: ForeignClassifier, folder: Path, tokenizer: Tokenizer) -> None:
+    """Let a network read two short rows of different lengths, and the shorter one alone.
+
+    Raises:
+        UserError: It cannot, or padding changes what it says: it is no encoder.
+    """
+    ids = torch.tensor([tokenizer.cls_token_id, *[tokenizer.unk_token_id] * 4, tokenizer.sep_token_id])
+    bounds = torch.tensor([0, 2, 6], dtype=torch.int32)
+    try:
+        both = model(ids, torch.zeros_like(ids), Packed(bounds, 4), bounds[:2].long())
+        alone = model(ids[:2], torch.zeros_like(ids[:2]), Packed(bounds[:2], 2), bounds[:1].long())
+    except Exception as error:  # whatever it raises means that it does not read as an encoder does
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{folder} holds no encoder to classify with: {line}") from error
+    if not torch.allclose(both[:1], alone, atol=1e-3, rtol=1e-3):
+        raise UserError(f"{folder} holds no encoder to classify with: padding changes what it says; give another model")
 
 
 AnyClassifier = BertClassifier | ModernBertClassifier | ForeignClassifier
@@ -170,6 +192,16 @@ def start_classifier(folder: Path, head: Head) -> AnyClassifier:
     if read_config(folder).get("model_type", "bert") == "bert":
         return BertClassifier.start(folder, head)
     return ModernBertClassifier.start(folder, head)
+
+
+def refuse_unfit(folder: Path, head: Head) -> None:
+    """See that a model can take a layer, before anything is written; of our own architectures that is known.
+
+    Raises:
+        UserError: It cannot.
+    """
+    if is_foreign(folder):
+        start_classifier(folder, head)
 
 
 def read_classifier(folder: Path) -> AnyClassifier:
