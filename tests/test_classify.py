@@ -149,10 +149,7 @@ def test_a_number_has_no_probability(tmp_path: Path) -> None:
     encoder, path = tiny_encoder(tmp_path / "encoder"), write_rows(tmp_path / "new.csv", topic_rows(3))
     BertClassifier.start(encoder, Head("regression", ("score",))).save_pretrained(tmp_path / "model")
     load_tokenizer(encoder).save(tmp_path / "model", model_max_length=LONGEST)
-    classifier = load_classifier(tmp_path / "model")
-    with pytest.raises(UserError, match="every-label is given, but the model gives a number"):
-        predict_file(classifier, str(path), tmp_path / "out.csv", every_label=True)
-    assert predict_file(classifier, str(path), tmp_path / "out.csv") == 3
+    assert predict_file(load_classifier(tmp_path / "model"), str(path), tmp_path / "out.csv", every_label=True) == 3
     assert list(read(tmp_path / "out.csv")[0]) == ["prediction"]
 
 

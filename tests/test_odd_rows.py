@@ -79,6 +79,13 @@ def test_two_sentences_of_the_usual_names_are_a_pair(tmp_path: Path) -> None:
     assert [each.pair for each in read(tmp_path / "rows.csv", content, text="sentence2").examples] == [None, None]
 
 
+@pytest.mark.parametrize("given", [{}, {"label": "topic"}])
+def test_names_with_line_ends_are_shown_in_one_line(given: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\\nb") as caught:
+        read(tmp_path / "rows.jsonl", '{"text": "dog", "a\\nb": 1}\n', **given)
+    assert "\n" not in str(caught.value)
+
+
 def test_bytes_in_parquet_are_text(tmp_path: Path) -> None:
     rows = [{"text": row["text"].encode(), "label": row["topic"].encode()} for row in topic_rows(5)]
     found = read_labelled(str(write_rows(tmp_path / "rows.parquet", rows)), FinetuneConfig(text="text"), None, None)

@@ -57,7 +57,7 @@ def finetune(model: Path, data: str, output: Path | None, fresh: bool, **flags: 
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="CSV file to write.")
 @click.option("--text", help="Column with the text [that of training].")
 @click.option("--text-pair", help="Column with the second text [that of training].")
-@click.option("--every-label", is_flag=True, help="Write the probability of every label.")
+@click.option("--every-label", is_flag=True, help="Write the probability of every label; a number has none.")
 @settings(FinetuneConfig, only=("device", "threads"))
 @click.option("--half", is_flag=True, help="Compute the products in bfloat16: faster where the device has it.")
 def predict(model: Path, data: str, output: Path, **flags: Any) -> None:

@@ -119,16 +119,14 @@ def predict_file(
         Rows predicted.
 
     Raises:
-        UserError: A file or column is not there, a row cannot be read, `output` exists, or labels of a number are
-            asked for.
+        UserError: A file or column is not there, a row cannot be read, or `output` exists.
     """
     reporter = reporter or Reporter()
     if output.exists():
         raise UserError(f"{output} exists, and nothing is overwritten; choose another file with -o")
     report = CorpusReport()
     kind, per_token = classifier.head.kind, classifier.head.per_token
-    if every_label and kind == "regression":
-        raise UserError("--every-label is given, but the model gives a number; leave it out")
+    every_label = every_label and kind != "regression"
     sample, rows = peek(iter(open_rows(path, report, column=text, words=None if per_token else False)))
     columns = input_columns(path, sample, classifier, Columns(text or "", text_pair, None))
     trained = classifier.columns

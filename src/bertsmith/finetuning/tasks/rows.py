@@ -224,13 +224,15 @@ def choose_columns(path: str, sample: Sequence[Fields], wanted: Columns | None, 
     names = list(dict.fromkeys(name for row in sample for name in row))
     for name in filter(None, (text, pair, label if labelled else None)):
         if name not in names:
-            raise UserError(f"{path} has no column {name!r}{suggestion(name, map(str, names))}")
+            raise UserError(f"{path} has no column {name!r}{suggestion(name, map(_shown, names))}")
     is_columns = names == [str(n) for n in range(1, len(names) + 1)] and isinstance(sample[0].get("1"), list)
     if labelled and not label:
         lower = {name.lower(): name for name in reversed(names)}
         label = names[-1] if is_columns else next((lower[n] for n in LABEL_FIELDS if n in lower), None)
         if label is None or (is_columns and len(names) == 1):
-            raise UserError(f"{path} has no column named 'label'; name it with --label: {', '.join(map(str, names))}")
+            raise UserError(
+                f"{path} has no column named 'label'; name it with --label: {', '.join(map(_shown, names))}"
+            )
     if pair is None:
         text, pair = _usual_pair(names, text, label)
     if not text:
@@ -245,6 +247,11 @@ def choose_columns(path: str, sample: Sequence[Fields], wanted: Columns | None, 
     if text in (pair, label):
         raise UserError(f"column {text!r} of {path} is named twice; text, second text and label are different columns")
     return Columns(text, pair, label)
+
+
+def _shown(name: object) -> str:
+    """The name of a column on one line."""
+    return repr(str(name))[1:-1]
 
 
 def _usual_pair(names: Sequence[str], text: str, label: str | None) -> tuple[str, str | None]:
