@@ -218,6 +218,11 @@ def test_quotes_in_a_table_of_tabs_are_text(tmp_path: Path) -> None:
     assert texts(path) == ['The 5" screen is "fine.', 'Quoted " whole']
 
 
+def test_one_column_of_a_table_of_tabs_may_be_quoted(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tsv", 'text\n"Two\nlines."\nThe 5" screen.\n"Quoted "" whole"\n')
+    assert texts(path) == ["Two\nlines.", 'The 5" screen.', 'Quoted " whole']
+
+
 def test_text_with_unquoted_commas_in_the_last_column_is_kept_whole(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "label,text\n1,Well, it works, mostly.\n0,No.\n")
     assert texts(path) == ["Well, it works, mostly.", "No."]

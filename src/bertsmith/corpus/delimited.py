@@ -26,7 +26,7 @@ def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report
     frequent in the first line, or that this line names ("sep=;"). The first row
     names the columns if it holds the wanted or a usual name, numbers from 0, or
     only short names; else they are "1", "2", ... A .tsv in which all lines have
-    the same number of tabs has no quoted fields. Cells that a row has more than
+    the same number of tabs, and some, has no quoted fields. Cells that a row has more than
     there are columns belong to the text, where a column has a usual name for it,
     else to the last column.
 
@@ -45,7 +45,7 @@ def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report
         sample = [(number, "" if line == first else line) for number, line in sample]
     delimiter = named[1] if named else "\t" if kind == ".tsv" else max(_DELIMITERS, key=first.count)
     tabs = Counter(line.count("\t") for _, line in sample if line.strip())
-    is_quoted = delimiter != "\t" or len(tabs) > 1
+    is_quoted = delimiter != "\t" or len(tabs) > 1 or not any(tabs)
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
     text = (line for _, line in chain(sample, lines))
     parsed = _parsed(text, delimiter, quoting, name, report)
