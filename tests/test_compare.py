@@ -203,6 +203,7 @@ def test_a_verdict_needs_an_interval_without_0(metric: str, difference: Interval
 
 def test_other_rows_or_settings_are_refused(straight: tuple[Path, Comparison], models: list[str], rows: str) -> None:
     folder, given = straight[0], {**QUICK, "label": "topic"}
+    compare(folder, models, rows, {**given, "checkpoint_every": 1.0}, seeds=2)  # changes no result
     with pytest.raises(UserError, match=r"compares otherwise: epochs was 2.0 and is 3.0"):
         compare(folder, models, rows, {**given, "epochs": 3.0}, seeds=2)
 

@@ -357,7 +357,8 @@ def test_a_run_does_not_go_on_with_other_rows(encoder: Path, tmp_path: Path) -> 
         ([{"text": "dog", "label": "x"}] * 30, {"task": "multi-label"}, "'x' is no list; .*--label-separator"),
         ([{"tokens": ["a", "b"], "tags": ["O"]}] * 30, {}, "rows.jsonl:1 has 2 words and 1 tags"),
         (topic_rows(30), {"label": "topic", "metric": "f1"}, "metric is 'f1'; .*accuracy"),
-        (topic_rows(4), {"label": "topic"}, "too few to hold out"),
+        (topic_rows(4), {"label": "topic"}, "has 4 rows, too few to hold out"),
+        ([{"text": t, "label": t} for t in "ab"] * 30, {}, "has 60 rows of 2 texts, too few to hold out"),
         (number_rows(30), {"class_weights": "balanced"}, "a number has no classes"),
     ],
 )

@@ -28,7 +28,7 @@ from bertsmith.comparison.contenders import Answers, Comparison, judge_all, plai
 from bertsmith.errors import UserError
 from bertsmith.finetune import finetune_and_judge
 from bertsmith.finetuning.any_classifier import inspect_folder, refuse_unfit
-from bertsmith.finetuning.config import FinetuneConfig
+from bertsmith.finetuning.config import FREE_SETTINGS, FinetuneConfig
 from bertsmith.finetuning.folder import find_model, model_hash
 from bertsmith.finetuning.outcome import Outcome
 from bertsmith.finetuning.tasks.dataset import TaskData, load_task
@@ -152,7 +152,8 @@ def _note_settings(folder: Path, data: str, config: FinetuneConfig, task: TaskDa
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
             pairs = {**{name: (before[name], now[name]) for name in ("data", "rows")}}
-            pairs |= {name: (before["settings"].get(name), value) for name, value in asdict(config).items()}
+            settings = {name: value for name, value in asdict(config).items() if name not in FREE_SETTINGS}
+            pairs |= {name: (before["settings"].get(name), value) for name, value in settings.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged ({error}); choose another folder with -o") from error
         different = [f"{name} was {old} and is {new}" for name, (old, new) in pairs.items() if old != new]

@@ -20,7 +20,7 @@ from bertsmith.finetuning.tasks.examples import (
 )
 from bertsmith.finetuning.tasks.rows import Columns
 from bertsmith.finetuning.tasks.scores import require_libraries
-from bertsmith.finetuning.tasks.split import hold_out, shared_texts
+from bertsmith.finetuning.tasks.split import hold_out, shared_texts, text_key
 from bertsmith.finetuning.tasks.targets import targets_of
 from bertsmith.model.classifier import PROBLEM_TYPES, Head
 from bertsmith.tokenizer import Tokenizer
@@ -105,8 +105,10 @@ def load_task(path: str, config: FinetuneConfig, tokenizer: Tokenizer, *, longes
         if name not in given and fraction:
             train, given[name] = hold_out(train, fraction, kind, seed=seed, purpose=number)
             if not given[name] or not train:
+                texts = len(set(map(text_key, file.examples)))
+                few = f"{len(file.examples):,} rows" + (f" of {texts:,} texts" if texts < len(file.examples) else "")
                 raise UserError(
-                    f"{path} has {len(file.examples)} rows, too few to hold out {fraction:.0%} of each label; "
+                    f"{path} has {few}, too few to hold out {fraction:.0%} of each label; "
                     f"give more rows, or a file with --{name}"
                 )
             notes.append(f"{name}: {len(given[name]):,} rows of {path}, {fraction:.0%} of each label")
