@@ -280,6 +280,11 @@ def test_a_short_text_alone_on_its_line_is_no_name(tmp_path: Path) -> None:
     assert texts(write(tmp_path / "b.csv", "Film review\nA good film.\n")) == ["A good film."]
 
 
+def test_several_columns_may_have_no_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "v1,v2,,\nham,It was good.,,\nspam,It was bad.,x,\n")
+    assert texts(path, text_field="v2") == texts(path) == ["It was good.", "It was bad."]
+
+
 def test_json_in_an_old_encoding_is_read(tmp_path: Path) -> None:
     rows = "".join(f'{{"text": "Größe und Stärke der Übung {n}"}}\n' for n in range(9))
     path = write(tmp_path / "a.jsonl", rows.encode("cp1252"))

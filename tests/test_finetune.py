@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from bertsmith.cli import run as command
 from bertsmith.errors import UserError
-from bertsmith.finetune import decide, finetune
+from bertsmith.finetune import decide, describe_task, finetune
 from bertsmith.finetuning.config import FinetuneConfig
 from bertsmith.finetuning.tasks.dataset import Part, TaskData
 from bertsmith.finetuning.tasks.encoding import Input
@@ -270,6 +270,15 @@ def test_few_rows_are_read_often_enough_to_learn_them(rows: int, steps: int, int
     config = decide(FinetuneConfig(), task, 256, torch.device("cpu"), 1)
     work = Work(config, encoder, task, torch.device("cpu"))
     assert (work.steps, work.validation_every) == (steps, interval)
+
+
+def test_names_of_labels_cannot_steer_a_terminal() -> None:
+    part = Part([], [], [], 0)
+    head = Head("classification", ("a\x1b[31m\nb", "c"))
+    task = TaskData(head, Columns("text", None, "label"), part, part, None, [], "")
+    lines = describe_task(task, FinetuneConfig(epochs=1.0, learning_rate=1e-3), "x")
+    assert all(line.isprintable() for line in lines)
+    assert "2 labels (a [31m b, c)" in lines[0]
 
 
 def test_a_try_ends_early_when_nothing_improves(encoder: Path, topics: Path, tmp_path: Path) -> None:

@@ -145,6 +145,12 @@ def test_what_is_missing_in_json_is_no_text_and_no_label(tmp_path: Path) -> None
         read(tmp_path / "rows.jsonl", '{"tokens": ["dog"], "tags": [null]}\n')
 
 
+@pytest.mark.parametrize("label", ['[[0, 3, "ANIMAL"]]', '[{"start": 0}]'])
+def test_spans_are_no_labels(label: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"rows.jsonl:1: the label .* is no list of names; give spans"):
+        read(tmp_path / "rows.jsonl", f'{{"text": "dog", "label": {label}}}\n')
+
+
 def test_several_texts_with_one_label_are_one_text(tmp_path: Path) -> None:
     found = read(tmp_path / "rows.jsonl", '{"text": ["A dog.", "A cat."], "label": "x"}\n')
     assert [(each.text, each.label) for each in found.examples] == [("A dog.\nA cat.", "x")]

@@ -171,7 +171,8 @@ def _names_columns(rows: Sequence[Sequence[str]], text_field: str | None) -> boo
     if is_named:
         return True
     most_words = 4 if len(names) > 1 else 2  # one column alone may well be texts without a name
-    return len(set(names)) == len(names) and all(
+    given = list(filter(None, names))  # spreadsheets leave columns without a name
+    return len(set(given)) == len(given) and all(
         not name or (_COLUMN_NAME.fullmatch(name) and len(name.split()) <= most_words) for name in names
     )
 

@@ -181,6 +181,10 @@ def _label(label: Any, place: str, kind: Kind, separator: str | None) -> Label:
                 f"{place}: the label {label!r} is no list; give JSON lists, or say with --label-separator what "
                 "stands between two labels"
             )
+        if any(isinstance(part, list | dict) for part in parts):
+            raise UserError(
+                f"{place}: the label {str(label)[:40]!r} is no list of names; give spans as words with a tag each"
+            )
         return tuple(dict.fromkeys(filter(None, (label_name(part) for part in parts))))
     if isinstance(label, list | dict):
         raise UserError(f"{place}: the label is {str(label)[:40]!r}; give one value, or --task multi-label")
