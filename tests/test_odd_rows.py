@@ -70,6 +70,11 @@ def test_a_label_is_no_name_of_a_column(tmp_path: Path) -> None:
     assert [(each.text, each.label) for each in found.examples] == [("So, bad", "1"), ("So good.", "2"), ("Bad.", "1")]
 
 
+def test_a_delimiter_at_the_end_of_each_line_is_no_cell(tmp_path: Path) -> None:
+    found = read(tmp_path / "rows.csv", "text,label\na dog,x,\na cat, y,,\n")
+    assert [(each.text, each.label) for each in found.examples] == [("a dog", "x"), ("a cat", "y")]
+
+
 def test_two_sentences_of_the_usual_names_are_a_pair(tmp_path: Path) -> None:
     content = "sentence1,sentence2,label\na dog,a much longer cat,1\na horse,a sheep,0\n"
     assert [(e.text, e.pair) for e in read(tmp_path / "rows.csv", content).examples] == [

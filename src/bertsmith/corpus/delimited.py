@@ -59,6 +59,8 @@ def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report
     columns = _distinct(top) if is_header else [str(number) for number in range(1, len(top) + 1)]
     wide = next((place for place, name in enumerate(columns) if name.lower() in TEXT_FIELDS), len(columns) - 1)
     for number, cells in chain(beginning[is_header:], rows):
+        while len(cells) > len(columns) and not cells[-1]:  # some programs end each line with a delimiter
+            cells = cells[:-1]
         if (more := len(cells) - len(columns)) > 0:
             cells = [*cells[:wide], delimiter.join(cells[wide : wide + more + 1]), *cells[wide + more + 1 :]]
         yield number, dict(zip(columns, cells, strict=False))
