@@ -280,6 +280,17 @@ def test_a_short_text_alone_on_its_line_is_no_name(tmp_path: Path) -> None:
     assert texts(write(tmp_path / "b.csv", "Film review\nA good film.\n")) == ["A good film."]
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+def test_json_by_columns_is_a_table(indent: int | None, tmp_path: Path) -> None:
+    """What `to_json` of pandas writes when nothing else is said, and what `to_dict` of datasets gives."""
+    for table in (
+        {"text": {"0": "It was good.", "7": "It was bad."}, "label": {"0": 1, "7": 0}},
+        {"text": ["It was good.", "It was bad."], "label": [1, 0]},
+    ):
+        path = write(tmp_path / "a.json", json.dumps(table, indent=indent))
+        assert texts(path) == ["It was good.", "It was bad."]
+
+
 def test_several_columns_may_have_no_name(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "v1,v2,,\nham,It was good.,,\nspam,It was bad.,x,\n")
     assert texts(path, text_field="v2") == texts(path) == ["It was good.", "It was bad."]
