@@ -206,6 +206,11 @@ def test_other_rows_or_settings_are_refused(straight: tuple[Path, Comparison], m
     compare(folder, models, rows, {**given, "checkpoint_every": 1.0}, seeds=2)  # changes no result
     with pytest.raises(UserError, match=r"compares otherwise: epochs was 2.0 and is 3.0"):
         compare(folder, models, rows, {**given, "epochs": 3.0}, seeds=2)
+    before = Path(rows).read_bytes()
+    write_rows(Path(rows), topic_rows(151))
+    with pytest.raises(UserError, match=r"topics.csv changed since .* was begun; choose another folder"):
+        compare(folder, models, rows, given, seeds=2)
+    Path(rows).write_bytes(before)
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,8 @@ def _note_settings(folder: Path, data: str, config: FinetuneConfig, task: TaskDa
     if path.exists():
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
-            pairs = {**{name: (before[name], now[name]) for name in ("data", "rows")}}
+            pairs = {"data": (before["data"], now["data"])}
+            has_other_rows = before["rows"] != now["rows"]
             settings = {name: value for name, value in asdict(config).items() if name not in FREE_SETTINGS}
             pairs |= {name: (before["settings"].get(name), value) for name, value in settings.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -159,6 +160,8 @@ def _note_settings(folder: Path, data: str, config: FinetuneConfig, task: TaskDa
         different = [f"{name} was {old} and is {new}" for name, (old, new) in pairs.items() if old != new]
         if different:
             raise UserError(f"{folder} compares otherwise: {different[0]}; leave it as it was, or choose another -o")
+        if has_other_rows:
+            raise UserError(f"the rows of {data} changed since {folder} was begun; choose another folder with -o")
     atomic.write_json(path, now)
 
 
