@@ -277,8 +277,10 @@ def test_the_command_prints_a_table_and_json(
     pairs = tmp_path / "pairs"
     pairs.mkdir()
     (pairs / "p.jsonl").write_text(json.dumps({"sentence_good": "the dog", "sentence_bad": "dog the"}) + "\n")
-    assert command([*arguments, "--json", "--blimp", str(pairs)]) == 0
+    held_out = write_rows(tmp_path / "text.txt", topic_rows(20))
+    assert command([*arguments, "--json", "--blimp", str(pairs), "--held-out", str(held_out)]) == 0
     found = json.loads(capsys.readouterr().out)
+    assert all(each["pseudo_likelihood"]["bits_per_byte"] > 0 for each in found["evaluations"])
     assert facts(straight[1])[0][1] == found["contenders"][0]["scores"]
     assert found["evaluations"][1]["minimal_pairs"]["pairs"] == 1
 
