@@ -261,10 +261,14 @@ def test_tries_that_are_done_are_not_done_again(
 
 
 @pytest.mark.parametrize(
-    ("rows", "steps", "interval"), [(50, 200, 10), (400, 250, 13), (1500, 610, 47), (9000, 844, 282)]
+    ("rows", "steps", "interval"),
+    [(50, 200, 10), (400, 250, 13), (1500, 610, 47), (9000, 844, 282), (10**6, 93750, 9375)],
 )
 def test_few_rows_are_read_often_enough_to_learn_them(rows: int, steps: int, interval: int, encoder: Path) -> None:
-    """With 20 epochs and a score after each, 60 rows end after 8 steps with nothing learnt."""
+    """With 20 epochs and a score after each, 60 rows end after 8 steps with nothing learnt.
+
+    And a million to validate on are read ten times, not 188.
+    """
     part = Part([Example(1, "dog", None, "a")], [Input(np.zeros(3), 3, 0, np.zeros(0))] * rows, [], 0)
     task = TaskData(Head("classification", ("a", "b")), Columns("text", None, "label"), part, part, None, [], "")
     config = decide(FinetuneConfig(), task, 256, torch.device("cpu"), 1)

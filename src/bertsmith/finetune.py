@@ -45,7 +45,11 @@ meets what the paper used at 768 (arXiv:1810.04805, appendix A.3)."""
 
 SHORTEST_INTERVAL, LONGEST_INTERVAL = 10, 500
 """Steps between validations when nothing else is said: an epoch, within these bounds. A few steps change the score of
-a few rows by chance alone, and would end the try."""
+a few rows by chance alone, and would end the try. Many validation rows are read less often, or a try would spend its
+time on them."""
+
+FEWEST_VALIDATIONS = 10
+"""Of a try with many validation rows."""
 
 
 def finetune(folder: Path, model: Path, data: str, given: Mapping[str, Any], reporter: Reporter | None = None) -> Path:
@@ -152,11 +156,14 @@ def decide(config: FinetuneConfig, task: TaskData, width: int, device: torch.dev
     inputs = len(task.train.inputs)
     per_epoch = max(1, ceil(inputs / config.batch_size))
     most_epochs = max(MOST_EPOCHS, float(ceil(LEAST_STEPS * config.batch_size / inputs)))
+    epochs = config.epochs or min(most_epochs, max(FEWEST_EPOCHS, float(round(STEP_GOAL / per_epoch))))
+    many = min(len(task.validation.inputs), int(epochs * inputs) // FEWEST_VALIDATIONS) // config.batch_size
+    interval = max(SHORTEST_INTERVAL, min(LONGEST_INTERVAL, per_epoch), many)
     return replace(
         config,
         learning_rate=config.learning_rate or min(HIGHEST_RATE, RATE * (RATE_WIDTH / width) ** 2),
-        epochs=config.epochs or min(most_epochs, max(FEWEST_EPOCHS, float(round(STEP_GOAL / per_epoch)))),
-        validation_every=config.validation_every or min(LONGEST_INTERVAL, max(SHORTEST_INTERVAL, per_epoch)),
+        epochs=epochs,
+        validation_every=config.validation_every or interval,
         metric=choosing_metric(task.kind, task.head.labels, config.metric),
         device=device.type,  # type: ignore[arg-type]  # one of the kinds that find_device gives
         threads=threads,

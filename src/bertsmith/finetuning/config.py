@@ -47,7 +47,9 @@ class FinetuneConfig:
         None, "Most passes over the rows [as many as give 600 steps, 3 to 20; over few rows 200 steps]."
     )
     patience: int = _setting(3, "Validations in a row without a better score after which a try ends.")
-    validation_every: int | None = _setting(None, "Steps between validations [an epoch, 10 to 500].")
+    validation_every: int | None = _setting(
+        None, "Steps between validations [an epoch, 10 to 500; more where there are many rows to validate on]."
+    )
     tries: int = _setting(1, "Runs with other rates and seeds; the best on validation is kept, all are reported.")
     learning_rate: float | None = _setting(
         None, "Peak learning rate of the first try [by the width of the model: 6e-4 at 256, 7e-5 at 768]."
