@@ -1,5 +1,6 @@
 """Labelled files as people have them: bytes in Parquet, half emojis, empty cells, other names of columns."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,17 @@ def test_bytes_in_parquet_are_text(tmp_path: Path) -> None:
     found = read_labelled(str(write_rows(tmp_path / "rows.parquet", rows)), FinetuneConfig(text="text"), None, None)
     assert [each.text for each in found.examples] == [row["text"] for row in topic_rows(5)]
     assert {each.label for each in found.examples} <= {"animals", "food", "ships"}
+
+
+def test_parquet_may_be_compressed_once_more(tmp_path: Path) -> None:
+    plain = write_rows(tmp_path / "rows.parquet", topic_rows(5))
+    packed = tmp_path / "rows.parquet.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    found = read_labelled(str(packed), FinetuneConfig(label="topic"), None, None)
+    assert [each.text for each in found.examples] == [row["text"] for row in topic_rows(5)]
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"rows.parquet.gz is not a Parquet file, or damaged"):
+        read_labelled(str(packed), FinetuneConfig(label="topic"), None, None)
 
 
 def test_a_label_of_spaces_is_none(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertsmith.corpus.files import FoundFile, find_files
+from bertsmith.corpus.files import Damage, FoundFile, find_files, read_blocks
 from bertsmith.corpus.formats import PARQUET, RECORDS, ReadOptions, open_lines, record_rows
 from bertsmith.corpus.records import Unusable, choose_field
 from bertsmith.corpus.report import CorpusReport
@@ -145,16 +145,17 @@ def _mappings(rows: Iterable[tuple[int, Any]], name: str, report: CorpusReport) 
 
 
 def _parquet_rows(file: FoundFile) -> Iterator[NumberedRow]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(str(file.path))
+        table = pq.ParquetFile(pa.BufferReader(b"".join(read_blocks(file))) if file.compression else str(file.path))
         number = 0
         for batch in table.iter_batches(1_000):
             for value in batch.to_pylist():
                 number += 1
                 yield number, {name: decoded(cell) for name, cell in value.items()}
-    except (OSError, ValueError):
+    except (OSError, ValueError, Damage, pa.ArrowException):
         raise UserError(f"{file.path} is not a Parquet file, or damaged; write it again") from None
 
 
