@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bertsmith.errors import UserError
@@ -97,6 +99,23 @@ def test_bytes_in_parquet_are_text(tmp_path: Path) -> None:
     found = read_labelled(str(write_rows(tmp_path / "rows.parquet", rows)), FinetuneConfig(text="text"), None, None)
     assert [each.text for each in found.examples] == [row["text"] for row in topic_rows(5)]
     assert {each.label for each in found.examples} <= {"animals", "food", "ships"}
+
+
+@pytest.mark.parametrize("kind", ["List", "Sequence"])
+def test_classes_that_datasets_wrote_as_numbers_have_their_names(kind: str, tmp_path: Path) -> None:
+    tags = {"names": ["O", "B-x"], "_type": "ClassLabel"}
+    features = {"tokens": {"feature": {"dtype": "string"}, "_type": kind}, "ner_tags": {"feature": tags, "_type": kind}}
+    features |= {"label": {"names": ["neg", "pos"], "_type": "ClassLabel"}}
+    rows = {"tokens": [["a", "dog"], ["cat"], ["x"]], "ner_tags": [[0, 1], [1], [0]], "label": [1, 0, -1]}
+    table = pa.table(rows).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    found = read_labelled(str(tmp_path / "rows.parquet"), FinetuneConfig(label="ner_tags"), None, None)
+    assert [each.label for each in found.examples] == [("O", "B-x"), ("B-x",), ("O",)]
+    given = FinetuneConfig(label="label", task="classification")
+    assert [e.label for e in read_labelled(str(tmp_path / "rows.parquet"), given, None, None).examples] == [
+        "pos",
+        "neg",
+    ]
 
 
 def test_parquet_may_be_compressed_once_more(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import ast
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _ARRAY = re.compile(r"""\[\s*(?:(?:'[^']*'|"[^"]*")\s*)*\]""")
@@ -51,6 +51,34 @@ def words_of(value: Any) -> list[Any]:
     spelt = list_of(value)
     is_list = spelt is not None and all(isinstance(each, str) for each in spelt)
     return spelt if is_list and spelt is not None else str(value).split()
+
+
+def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
+    """Names of the classes that columns of a Parquet file hold as numbers, where `datasets` wrote it.
+
+    Args:
+        metadata: Of its schema.
+    """
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"].items()
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}
+    found = {}
+    for column, feature in features:
+        inner = feature
+        while isinstance(inner, dict) and "feature" in inner:  # of a list
+            inner = inner["feature"]
+        if isinstance(inner, dict) and inner.get("_type") == "ClassLabel" and isinstance(inner.get("names"), list):
+            found[column] = list(map(str, inner["names"]))
+    return found
+
+
+def named(value: Any, names: Sequence[str]) -> Any:
+    """The class of a number, or of each of a list; None where the number is -1, which stands for none there."""
+    if isinstance(value, list):
+        return [named(each, names) for each in value]
+    is_class = isinstance(value, int) and not isinstance(value, bool) and value < len(names)
+    return (names[value] if value >= 0 else None) if is_class else value
 
 
 def number_of(value: Any) -> float | None:

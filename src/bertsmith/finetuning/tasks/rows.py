@@ -17,6 +17,7 @@ from bertsmith.corpus.records import Unusable, choose_field
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.corpus.tables import decoded
 from bertsmith.errors import UserError, suggestion
+from bertsmith.finetuning.tasks.cells import class_names, named
 
 Fields = Mapping[str, Any]
 NumberedRow = tuple[int, Fields]
@@ -150,10 +151,12 @@ def _parquet_rows(file: FoundFile) -> Iterator[NumberedRow]:
 
     try:
         table = pq.ParquetFile(pa.BufferReader(b"".join(read_blocks(file))) if file.compression else str(file.path))
+        classes = class_names(table.schema_arrow.metadata)
         number = 0
         for batch in table.iter_batches(1_000):
             for value in batch.to_pylist():
                 number += 1
+                value |= {name: named(value[name], names) for name, names in classes.items() if name in value}
                 yield number, {name: decoded(cell) for name, cell in value.items()}
     except (OSError, ValueError, Damage, pa.ArrowException):
         raise UserError(f"{file.path} is not a Parquet file, or damaged; write it again") from None
