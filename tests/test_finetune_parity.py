@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from bertsmith.errors import UserError
-from bertsmith.finetuning.any_classifier import inspect_folder, read_classifier, start_classifier
+from bertsmith.finetuning.any_classifier import inspect_folder, read_classifier, refuse_unfit, start_classifier
 from bertsmith.finetuning.classify import load_classifier, predict_file
 from bertsmith.interrupt import Interrupted
 from bertsmith.model import Packed
@@ -273,21 +273,39 @@ def test_a_hub_id_is_downloaded_without_pickles(tmp_path: Path, monkeypatch: pyt
         tune(tmp_path / "other", Path("someone/pickle"), rows, label="topic")
 
 
-def test_what_is_no_encoder_is_refused_before_it_is_trained(tmp_path: Path) -> None:
-    words = tiny_encoder(tmp_path / "words")
-    size = load_tokenizer(words).vocab_size
+def test_what_is_no_encoder_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    words = load_tokenizer(tiny_encoder(tmp_path / "words"))
+    config = transformers.T5Config(vocab_size=words.vocab_size, d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2)
+    transformers.T5EncoderModel(config).save_pretrained(tmp_path / "t5")
+    words.save(tmp_path / "t5", model_max_length=LONGEST)
     rows = write_rows(tmp_path / "rows.jsonl", topic_rows(40))
-    for name, pad, says in (("without", None, "padding token"), ("with", 3, "padding changes what it says")):
-        config = transformers.GPT2Config(
-            vocab_size=size, n_embd=32, n_layer=1, n_head=2, n_positions=LONGEST, initializer_range=0.5,
-            pad_token_id=pad, bos_token_id=2, eos_token_id=3,
-        )  # fmt: skip
-        transformers.GPT2Model(config).save_pretrained(tmp_path / name)
-        load_tokenizer(words).save(tmp_path / name, model_max_length=LONGEST)
-        with pytest.raises(UserError, match=f"{name} holds no encoder to classify with: .*{says}") as caught:
-            tune(tmp_path / "run", tmp_path / name, rows, label="topic")
-        assert "\n" not in str(caught.value)
-        assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match=r"t5 holds no encoder to classify with: .*decoder_start_token_id") as caught:
+        tune(tmp_path / "run", tmp_path / "t5", rows, label="topic")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("pad", [None, 9])
+def test_a_model_that_looks_for_the_padding_finds_it(pad: int | None, tmp_path: Path) -> None:
+    """GPT-2 reads the last token before it."""
+    words = load_tokenizer(tiny_encoder(tmp_path / "words"))
+    config = transformers.GPT2Config(
+        vocab_size=words.vocab_size, n_embd=32, n_layer=1, n_head=2, n_positions=LONGEST, initializer_range=0.5,
+        pad_token_id=pad, bos_token_id=2, eos_token_id=3,
+    )  # fmt: skip
+    transformers.GPT2Model(config).save_pretrained(tmp_path / "gpt2")
+    words.save(tmp_path / "gpt2", model_max_length=LONGEST)
+    head = Head("classification", ("a", "b"))
+    refuse_unfit(tmp_path / "gpt2", head)
+    model = start_classifier(tmp_path / "gpt2", head).eval()
+    ids = torch.tensor([2, 7, 8, 3, 2, 7, 3])
+    both = model(ids, torch.zeros_like(ids), Packed(torch.tensor([0, 4, 7], dtype=torch.int32), 4))
+    alone = model(ids[4:], torch.zeros(3).long(), Packed(torch.tensor([0, 3], dtype=torch.int32), 3))
+    torch.testing.assert_close(both[1:], alone)
+    with pytest.raises(UserError, match=r"gpt2 has a last layer without a bias"):
+        refuse_unfit(tmp_path / "gpt2", Head("regression", ("score",)))
+    rows = write_rows(tmp_path / "rows.jsonl", topic_rows(40))
+    assert tune(tmp_path / "run", tmp_path / "gpt2", rows, label="topic", epochs=1.0)["test_accuracy"] >= 0
 
 
 def test_other_encoders_are_written_in_silence_and_a_full_disk_is_said(

@@ -58,7 +58,8 @@ class ForeignClassifier(nn.Module):
     ) -> Tensor:
         """Score the labels of packed sequences, as `BertClassifier.forward` does."""
         rows = to_rows(input_ids, packed.cu_seqlens)
-        given = {"input_ids": rows.input_ids, "attention_mask": rows.attention_mask}
+        ids = rows.input_ids.masked_fill(rows.attention_mask == 0, self.network.config.pad_token_id)  # some look for it
+        given = {"input_ids": ids, "attention_mask": rows.attention_mask}
         if self.has_segments:
             types = torch.zeros_like(rows.input_ids).flatten()
             types[rows.places] = token_type_ids
@@ -90,28 +91,9 @@ class ForeignClassifier(nn.Module):
             loader = getattr(transformers, f"AutoModelFor{kind}")
             network, missing = load_network(folder, loader, "encoder to classify with", **settings)
             tokenizer, longest = load_foreign_tokenizer(folder, network)
-            model = cls(network, head, longest)
-            _refuse_odd_reader(model, folder, tokenizer)
-        return model, missing
-
-
-@torch.no_grad()
-def _refuse_odd_reader(model: ForeignClassifier, folder: Path, tokenizer: Tokenizer) -> None:
-    """Let a network read two short rows of different lengths, and the shorter one alone.
-
-    Raises:
-        UserError: It cannot, or padding changes what it says: it is no encoder.
-    """
-    ids = torch.tensor([tokenizer.cls_token_id, *[tokenizer.unk_token_id] * 4, tokenizer.sep_token_id])
-    bounds = torch.tensor([0, 2, 6], dtype=torch.int32)
-    try:
-        both = model(ids, torch.zeros_like(ids), Packed(bounds, 4), bounds[:2].long())
-        alone = model(ids[:2], torch.zeros_like(ids[:2]), Packed(bounds[:2], 2), bounds[:1].long())
-    except Exception as error:  # whatever it raises means that it does not read as an encoder does
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{folder} holds no encoder to classify with: {line}") from error
-    if not torch.allclose(both[:1], alone, atol=1e-3, rtol=1e-3):
-        raise UserError(f"{folder} holds no encoder to classify with: padding changes what it says; give another model")
+            if getattr(network.config, "pad_token_id", None) is None:
+                network.config.pad_token_id = tokenizer.pad_token_id
+        return cls(network, head, longest), missing
 
 
 AnyClassifier = BertClassifier | ModernBertClassifier | ForeignClassifier
@@ -195,13 +177,28 @@ def start_classifier(folder: Path, head: Head) -> AnyClassifier:
 
 
 def refuse_unfit(folder: Path, head: Head) -> None:
-    """See that a model can take a layer, before anything is written; of our own architectures that is known.
+    """See that a model reads rows of different lengths, before anything is written; of our architectures that is known.
 
     Raises:
-        UserError: It cannot.
+        UserError: It does not, or has no bias to give numbers with.
     """
-    if is_foreign(folder):
-        start_classifier(folder, head)
+    if not is_foreign(folder):
+        return
+    model, tokenizer = start_classifier(folder, head).eval(), inspect_folder(folder).tokenizer
+    if head.kind == "regression" and model.last_layer.bias is None:
+        raise UserError(
+            f"{folder} has a last layer without a bias, which gives labels and no numbers; give another model"
+        )
+    lengths = (6, 10)
+    inside = [[tokenizer.unk_token_id] * (length - 2) for length in lengths]
+    ids = torch.tensor([i for part in inside for i in (tokenizer.cls_token_id, *part, tokenizer.sep_token_id)])
+    packed = Packed(torch.tensor([0, lengths[0], sum(lengths)], dtype=torch.int32), max(lengths))
+    try:
+        with torch.no_grad():
+            model(ids, torch.zeros_like(ids), packed, torch.arange(len(ids)))
+    except Exception as error:  # whatever it raises means that it does not read as an encoder does
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{folder} holds no encoder to classify with: {line}") from error
 
 
 def read_classifier(folder: Path) -> AnyClassifier:
