@@ -1,5 +1,6 @@
 """The parts of a task: files, division, encoding, batches, losses and scores, each against a plain reference."""
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 
 from bertsmith.finetuning.config import FinetuneConfig
 from bertsmith.finetuning.tasks.batches import by_length, collate, rows_of_step
+from bertsmith.finetuning.tasks.dataset import fingerprint_of
 from bertsmith.finetuning.tasks.encoding import Encoded, encode_texts, shorten
 from bertsmith.finetuning.tasks.examples import Example, find_labels, read_labelled
 from bertsmith.finetuning.tasks.objective import balanced_weights, example_losses, make_objective
@@ -147,6 +149,13 @@ def test_few_long_texts_are_tokenised_at_once(tokenizer: Tokenizer, monkeypatch:
         assert new.cut == old.cut
         assert len(sizes) >= 6
     assert max(characters for _, characters in sizes) <= 200  # one text alone may be longer
+
+
+def test_the_fingerprint_is_that_of_all_rows_as_json() -> None:
+    parts = {"train": examples(9), "validation": examples(1), "test": [Example(1, ("a", "b"), None, ("O", "é"))]}
+    parts["score"] = [Example(2, "x", "y", 1.5)]
+    whole = json.dumps([[name, rows] for name, rows in parts.items()])
+    assert fingerprint_of(parts) == hashlib.sha256(whole.encode()).hexdigest()
 
 
 def test_text_cannot_spell_a_special_token(tokenizer: Tokenizer) -> None:

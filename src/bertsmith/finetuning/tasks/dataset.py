@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,10 +126,20 @@ def load_task(path: str, config: FinetuneConfig, tokenizer: Tokenizer, *, longes
         name: encode_part(examples, head, tokenizer, length) for name, examples in {"train": train, **given}.items()
     }
     notes += _warnings(parts, length, config, head)
-    digest = hashlib.sha256(json.dumps([[name, part.examples] for name, part in parts.items()]).encode())
-    return TaskData(
-        head, file.columns, parts["train"], parts["validation"], parts.get("test"), notes, digest.hexdigest()
-    )
+    fingerprint = fingerprint_of({name: part.examples for name, part in parts.items()})
+    return TaskData(head, file.columns, parts["train"], parts["validation"], parts.get("test"), notes, fingerprint)
+
+
+def fingerprint_of(parts: Mapping[str, Sequence[Example]]) -> str:
+    """Hash of rows and their division: of the JSON of all of them, which is never in memory as a whole."""
+    digest = hashlib.sha256(b"[")
+    for place, (name, examples) in enumerate(parts.items()):
+        digest.update(f"{', ' * (place > 0)}[{json.dumps(name)}, [".encode())
+        for number, example in enumerate(examples):
+            digest.update(f"{', ' * (number > 0)}{json.dumps(example)}".encode())
+        digest.update(b"]]")
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def _kind_of(file: LabelledFile, config: FinetuneConfig) -> Kind:
