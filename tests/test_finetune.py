@@ -22,7 +22,7 @@ from bertsmith.finetuning.tasks.encoding import Input
 from bertsmith.finetuning.tasks.examples import Example
 from bertsmith.finetuning.tasks.rows import Columns
 from bertsmith.finetuning.tries import Work
-from bertsmith.finetuning.tuning import run_try
+from bertsmith.finetuning.tuning import batches_from, run_try
 from bertsmith.interrupt import Interrupted
 from bertsmith.model.classifier import Head
 from labelled import (
@@ -262,7 +262,7 @@ def test_tries_that_are_done_are_not_done_again(
 
 @pytest.mark.parametrize(
     ("rows", "steps", "interval"),
-    [(50, 200, 10), (400, 250, 13), (1500, 610, 47), (9000, 844, 282), (10**6, 93750, 9375)],
+    [(20, 200, 10), (50, 200, 10), (400, 250, 13), (1500, 610, 47), (9000, 844, 282), (10**6, 93750, 9375)],
 )
 def test_few_rows_are_read_often_enough_to_learn_them(rows: int, steps: int, interval: int, encoder: Path) -> None:
     """With 20 epochs and a score after each, 60 rows end after 8 steps with nothing learnt.
@@ -274,6 +274,14 @@ def test_few_rows_are_read_often_enough_to_learn_them(rows: int, steps: int, int
     config = decide(FinetuneConfig(), task, 256, torch.device("cpu"), 1)
     work = Work(config, encoder, task, torch.device("cpu"))
     assert (work.steps, work.validation_every) == (steps, interval)
+
+
+def test_a_step_holds_no_more_rows_than_there_are(encoder: Path) -> None:
+    inputs = [Input(np.zeros(3, dtype=np.int64), 3, n, np.zeros(0, dtype=np.int64)) for n in range(5)]
+    part = Part([], inputs, [np.zeros(1, dtype=np.int64)] * 5, 0)
+    task = TaskData(Head("classification", ("a", "b")), Columns("text", None, "label"), part, part, None, [], "")
+    work = Work(FinetuneConfig(batch_size=100_000, epochs=2.0), encoder, task, torch.device("cpu"))
+    assert [sum(batch.num_tokens for batch in step) for step in batches_from(work, 0, 0)] == [15, 15]
 
 
 def test_names_of_labels_cannot_steer_a_terminal() -> None:

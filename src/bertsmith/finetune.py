@@ -154,10 +154,11 @@ def decide(config: FinetuneConfig, task: TaskData, width: int, device: torch.dev
     if config.class_weights == "balanced" and task.kind == "regression":
         raise UserError("class_weights is 'balanced', but a number has no classes; leave it out")
     inputs = len(task.train.inputs)
-    per_epoch = max(1, ceil(inputs / config.batch_size))
-    most_epochs = max(MOST_EPOCHS, float(ceil(LEAST_STEPS * config.batch_size / inputs)))
+    batch_size = min(config.batch_size, inputs)
+    per_epoch = ceil(inputs / batch_size)
+    most_epochs = max(MOST_EPOCHS, float(ceil(LEAST_STEPS * batch_size / inputs)))
     epochs = config.epochs or min(most_epochs, max(FEWEST_EPOCHS, float(round(STEP_GOAL / per_epoch))))
-    many = min(len(task.validation.inputs), int(epochs * inputs) // FEWEST_VALIDATIONS) // config.batch_size
+    many = min(len(task.validation.inputs), int(epochs * inputs) // FEWEST_VALIDATIONS) // batch_size
     interval = max(SHORTEST_INTERVAL, min(LONGEST_INTERVAL, per_epoch), many)
     return replace(
         config,
@@ -193,9 +194,10 @@ def describe_task(task: TaskData, config: FinetuneConfig, reads: str) -> list[st
     lines = [f"{task.kind} of {task.columns.describe()}: {what}; rows: {', '.join(sizes)}", *task.notes]
     if not task.head.per_token:
         lines.append(f"a text is read as {reads}")
+    batch_size = min(config.batch_size, len(task.train.inputs))
     return [
         *lines,
-        f"at most {config.epochs:g} epochs of {config.batch_size} rows a step, rate {config.learning_rate:g}, "
+        f"at most {config.epochs:g} epochs of {batch_size} rows a step, rate {config.learning_rate:g}, "
         f"{config.metric} chooses" + (f", {config.tries} tries" if config.tries > 1 else ""),
     ]
 

@@ -170,7 +170,10 @@ def model_card(outcome: Outcome) -> str:
         *((f"{name} rows", f"{len(outcome.part(name).examples):,}") for name in ("train", *outcome.judged)),
         ("what the layer reads", outcome.sentence_vector or "the output at the first piece of each word"),
         ("peak learning rate", f"{chosen['learning_rate']:g}, {config.schedule}"),
-        ("steps of the kept weights", f"{chosen['best_step']:,} of {config.batch_size} rows"),
+        (
+            "steps of the kept weights",
+            f"{chosen['best_step']:,} of {min(config.batch_size, len(task.train.inputs))} rows",
+        ),
         ("tries", f"{len(outcome.tries)}, the best {config.metric} on validation kept"),
         ("class weights", config.class_weights),
         ("parameters", f"{outcome.parameters:,}"),
