@@ -1,6 +1,7 @@
 """The command line. Commands only: each imports its program when it is called, so `--help` is instant."""
 
 import errno
+import io
 import json
 import os
 import signal
@@ -34,7 +35,14 @@ BENCH_SETTINGS = (
 
 
 class Commands(click.Group):
-    """A group that says which command was probably meant."""
+    """A group that says which command was probably meant, and shows what there is where none was typed."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Show the help where nothing was typed: the library calls that a mistake, which would be one long line."""
+        if not args:
+            click.echo(ctx.get_help())
+            ctx.exit()
+        return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -213,9 +221,17 @@ def spin_briefly() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
+def write_any_text() -> None:
+    """Let the output show what its encoding lacks as an escape: words of the user's text must not end a run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line. Mistakes become one line on the error stream."""
     spin_briefly()
+    write_any_text()
     code_when_stopped = 130
 
     def terminate(number: int, _frame: Any) -> None:
