@@ -62,3 +62,16 @@ def test_nothing_typed_shows_what_there_is(arguments: list[str], capsys: pytest.
     shown = capsys.readouterr()
     assert "\nCommands:\n" in shown.out
     assert shown.err == ""
+
+
+def test_only_what_goes_on_is_said_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bertsmith.commands.console.make_reporter", stop)
+    assert command(["pretrain", "text.txt", "-o", "run"]) == 130
+    assert capsys.readouterr().err.strip() == "bertsmith: stopped; the same command goes on from here"
+    assert command(["export", "finetune", "--to", "onnx"]) == 130  # a folder of that name
+    assert capsys.readouterr().err.strip() == "bertsmith: stopped"

@@ -111,7 +111,9 @@ def test_what_cannot_be_trained_on_is_said_in_one_line(
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_stopped_training_leaves_nothing(bert: Path, tmp_path: Path) -> None:
+def test_a_stopped_training_leaves_nothing_and_says_so(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = write_rows(tmp_path / "rows.csv", topic_rows(40))
 
     class Stopper(Listener):
@@ -119,6 +121,8 @@ def test_a_stopped_training_leaves_nothing(bert: Path, tmp_path: Path) -> None:
             if task.startswith("training") and fraction > 0.5:
                 raise KeyboardInterrupt
 
-    with pytest.raises(UserError, match="keeps no checkpoints, and the same command begins anew"):
-        train_embeddings(tmp_path / "run", bert, str(data), SETTINGS, reporter=Stopper())
+    monkeypatch.setattr("bertsmith.commands.console.make_reporter", Stopper)
+    flags = ["--embeddings", "--threads", "1", "--device", "cpu", "--batch-size", "16"]
+    assert command(["finetune", str(bert), str(data), "-o", str(tmp_path / "run"), *flags]) == 130
+    assert "keeps no checkpoints, and the same command begins anew\n" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]

@@ -248,8 +248,7 @@ def run(arguments: list[str] | None = None) -> int:
     except UserError as error:
         return _complain(str(error))
     except (click.Abort, KeyboardInterrupt):
-        goes_on = {"pretrain", "prepare", "finetune", "compare"}.intersection(arguments or sys.argv[1:])
-        return _complain("stopped; the same command goes on from here" if goes_on else "stopped", code_when_stopped)
+        return _complain(_stopped(sys.argv[1:] if arguments is None else arguments), code_when_stopped)
     except BrokenPipeError:
         return 141
     except OSError as error:
@@ -261,6 +260,14 @@ def run(arguments: list[str] | None = None) -> int:
             raise
         return _complain(f"{error}; the same command goes on from here", getattr(error, "exit_code", 130))
     return 0
+
+
+def _stopped(arguments: list[str]) -> str:
+    """What a command says that was stopped."""
+    if "--embeddings" in arguments:
+        return "stopped; this training keeps no checkpoints, and the same command begins anew"
+    goes_on = arguments[:1] and arguments[0] in ("pretrain", "prepare", "finetune", "compare")
+    return "stopped; the same command goes on from here" if goes_on else "stopped"
 
 
 def _complain(line: str, code: int = 2) -> int:

@@ -102,10 +102,7 @@ def train_embeddings(
     with staged(output) as staging:
         if not has_dropout(encoder.model.config):
             encoder.model.config = with_dropout(encoder.model.config, hidden=DROPOUT, attention=DROPOUT)
-        try:
-            loss = _train(encoder, sentences, config, device=device.type, folder=staging / "model", reporter=reporter)
-        except KeyboardInterrupt:
-            raise UserError("stopped; this training keeps no checkpoints, and the same command begins anew") from None
+        loss = _train(encoder, sentences, config, device=device.type, folder=staging / "model", reporter=reporter)
         trained = load_sentence_encoder(staging / "model")
         compare(trained, staging / "model")
         measured = Measured(len(pairs.scores), before, correlate(trained, pairs)) if pairs and before else None
