@@ -10,7 +10,6 @@ import pytest
 
 from bertsmith.cli import run as command
 from bertsmith.contrastive import correlate, read_pairs, train_embeddings
-from bertsmith.errors import UserError
 from bertsmith.sentence_vectors import load_sentence_encoder
 from labelled import other_model, tiny_encoder, topic_rows, write_rows
 

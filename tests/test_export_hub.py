@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bertsmith.cli import run as command
+from bertsmith.export.folder import carried_card
 from bertsmith.export.sentences import export_sentences
 from bertsmith.model import load_model
 from labelled import tiny_encoder
@@ -77,6 +78,21 @@ def test_a_folder_of_sentence_transformers_keeps_its_modules(run: Path, tmp_path
         for folder in (tmp_path / "st", tmp_path / "out")
     )
     assert mine == its
+    card = huggingface_hub.ModelCard.load(tmp_path / "out" / "README.md")
+    assert (card.data.library_name, card.data.pipeline_tag) == ("sentence-transformers", "sentence-similarity")
+    assert card.text.count("```python") == 1
+    assert "SentenceTransformer(" in card.text[card.text.index("```python") :]
+
+
+def test_the_card_of_another_form_has_the_numbers_and_not_the_code_of_the_first(run: Path, tmp_path: Path) -> None:
+    card = carried_card(run / "model", library="onnx", task="fill-mask")
+    assert card.startswith("---\nlibrary_name: onnx\npipeline_tag: fill-mask\n")
+    assert "| masked-token loss, nats |" in card
+    assert "\n## Limits\n" in card
+    assert "path/to/this/folder" not in card
+    assert "## Use" not in card
+    (tmp_path / "README.md").write_text("# Mine\n\n## Use\n\nAs you like.\n\n```python\nprint(1)\n```\n\n## More\n")
+    assert "As you like.\n\n```python\nprint(1)" in carried_card(tmp_path, library="onnx", task="fill-mask")
 
 
 def test_it_is_uploaded_only_where_both_are_given(

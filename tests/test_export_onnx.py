@@ -159,6 +159,10 @@ def test_8_bit_weights_of_a_classifier_are_measured_on_its_test_rows(
     assert found["accuracy"].float32 == pytest.approx(metrics["test_accuracy"], abs=1e-9)
     assert found["loss"].float32 == pytest.approx(metrics["test_loss"], abs=1e-5)
     assert found["loss"].int8 != found["loss"].float32
+    card = read_card(tmp_path / "out")
+    assert "library_name: onnx\n" in card
+    assert "pipeline(" not in card  # that reads the first form
+    assert f"| test accuracy | {metrics['test_accuracy']:.4f} |" in card
     again = export_onnx(tmp_path / "run" / "model", tmp_path / "again", int8=True, data=str(path))
     assert again.cost is not None
     assert again.cost.rows == f"{len(rows)} held-out rows"

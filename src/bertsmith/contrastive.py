@@ -17,7 +17,7 @@ from bertsmith import atomic
 from bertsmith.embed import read_texts
 from bertsmith.errors import UserError
 from bertsmith.export.folder import staged
-from bertsmith.export.sentences import build_modules, compare, save_tokenizer, sentence_transformers
+from bertsmith.export.sentences import build_modules, compare, save_tokenizer, sentence_card, sentence_transformers
 from bertsmith.finetuning.config import FinetuneConfig
 from bertsmith.finetuning.tasks.examples import read_labelled
 from bertsmith.machine.device import find_device, set_threads
@@ -98,7 +98,7 @@ def train_embeddings(
     pairs = read_pairs(config.test) if config.test else None
     sentences = read_sentences(data, config.text, reporter)
     before = correlate(encoder, pairs) if pairs else None
-    card = find_encoder(model) / "README.md"
+    before_card = sentence_card(find_encoder(model))
     with staged(output) as staging:
         if not has_dropout(encoder.model.config):
             encoder.model.config = with_dropout(encoder.model.config, hidden=DROPOUT, attention=DROPOUT)
@@ -108,7 +108,6 @@ def train_embeddings(
         measured = Measured(len(pairs.scores), before, correlate(trained, pairs)) if pairs and before else None
         metrics = _metrics(encoder, config, sentences=len(sentences), loss=loss, measured=measured)
         atomic.write_json(staging / "metrics.json", metrics)
-        before_card = card.read_text(encoding="utf-8").rstrip() + "\n\n" if card.is_file() else ""
         atomic.write_text(staging / "model" / "README.md", before_card + _card(trained, metrics))
     if measured is not None:
         reporter.say(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bertsmith import atomic
-from bertsmith.export.folder import staged
+from bertsmith.export.folder import carried_card, staged
 from bertsmith.export.graph import Agreement, compare, our_outputs, task_of, write_graph
 from bertsmith.export.int8 import Cost, Judge, make_judge, quantize
 from bertsmith.export.runtime import Session, require_onnx
@@ -115,9 +115,7 @@ def _int8_section(folder: Path, cost: Cost) -> str:
 
 def _card(folder: Path, task: str, session: Session, agreement: Agreement) -> str:
     """The model's card, and how to run the graph."""
-    path = folder / "README.md"
-    card = path.read_text(encoding="utf-8").rstrip() + "\n\n" if path.is_file() else ""
-    return f"""{card}# ONNX
+    return f"""{carried_card(folder, library="onnx", task=task)}# ONNX
 
 `{GRAPH}` is the model for {task}. Inputs, int64 [rows, tokens]: {", ".join(session.input_names)}; outputs, float32: \
 {", ".join(session.output_names)}. Rows and tokens are free.
