@@ -14,6 +14,7 @@ from bertsmith.errors import UserError
 from bertsmith.evaluation.any_model import open_model
 from bertsmith.evaluation.token_scores import score_own_rows
 from bertsmith.export.graph import compare, example, our_outputs
+from bertsmith.export.int8 import make_judge
 from bertsmith.export.onnx import export_onnx
 from bertsmith.export.runtime import Session
 from bertsmith.model.classifier import BertClassifier, Head, ModernBertClassifier
@@ -166,6 +167,26 @@ def test_8_bit_weights_of_a_classifier_are_measured_on_its_test_rows(
     again = export_onnx(tmp_path / "run" / "model", tmp_path / "again", int8=True, data=str(path))
     assert again.cost is not None
     assert again.cost.rows == f"{len(rows)} held-out rows"
+
+
+def test_8_bit_weights_are_measured_on_held_out_rows_alone(
+    bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the columns of the run; a file that changed could hold out what was learnt from."""
+    renamed = [{"body": row["text"], "kind": row["topic"]} for row in topic_rows(60)]
+    path = write_rows(tmp_path / "rows.jsonl", renamed)
+    tune(tmp_path / "run", bert, path, text="body", label="kind", epochs=1.0)
+    judge = make_judge(tmp_path / "run", tmp_path / "run" / "model", "text-classification",
+                       tokenizer=load_tokenizer(bert), longest=LONGEST, data=str(path))  # fmt: skip
+    assert judge.rows == "60 held-out rows"
+    write_rows(path, renamed[:-1])
+    export = ("export", tmp_path / "run", "--to", "onnx", "-o", tmp_path / "out")
+    assert "rows.jsonl changed since" in refused(capsys, *export, "--int8")
+    path.unlink()
+    line = refused(capsys, *export, "--int8")
+    assert "cannot be read again" in line
+    assert line.endswith("name held-out ones with --data")
+    assert "only 8-bit weights are measured on; add --int8" in refused(capsys, *export, "--data", path)
 
 
 def test_8_bit_weights_of_a_modernbert_classifier(modern: Path, tmp_path: Path) -> None:

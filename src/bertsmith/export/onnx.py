@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bertsmith import atomic
+from bertsmith.errors import UserError
 from bertsmith.export.folder import carried_card, staged
 from bertsmith.export.graph import Agreement, compare, our_outputs, task_of, write_graph
 from bertsmith.export.int8 import Cost, Judge, make_judge, quantize
@@ -52,9 +53,11 @@ def export_onnx(
 
     Raises:
         UserError: The model cannot be read, has no such head, or its graph gives other values; a library is missing;
-            there is nothing to measure 8-bit weights on.
+            there is nothing to measure 8-bit weights on, or no such weights to measure.
     """
     reporter = reporter or Reporter()
+    if data is not None and not int8:
+        raise UserError(f"--data is {data}, which only 8-bit weights are measured on; add --int8, or leave --data out")
     require_onnx()
     folder = find_model(source)
     task = task_of(folder, task)
