@@ -8,7 +8,7 @@ from xml.etree.ElementTree import Element
 from bertsmith.report.charts import Series, add_chart, short
 from bertsmith.report.data import add_data
 from bertsmith.report.facts import RunFacts
-from bertsmith.report.html import add, add_table, bar, new_page, section
+from bertsmith.report.html import add, add_table, bar, new_page, readable, section
 from bertsmith.report.settings import add_settings
 
 NOTICE = (
@@ -148,7 +148,7 @@ def _add_fillings(main: Element, fillings: Sequence[Mapping[str, Any]]) -> None:
         block = add(columns, "div")
         line = add(block, "p", sentence["before"], class_="sentence", dir="auto")
         mark = add(line, "mark", sentence["truth"])
-        mark.tail = sentence["after"]
+        mark.tail = readable(sentence["after"])
         rows = [(entry["step"], same) for entry in fillings for same in entry["sentences"] if _same(same, sentence)]
         add_table(
             block,
