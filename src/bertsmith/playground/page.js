@@ -166,7 +166,7 @@ async function ask(question, number) {
     const response = await fetch(`/ask/${question}`, { method: "POST", headers: { "Content-Type": "application/json" }, body });
     reply = await response.json();
   } catch {
-    reply = { error: "no answer: the playground was stopped" };
+    reply = { error: "no answer: the playground was stopped, or its terminal says what went wrong" };
   }
   if (number !== asked) return; // more was typed meanwhile
   complaint.textContent = reply.error || "";
