@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from bertsmith.corpus.report import CorpusReport
 from bertsmith.errors import UserError
-from bertsmith.finetuning.classify import Classifier, load_classifier, predict_file
+from bertsmith.finetuning.classify import Classifier, chunks, load_classifier, predict_file
 from bertsmith.finetuning.tasks.batches import collate
 from bertsmith.finetuning.tasks.encoding import encode_texts
 from bertsmith.finetuning.tasks.objective import score
@@ -44,6 +45,14 @@ def test_each_row_is_predicted_in_order(name: str, run: Path, tmp_path: Path) ->
     found = read(tmp_path / "out.csv")
     assert list(found[0]) == ["prediction", "probability"]
     assert sum(one["prediction"] == row["topic"] for one, row in zip(found, rows, strict=True)) > 40
+
+
+def test_long_rows_are_held_fewer_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bertsmith.finetuning.classify.CHUNK_CHARACTERS", 100)
+    rows = [(number, {"text": "x" * length}) for number, length in enumerate([10] * 30 + [500, 500, 1])]
+    found = list(chunks(iter(rows), CorpusReport(), "repair it"))
+    assert [row for chunk in found for row in chunk] == rows
+    assert [len(chunk) for chunk in found] == [11, 11, 9, 1, 1]
 
 
 def test_memory_is_bounded_and_chunks_change_nothing(

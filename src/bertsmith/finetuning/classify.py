@@ -28,6 +28,9 @@ from bertsmith.tokenizer import Tokenizer, longest_input, replace_surrogates
 CHUNK_ROWS = 8192
 """Rows held at once; sorted by length among themselves, so that little is computed in vain."""
 
+CHUNK_CHARACTERS = 16_000_000
+"""Fewer rows are held at once where they have more characters: whole books as rows would fill the memory."""
+
 CPU_PLACES, GPU_PLACES = 2048, 32768
 """Token places computed at once: as many as a cache holds; as many as keep a GPU busy."""
 
@@ -168,13 +171,19 @@ def predict_file(
 
 
 def chunks(rows: Iterator[NumberedRow], report: CorpusReport, fix: str) -> Iterator[list[NumberedRow]]:
-    """The rows, up to `CHUNK_ROWS` at a time.
+    """The rows, up to `CHUNK_ROWS` at a time, and about `CHUNK_CHARACTERS` characters.
 
     Raises:
         UserError: One could not be read, also the last.
     """
     while True:
-        chunk = list(islice(rows, CHUNK_ROWS))
+        chunk: list[NumberedRow] = []
+        room = CHUNK_CHARACTERS
+        for row in islice(rows, CHUNK_ROWS):
+            chunk.append(row)
+            room -= sum(len(str(value)) for value in row[1].values())
+            if room < 0:
+                break
         if report.skipped:
             raise UserError(f"{report.skipped_examples[0]}; {fix}")
         if not chunk:
