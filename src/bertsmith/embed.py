@@ -64,7 +64,7 @@ def embed_file(
         raise UserError(f"the folder {output.parent} does not exist; make it, or choose another file with -o")
     width = encoder.model.config.hidden_size
     count = empty = 0
-    began = time.monotonic()
+    began = time.perf_counter()
     staging = output.with_name(output.name + atomic.TEMPORARY_SUFFIX)
     try:
         with staging.open("wb") as handle:
@@ -73,7 +73,7 @@ def embed_file(
                 handle.write(encoder.encode(texts, precision=precision).tobytes())
                 count += len(texts)
                 empty += sum(not text.strip() for text in texts)
-                rate = count / (time.monotonic() - began)
+                rate = count / (time.perf_counter() - began)
                 reporter.progress(f"embedding: {count:,} rows, {rate:,.0f} rows/s", 0.0)
             if empty == count:
                 raise UserError(f"no row of {path} has a text; name the column with --text-field")
@@ -83,7 +83,7 @@ def embed_file(
         staging.rename(output)
     finally:
         staging.unlink(missing_ok=True)
-    seconds = time.monotonic() - began
+    seconds = time.perf_counter() - began
     reporter.say(
         f"{count:,} rows in {seconds:.1f} s ({count / seconds:,.0f} rows/s): float32 [{count:,}, {width}], "
         f"written to {output}; a vector is {encoder.recipe}"

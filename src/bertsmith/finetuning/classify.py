@@ -138,7 +138,7 @@ def predict_file(
     header = ["row", "word"] if per_token else []
     header += ["prediction"] if kind == "regression" else ["prediction", "probability"]
     header += [f"probability_{label}" for label in classifier.head.labels] if every_label else []
-    count, empty, began = 0, 0, time.monotonic()
+    count, empty, began = 0, 0, time.perf_counter()
     staging = output.with_name(output.name + atomic.TEMPORARY_SUFFIX)
     with ExitStack() as stack:
         stack.callback(staging.unlink, missing_ok=True)
@@ -155,12 +155,12 @@ def predict_file(
                     cells += answer(kind, classifier.head.labels, target)[: 1 if kind == "regression" else 2]
                     writer.writerow([*cells, *(f"{p:.6f}" for p in target)] if every_label else cells)
             count += len(chunk)
-            rate = count / (time.monotonic() - began)
+            rate = count / (time.perf_counter() - began)
             reporter.progress(f"predicting: {count:,} rows, {rate:,.0f} rows/s", 0.0)
         handle.flush()
         atomic.sync_file(staging)
         staging.rename(output)
-    seconds = time.monotonic() - began
+    seconds = time.perf_counter() - began
     reporter.say(f"{count:,} rows in {seconds:.1f} s ({count / seconds:,.0f} rows/s), written to {output}")
     if empty:
         reporter.warn(f"{empty:,} of {count:,} rows have no text; their predictions mean nothing")
