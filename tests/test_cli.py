@@ -10,8 +10,10 @@ import time
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import click
 import pytest
 
+from bertsmith.cli import app
 from bertsmith.cli import run as command_line
 
 from prose import write_prose
@@ -66,6 +68,23 @@ def test_a_mistake_is_one_line_with_the_fix(arguments: list[str], fix: str, tmp_
     if "cuda" in arguments and torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     assert fix in complaint(*arguments, cwd=tmp_path)
+
+
+def all_commands(group: click.Group) -> dict[str, click.Command]:
+    found: dict[str, click.Command] = {}
+    for name, each in group.commands.items():
+        inner = all_commands(each) if isinstance(each, click.Group) else {"": each}
+        found |= {f"{name} {more}".strip(): command for more, command in inner.items()}
+    return found
+
+
+@pytest.mark.parametrize("name", all_commands(app))
+def test_every_flag_says_what_it_is_and_its_default(name: str) -> None:
+    for flag in all_commands(app)[name].params:
+        if isinstance(flag, click.Option):
+            help_text = flag.help or ""
+            assert "." in help_text, flag.opts
+            assert "[" in help_text or flag.required or flag.show_default or flag.is_flag, flag.opts
 
 
 @pytest.mark.parametrize(

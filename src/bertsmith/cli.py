@@ -62,8 +62,10 @@ def app() -> None:
 @app.command()
 @click.argument("text", nargs=-1)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run [runs/NAME OF THE INPUT].")
-@click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings; flags win over it.")
-@click.option("--plan", type=click.Path(path_type=Path), help="RUN/config.toml: take what that run decided, too.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings; flags win over it [none].")
+@click.option(
+    "--plan", type=click.Path(path_type=Path), help="RUN/config.toml: take what that run decided, too [none]."
+)
 @click.option("--fresh", is_flag=True, help="Start a new run beside an existing one: OUTPUT-2, OUTPUT-3, ...")
 @settings(DataConfig, ModelConfig, TrainingConfig)
 def pretrain(
@@ -93,7 +95,7 @@ def pretrain(
 @app.command("plan")
 @click.argument("text", nargs=-1)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run [runs/NAME OF THE INPUT].")
-@click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings; flags win over it.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings; flags win over it [none].")
 @settings(DataConfig, ModelConfig, TrainingConfig)
 def plan_run(text: tuple[str, ...], output: Path | None, config: Path | None, **flags: Any) -> None:
     """Do what `pretrain` does before its first step, and say what it would do.
@@ -116,7 +118,7 @@ def plan_run(text: tuple[str, ...], output: Path | None, config: Path | None, **
 @app.command()
 @click.argument("text", nargs=-1)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder to write.")
-@click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings; flags win over it.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings; flags win over it [none].")
 @click.option("--sequence-length", type=int, help="Rows to train later, in tokens [128].")
 @settings(DataConfig)
 def prepare(text: tuple[str, ...], output: Path, config: Path | None, **flags: Any) -> None:

@@ -47,7 +47,7 @@ class DataConfig:
     )
     tokenizer: str = _setting("wordpiece", "Train 'wordpiece' or 'bpe', or the path of an existing tokenizer.")
     vocab_size: int | None = _setting(None, "Pieces in the vocabulary [chosen from the size of the text].")
-    extend_vocab: int | None = _setting(None, "Add so many words of the text to an existing WordPiece tokenizer.")
+    extend_vocab: int | None = _setting(None, "Add so many words of the text to an existing WordPiece tokenizer [0].")
     lowercase: bool = _setting(True, "Lower-case the text (an uncased model).")
     strip_accents: bool | None = _setting(None, "Remove accents [as --lowercase].")
     workers: int | None = _setting(None, "Processes that prepare the text [all cores].")
@@ -117,12 +117,12 @@ class TrainingConfig:
     global_batch_size: int | None = _setting(None, "Rows in one step, over all devices [preset].")
     micro_batch_size: int | None = _setting(None, "Rows computed at once on one device [measured].")
     gradient_accumulation_steps: int | None = _setting(
-        None, "Micro-batches in one step on one device; another way to give --micro-batch-size."
+        None, "Micro-batches in one step on one device; instead of --micro-batch-size [measured]."
     )
     epochs: float | None = _setting(None, "Passes over the text [enough for about 50 M tokens, 1 to 20].")
-    steps: int | None = _setting(None, "Optimizer steps; instead of --epochs.")
+    steps: int | None = _setting(None, "Optimizer steps, instead of --epochs [as --epochs].")
     budget: str | None = _setting(
-        None, "Time of the whole command, such as 20m or 2h, or work, such as 1e17flop; decides size and length."
+        None, "Time of the whole command, such as 20m or 2h, or work, such as 1e17flop: decides size and length [none]."
     )
     optimizer: Literal["adamw", "muon"] = _setting(
         "muon", "Muon for the matrices of the blocks and AdamW for the rest, or AdamW for all."

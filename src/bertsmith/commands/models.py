@@ -113,8 +113,8 @@ COMPARED = tuple(
 @click.option("--seeds", type=int, default=3, show_default=True, help="Runs of each model.")
 @click.option("--kind", type=click.Choice(get_args(Kind)), help="What is predicted [by the labels].")
 @click.option("--text", help="Column with the text [found].")
-@click.option("--held-out", metavar="FILE", help="Also measure bits per byte on this text, a file or folder.")
-@click.option("--blimp", type=click.Path(path_type=Path), metavar="FOLDER", help="Also measure minimal pairs.")
+@click.option("--held-out", metavar="FILE", help="Also measure bits per byte on this text, a file or folder [no].")
+@click.option("--blimp", type=click.Path(path_type=Path), metavar="FOLDER", help="Also measure minimal pairs [no].")
 @click.option("--pairs", type=int, help="Pairs of each paradigm, chosen by hash [all].")
 @click.option("--keep-models", is_flag=True, help="Keep the fine-tuned weights of every run.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -169,7 +169,9 @@ def compare(
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--text", metavar="FILE", help="Held-out text for all models, a file or folder [each run's own].")
-@click.option("--blimp", type=click.Path(path_type=Path), metavar="FOLDER", help="Minimal pairs, a .jsonl a paradigm.")
+@click.option(
+    "--blimp", type=click.Path(path_type=Path), metavar="FOLDER", help="Minimal pairs, a .jsonl a paradigm [none]."
+)
 @click.option("--pairs", type=int, help="Pairs of each paradigm, chosen by hash [all].")
 @click.option("--words", type=int, default=20_000, show_default=True, help="Most words for bits per byte; 0: none.")
 @click.option("--sequence-length", type=int, default=128, show_default=True, help="Rows of --text, in tokens.")

@@ -29,7 +29,7 @@ class FinetuneConfig:
         "auto", "What is predicted; auto looks at the labels: lists, numbers with a fraction, anything else."
     )
     label_separator: str | None = _setting(
-        None, "Splits a cell into several labels, such as ';', where a row has several at once."
+        None, "Splits a cell into several labels, such as ';', where a row has several at once [none]."
     )
     validation: str | None = _setting(None, "File to choose the best weights on [a share of the rows, by label].")
     test: str | None = _setting(None, "File to measure the result on [a share of the rows, by label].")
