@@ -8,7 +8,7 @@ import torch
 
 from bertsmith.cli import run as command
 from bertsmith.export.folder import carried_card
-from bertsmith.export.sentences import export_sentences
+from bertsmith.export.sentences import export_sentences, sentence_transformers
 from bertsmith.model import load_model
 from bertsmith.tokenizer import load_tokenizer
 from labelled import tiny_encoder
@@ -75,13 +75,18 @@ def test_the_folder_has_the_model_and_a_card_with_numbers_licence_and_data(
 
 def test_a_folder_of_sentence_transformers_keeps_its_modules(run: Path, tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers")
-    export_sentences(run, tmp_path / "st")
+    export_sentences(run, tmp_path / "st", pooling="pooled")
+    with sentence_transformers() as library:
+        modules = library.SentenceTransformer(str(tmp_path / "st"), device="cpu")
+        modules.append(library.models.Normalize())
+        modules.save_pretrained(str(tmp_path / "st"), create_model_card=False)
     assert export(tmp_path / "st", tmp_path / "out", *GIVEN) == 0
     mine, its = (
         sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
         for folder in (tmp_path / "st", tmp_path / "out")
     )
     assert mine == its
+    assert "3_Normalize" in its
     card = huggingface_hub.ModelCard.load(tmp_path / "out" / "README.md")
     assert (card.data.library_name, card.data.pipeline_tag) == ("sentence-transformers", "sentence-similarity")
     assert card.text.count("```python") == 1

@@ -15,7 +15,7 @@ from bertsmith.errors import UserError
 from bertsmith.export.sentences import compare, export_sentences, made_up, sentence_transformers
 from bertsmith.model import BertModel
 from bertsmith.sentence_vectors import SentenceEncoder, load_sentence_encoder
-from bertsmith.tokenizer import load_tokenizer
+from bertsmith.tokenizer import load_tokenizer, train_tokenizer
 from labelled import LONGEST, other_model, tiny_encoder, topic_rows, write_rows
 
 from runs import Listener
@@ -104,6 +104,26 @@ def test_folders_of_sentence_transformers_are_read_as_they_say(bert: Path, tmp_p
             load_sentence_encoder(tmp_path / "normal")
     with pytest.raises(UserError, match="was made for mean; leave --pooling out"):
         load_sentence_encoder(tmp_path / "out", pooling="pooled")
+    prompted = {"prompts": {"query": "query: ", "": ""}, "default_prompt_name": "query"}
+    (tmp_path / "out" / "config_sentence_transformers.json").write_text(json.dumps(prompted))
+    with pytest.raises(UserError, match="puts 'query: ' before each text, which is not done here"):
+        load_sentence_encoder(tmp_path / "out")
+    (tmp_path / "out" / "modules.json").write_text("[{}]")
+    with pytest.raises(UserError, match="names a module without its type and path"):
+        load_sentence_encoder(tmp_path / "out")
+
+
+def test_a_text_that_would_be_lower_cased_is_refused_where_cases_differ(
+    bert: Path, tmp_path: Path
+) -> None:
+    export_sentences(bert, tmp_path / "out", pooling="mean")
+    (tmp_path / "out" / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
+    load_sentence_encoder(tmp_path / "out")  # its tokenizer does so, too
+    cased = train_tokenizer(["a A the The"] * 3, kind="wordpiece", vocab_size=30, lowercase=False, strip_accents=None,
+                            at_most=True)  # fmt: skip
+    cased.save(tmp_path / "out", model_max_length=LONGEST)
+    with pytest.raises(UserError, match="lower-cases each text, which is not done here"):
+        load_sentence_encoder(tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["new.csv", "new.jsonl", "new.parquet", "new.txt"])
