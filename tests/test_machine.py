@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bertsmith.bench import made_up_batch
+from bertsmith.cli import run as command
 from bertsmith.errors import UserError
 from bertsmith.machine import measure, memory
 from bertsmith.machine.device import set_threads
@@ -130,6 +131,12 @@ def test_threads_are_those_that_the_user_asks_for(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert set_threads(given) == expected
+
+
+def test_there_is_at_least_one_thread(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["playground", "m"], ["embed", "m", "d", "-o", "o"], ["predict", "m", "d", "-o", "o"]):
+        assert command([*arguments, "--threads", "-2"]) == 2
+        assert capsys.readouterr().err == "bertsmith: threads is -2; give 1 or more, or leave --threads out\n"
 
 
 def make_batch(rows: int) -> Any:

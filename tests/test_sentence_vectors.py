@@ -113,9 +113,7 @@ def test_folders_of_sentence_transformers_are_read_as_they_say(bert: Path, tmp_p
         load_sentence_encoder(tmp_path / "out")
 
 
-def test_a_text_that_would_be_lower_cased_is_refused_where_cases_differ(
-    bert: Path, tmp_path: Path
-) -> None:
+def test_a_text_that_would_be_lower_cased_is_refused_where_cases_differ(bert: Path, tmp_path: Path) -> None:
     export_sentences(bert, tmp_path / "out", pooling="mean")
     (tmp_path / "out" / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
     load_sentence_encoder(tmp_path / "out")  # its tokenizer does so, too

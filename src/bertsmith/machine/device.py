@@ -24,7 +24,13 @@ def find_device(name: str) -> torch.device:
 
 
 def set_threads(threads: int | None) -> int:
-    """Use so many CPU threads; None: as OMP_NUM_THREADS says, else all cores, shared between the local ranks."""
+    """Use so many CPU threads; None: as OMP_NUM_THREADS says, else all cores, shared between the local ranks.
+
+    Raises:
+        UserError: There cannot be so many.
+    """
+    if threads is not None and threads < 1:
+        raise UserError(f"threads is {threads}; give 1 or more, or leave --threads out")
     threads = threads or _asked_threads() or max(1, usable_cores() // distributed.local_world_size())
     torch.set_num_threads(threads)
     return threads
