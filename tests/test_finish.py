@@ -188,12 +188,15 @@ def test_the_card_names_the_architecture(words: Finished, modern: Finished) -> N
     assert "random." not in card_of(modern)
 
 
-def test_the_card_states_its_arguments() -> None:
+@pytest.mark.parametrize(
+    ("objective", "task"), [("mlm+nsp", "next-sentence pairs"), ("mlm+sop", "sentence-order pairs")]
+)
+def test_the_card_states_its_arguments(objective: str, task: str) -> None:
     card = model_card(
         config=BertConfig(max_position_embeddings=48, hidden_size=64, num_attention_heads=1, num_hidden_layers=3),
         training=dataclasses.replace(
             TrainingConfig(),
-            objective="mlm+nsp",
+            objective=objective,  # type: ignore[arg-type]
             global_batch_size=24,
             learning_rate=7e-4,
             steps=77,
@@ -229,7 +232,8 @@ def test_the_card_states_its_arguments() -> None:
     ]
     numbers += ["32.1% of 65,432", "78.9% of 2,109 (77.1% to 80.6%)", "1,000,000, about 2.5 times", "2.5 min", "0.0007"]
     numbers += ["9,876,543", "at most 48 tokens", "11 warm-up", "bfloat16", "3 layers x 64", "| 77 |", "| 24 |"]
-    assert [number for number in numbers if number not in card] == []
+    assert [number for number in [*numbers, task] if number not in card] == []
+    assert ("next" in card) == (objective == "mlm+nsp")
 
 
 def test_examples_are_ordinary_words_and_always_the_same(pairs: Finished) -> None:
