@@ -166,7 +166,10 @@ def test_what_cannot_be_embedded_is_said_in_one_line(
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"text": "dog"}\n{"text": "do\n{"text": "cat"}\n', encoding="utf-8")
     assert "broken.jsonl:2: not valid JSON; repair it" in refused(capsys, "embed", bert, broken, "-o", out)
-    assert "nothing is overwritten" in refused(capsys, "embed", bert, rows, "-o", rows)
+    there = shutil.copy(rows, tmp_path / "there.npy")
+    assert "nothing is overwritten" in refused(capsys, "embed", bert, rows, "-o", there)
+    line = refused(capsys, "embed", bert, rows, "-o", tmp_path / "vectors.csv")
+    assert "vectors.csv is named .csv, and a .npy file is written; choose another name with -o" in line
     assert "does not exist; make it" in refused(capsys, "embed", bert, rows, "-o", tmp_path / "no" / "out.npy")
     mean = other_model("without next sentences", bert, tmp_path / "mean")
     assert "nothing trained a pooler" in refused(capsys, "embed", mean, rows, "-o", out, "--pooling", "pooled")

@@ -9,7 +9,7 @@ import numpy as np
 from bertsmith import atomic
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.errors import UserError
-from bertsmith.finetuning.classify import chunks, read_text
+from bertsmith.finetuning.classify import chunks, read_text, refuse_output
 from bertsmith.finetuning.tasks.rows import Columns, choose_columns, open_rows, peek
 from bertsmith.reporter import Reporter
 from bertsmith.sentence_vectors import SentenceEncoder
@@ -55,13 +55,11 @@ def embed_file(
         The shape.
 
     Raises:
-        UserError: The file or column is not there, a row cannot be read, no row has a text, or `output` exists.
+        UserError: The file or column is not there, a row cannot be read, no row has a text, or `output` exists or is
+            named as another format.
     """
     reporter = reporter or Reporter()
-    if output.exists():
-        raise UserError(f"{output} exists, and nothing is overwritten; choose another file with -o")
-    if not output.parent.is_dir():
-        raise UserError(f"the folder {output.parent} does not exist; make it, or choose another file with -o")
+    refuse_output(output, ".npy")
     width = encoder.model.config.hidden_size
     count = empty = 0
     began = time.perf_counter()

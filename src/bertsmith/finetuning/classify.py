@@ -31,6 +31,9 @@ CHUNK_ROWS = 8192
 CHUNK_CHARACTERS = 16_000_000
 """Fewer rows are held at once where they have more characters: whole books as rows would fill the memory."""
 
+FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx", ".npy", ".npz", ".pt", ".safetensors")
+"""Ends of names that promise a format."""
+
 CPU_PLACES, GPU_PLACES = 2048, 32768
 """Token places computed at once: as many as a cache holds; as many as keep a GPU busy."""
 
@@ -121,11 +124,11 @@ def predict_file(
         Rows predicted.
 
     Raises:
-        UserError: A file or column is not there, a row cannot be read, or `output` exists.
+        UserError: A file or column is not there, a row cannot be read, or `output` exists or has the name of another
+            format.
     """
     reporter = reporter or Reporter()
-    if output.exists():
-        raise UserError(f"{output} exists, and nothing is overwritten; choose another file with -o")
+    refuse_output(output, ".csv")
     report = CorpusReport()
     kind, per_token = classifier.head.kind, classifier.head.per_token
     sample, rows = peek(iter(open_rows(path, report, column=text, words=None if per_token else False)))
@@ -168,6 +171,21 @@ def predict_file(
         what = "read in parts" if per_token else "cut at their end"
         reporter.warn(f"{classifier.cut:,} of {count:,} rows are longer than the model reads and were {what}")
     return count
+
+
+def refuse_output(output: Path, suffix: str) -> None:
+    """Refuse a file that is there, or whose name promises another format than it gets.
+
+    Raises:
+        UserError: It is such a one.
+    """
+    named = output.suffix.lower()
+    if named in FORMATS and named != suffix:
+        raise UserError(f"{output} is named {named}, and a {suffix} file is written; choose another name with -o")
+    if output.exists():
+        raise UserError(f"{output} exists, and nothing is overwritten; choose another file with -o")
+    if not output.parent.is_dir():
+        raise UserError(f"the folder {output.parent} does not exist; make it, or choose another file with -o")
 
 
 def chunks(rows: Iterator[NumberedRow], report: CorpusReport, fix: str) -> Iterator[list[NumberedRow]]:
