@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bertsmith.cli import run as command
 from bertsmith.cli import write_any_text
-from bertsmith.commands.console import PlainReporter, TerminalReporter
+from bertsmith.commands.console import PlainReporter, TerminalReporter, print_table
 
 STEP: dict[str, Any] = {"max_steps": 1000, "loss": 3.2, "mlm_loss": 2.5, "mlm_accuracy": 0.3, "nsp_loss": 0.7}
 STEP |= {"nsp_accuracy": 0.6, "unigram_loss": 6.1, "tokens_per_second": 12_345.6}
@@ -39,6 +39,14 @@ def test_names_with_brackets_are_no_markup() -> None:
     reporter.progress("runs/[bold]a[/red]: masked tokens", 0.5)
     reporter.close()
     assert "runs/[bold]a[/red]: masked tokens" in written.getvalue()
+
+
+def test_a_table_on_a_narrow_terminal_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    narrow = Console(file=written, force_terminal=True, width=40)
+    monkeypatch.setattr("bertsmith.commands.console.Console", lambda: narrow)
+    print_table(("", "runs/the-longer-one", "runs/the-longer-two"), [("bits per byte", "1.2345", "12345.6789")])
+    assert "\u2026" not in written.getvalue()
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

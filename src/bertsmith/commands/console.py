@@ -207,7 +207,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         return
     table = Table(box=SIMPLE_HEAD)
     for number, name in enumerate(header):
-        table.add_column(Text(name), justify="right" if number else "left")
+        table.add_column(Text(name), justify="right" if number else "left", overflow="fold")  # nothing is left out
     for row in rows:
         table.add_row(*map(Text, row))  # no markup: names are the user's
     console.print(table)
