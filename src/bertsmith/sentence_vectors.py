@@ -24,7 +24,7 @@ from bertsmith.errors import UserError
 from bertsmith.finetuning.folder import find_model
 from bertsmith.finetuning.tasks.batches import by_length, collate
 from bertsmith.finetuning.tasks.encoding import encode_texts
-from bertsmith.model import AnyModel, BertModel, BertPooler, Packed, architecture
+from bertsmith.model import AnyModel, BertModel, BertPooler, Packed, architecture_of
 from bertsmith.model.classifier import SEQUENCE
 from bertsmith.model.folder import ModelFolder, read_config
 from bertsmith.step import autocast
@@ -133,14 +133,13 @@ def find_encoder(source: Path) -> Path:
 
 def read_encoder(folder: Path, *, pooler: bool) -> AnyModel:
     """The encoder of a folder, with its pooler or without."""
-    kind = architecture(str(read_config(folder).get("model_type")), f"model_type in {folder / 'config.json'}")
+    kind = architecture_of(folder)
     return kind.model.from_pretrained(folder, **({"add_pooling_layer": pooler} if kind.adds_pooler else {}))
 
 
 def _pooler_training(folder: Path) -> tuple[bool, bool]:
     """Whether labels of texts trained a folder's pooler, and whether anything did: next sentences do, too."""
-    config = read_config(folder)
-    kind = architecture(str(config.get("model_type")), f"model_type in {folder / 'config.json'}")
+    config, kind = read_config(folder), architecture_of(folder)
     source = ModelFolder(folder, kind.naming)
     if not kind.adds_pooler or not source.has("bert.pooler."):
         return False, False

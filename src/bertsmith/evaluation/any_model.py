@@ -72,7 +72,7 @@ def open_model(source: str, device: torch.device, reporter: Reporter | None = No
     run = read_run(path) if (path / CONFIG).is_file() else None
     network: Any
     is_folder = run is None and (path / "config.json").is_file()
-    if is_folder and read_config(path).get("model_type") not in MODEL_TYPES:
+    if is_folder and read_config(path).get("model_type", "bert") not in MODEL_TYPES:
         network, tokenizer, longest = load_foreign(path)
     else:
         try:
