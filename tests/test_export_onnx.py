@@ -95,9 +95,10 @@ def test_the_folder_is_usable_by_itself_as_its_card_says(bert: Path, tmp_path: P
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert str(tmp_path) not in card
     found: dict[str, object] = {}
-    exec(code.replace("path/to/this/folder", str(tmp_path / "out")), found)
+    code = code.replace("path/to/this/folder", str(tmp_path / "out"))
+    exec(code.replace("Another, longer text.", "the " * 3 * LONGEST), found)
     (logits,) = found["outputs"]  # type: ignore[misc]
-    assert np.asarray(logits).ndim == 3
+    assert np.asarray(logits).shape[:2] == (2, LONGEST)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "bert"
 
 

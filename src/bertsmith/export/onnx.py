@@ -79,7 +79,7 @@ def export_onnx(
         names = architecture(ours.config.model_type).input_names
         tokenizer.save(staging, model_max_length=longest, model_input_names=names)
         shutil.copyfile(folder / "config.json", staging / "config.json")
-        card = _card(folder, task, session, agreement) + (_int8_section(staging, cost) if cost else "")
+        card = _card(folder, task, session, agreement, longest) + (_int8_section(staging, cost) if cost else "")
         atomic.write_text(staging / "README.md", card)
     reporter.say(f"written to {output}")
     return Exported(task, agreement, cost)
@@ -116,12 +116,12 @@ def _int8_section(folder: Path, cost: Cost) -> str:
 """
 
 
-def _card(folder: Path, task: str, session: Session, agreement: Agreement) -> str:
+def _card(folder: Path, task: str, session: Session, agreement: Agreement, longest: int) -> str:
     """The model's card, and how to run the graph."""
     return f"""{carried_card(folder, library="onnx", task=task)}# ONNX
 
 `{GRAPH}` is the model for {task}. Inputs, int64 [rows, tokens]: {", ".join(session.input_names)}; outputs, float32: \
-{", ".join(session.output_names)}. Rows and tokens are free.
+{", ".join(session.output_names)}. Rows and tokens are free, up to {longest:,} tokens.
 Compared with the PyTorch model at {agreement.shapes} shapes of rows and tokens, with padding: largest difference \
 {agreement.difference:.1g}, of values up to {agreement.largest:.3g}.
 
@@ -132,6 +132,7 @@ from tokenizers import Tokenizer
 
 tokenizer = Tokenizer.from_file("path/to/this/folder/tokenizer.json")
 tokenizer.enable_padding()
+tokenizer.enable_truncation({longest})
 session = onnxruntime.InferenceSession("path/to/this/folder/{GRAPH}")
 
 rows = tokenizer.encode_batch(["A text.", "Another, longer text."])
