@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,15 @@ def test_topics_as_by_the_pipeline(kind: str, pooler: bool, tmp_path: Path) -> N
         assert ours["prediction"] == max(theirs, key=lambda name: theirs[name])
         for label, score in theirs.items():
             assert float(ours[f"probability_{label}"]) == pytest.approx(score, abs=1e-5)
+
+
+@pytest.mark.parametrize("rows", [topic_rows(60), tagged_rows(60)])
+def test_the_code_on_the_card_runs_also_on_a_long_text(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    run = tuned(tmp_path, rows)
+    (code,) = re.findall(r"```python\n(.*?)```", (run / "model" / "README.md").read_text(), re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(code.replace("path/to/this/folder", str(run / "model")), found)
+    found["model"]("the dog " * 2 * LONGEST)
 
 
 def test_several_labels_as_by_the_pipeline(tmp_path: Path) -> None:

@@ -158,6 +158,7 @@ def model_card(outcome: Outcome) -> str:
     """README.md of the model folder. Numbers and names of labels alone: no text, path or name of a file."""
     task, config = outcome.task, outcome.config
     tag = "token-classification" if task.head.per_token else "text-classification"
+    cut = "" if task.head.per_token else ", truncation=True"  # that pipeline does not cut by itself
     rows = [
         (f"{part} {name.replace('_', ' ')}", f"{value:.4f}")
         for part, judged in outcome.judged.items()
@@ -187,7 +188,7 @@ tags:
 ```python
 from transformers import pipeline
 
-model = pipeline("{tag}", "path/to/this/folder")
+model = pipeline("{tag}", "path/to/this/folder"{cut})
 ```
 
 ## Results
