@@ -173,10 +173,12 @@ def test_a_tokenizer_of_another_model_is_refused(wordpiece: Tokenizer, bpe: Toke
 
 
 def test_a_model_without_a_head_for_masks_is_refused(wordpiece: Tokenizer, tmp_path: Path) -> None:
-    BertModel(new_model(wordpiece).config).save_pretrained(tmp_path)
-    wordpiece.save(tmp_path, model_max_length=LONGEST)
-    with pytest.raises(UserError, match="no head for masked words"):
-        load_for_prediction(tmp_path)
+    folder = tmp_path / "model"  # also in a run, as `finetune` leaves it
+    BertModel(new_model(wordpiece).config).save_pretrained(folder)
+    wordpiece.save(folder, model_max_length=LONGEST)
+    for source in (folder, tmp_path):
+        with pytest.raises(UserError, match="no head for masked words; give a model that learnt them"):
+            load_for_prediction(source)
 
 
 def test_a_stopped_run_fills_masks_with_its_newest_checkpoint(stopped: Path) -> None:

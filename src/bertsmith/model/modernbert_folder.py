@@ -13,7 +13,7 @@ from torch import nn
 
 from bertsmith.errors import UserError
 from bertsmith.model.check import require
-from bertsmith.model.folder import Model, ModelFolder, Naming, refuse_others, write_folder
+from bertsmith.model.folder import NO_HEAD, Model, ModelFolder, Naming, refuse_others, write_folder
 
 SHAPE_KEYS = (
     "attention_dropout", "cls_token_id", "embedding_dropout", "global_attn_every_n_layers", "global_rope_theta",
@@ -142,5 +142,5 @@ def read_modernbert(folder: Path, build: Callable[[dict[str, Any]], Model], *, e
     """Read a model, with or without its head. `build` gets the shape."""
     source = ModelFolder(folder, MODERNBERT)
     fits = encoder_only or source.has(MODERNBERT.mlm_head)
-    require(fits, f"{folder} has no head for masked words; read it with ModernBertModel.from_pretrained")
+    require(fits, f"{folder} has no head for masked words; {NO_HEAD}")
     return source.load(lambda: build(source.shape), encoder_only=encoder_only)
