@@ -291,7 +291,11 @@ def test_damaged_records_leave_a_page(finished: Path, tmp_path: Path) -> None:
     with (run / "metrics.jsonl").open("a") as handle:
         handle.write('{"step": 9, "mlm_loss": Infinity, "tokens": "x"}\n{"step": 10, "ml')
     with (run / "fillings.jsonl").open("a") as handle:
-        handle.write('{"step": 9, "sentences": 3}\n')
+        handle.write('{"step": 9, "sentences": 3}\n{"step": 9, "sentences": [{}]}\n')
+    shutil.rmtree(run / "tokenizer")
+    write_report([run], run / "report.html")
+    assert "Masks filled" in Page(run / "report.html").text
+    (run / "data" / "manifest.json").write_text('{"splits": {}}')
     write_report([run], run / "report.html")
     assert "Masks filled" in Page(run / "report.html").text
 
