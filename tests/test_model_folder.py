@@ -176,6 +176,9 @@ def test_a_missing_pooler_is_said_and_left_out(tmp_path: Path, caplog: pytest.Lo
         ours = BertModel.from_pretrained(tmp_path)
     assert ours.pooler is None
     assert "holds no pooler, so pooled_output will be None" in caplog.text
+    caplog.clear()
+    assert load_model(tmp_path, heads=False).pooler is None  # the commands say themselves what matters to them
+    assert not caplog.records
 
 
 def test_a_missing_pooler_is_made_when_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -86,6 +86,8 @@ def load_model(folder: str | Path, *, heads: bool | None = None) -> AnyPretraini
     """
     folder = Path(folder)
     kind = architecture_of(folder)
-    if heads is None:
-        heads = ModelFolder(folder, kind.naming).has(kind.naming.mlm_head)
-    return kind.read_pretraining_model(folder) if heads else kind.model.from_pretrained(folder)
+    source = ModelFolder(folder, kind.naming)
+    if heads or (heads is None and source.has(kind.naming.mlm_head)):
+        return kind.read_pretraining_model(folder)
+    pooler = {"add_pooling_layer": source.has("bert.pooler.")} if kind.adds_pooler else {}  # as it is: no warning
+    return kind.model.from_pretrained(folder, **pooler)
