@@ -115,6 +115,16 @@ def test_a_graph_that_is_not_the_model_leaves_no_folder(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "other"]
 
 
+def test_a_graph_that_the_runtime_does_not_read_leaves_no_folder(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bertsmith.export.onnx.write_graph", lambda *given: given[-1].write_bytes(b"of another time"))
+    line = refused(capsys, "export", bert, "--to", "onnx", "-o", tmp_path / "out")
+    assert "does not read a graph of torch" in line
+    assert line.endswith("take a newer onnxruntime")
+    assert not any(tmp_path.iterdir())
+
+
 def test_values_that_are_no_numbers_do_not_agree(bert: Path, tmp_path: Path) -> None:
     export_onnx(bert, tmp_path / "out")
     ours = our_outputs(bert, "fill-mask")
