@@ -37,7 +37,7 @@ def pairs(tmp_path: Path) -> Path:
 
 
 def test_the_trained_folder_loads_in_sentence_transformers_and_is_measured(
-    bert: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bert: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from sentence_transformers import SentenceTransformer
 
@@ -50,6 +50,8 @@ def test_the_trained_folder_loads_in_sentence_transformers_and_is_measured(
     out = tmp_path / "run"
     given = {**SETTINGS, "test": str(pairs)}
     assert train_embeddings(out, bert, str(data), given, reporter=lines) == out / "model"
+    shown = capsys.readouterr()
+    assert shown.out + shown.err == ""  # only the reporter speaks
     metrics = json.loads((out / "metrics.json").read_text())
     encoder, texts = load_sentence_encoder(out), [row["text"] for row in rows]
     assert metrics["sts_spearman_before"] == correlate(load_sentence_encoder(bert), read_pairs(str(pairs))).spearman

@@ -194,6 +194,7 @@ def _train(
 
         of_datasets.disable_progress_bar()
         model = build_modules(library, encoder, folder)
+        model.model_card_data.widget = [{}]  # else it looks for sentences to show on a card, with a bar of its own
         width = encoder.model.config.hidden_size
         arguments = library.SentenceTransformerTrainingArguments(
             output_dir=str(scratch),
