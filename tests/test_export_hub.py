@@ -17,7 +17,7 @@ from runs import train
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 
-GIVEN = ["--licence", "apache-2.0", "--data-description", "Made-up prose."]
+GIVEN = ["--licence", "Apache-2.0", "--data-description", "Made-up prose."]
 
 
 class FakeHub:

@@ -122,7 +122,7 @@ def _check(licence: str | None, description: str | None, upload: bool, repo: str
     """See that all is given that only the user knows."""
     if not licence:
         raise UserError("--to hub needs --licence, under which others may use the model, such as apache-2.0 or other")
-    if not LICENCE.fullmatch(licence):
+    if not LICENCE.fullmatch(licence.lower()):
         raise UserError(
             f"--licence is {licence!r}; give an identifier of the hub, such as apache-2.0, cc-by-4.0 or other"
         )
@@ -133,7 +133,7 @@ def _check(licence: str | None, description: str | None, upload: bool, repo: str
         raise UserError(f"{given} is given without {missing}; nothing is uploaded without both")
     if repo is not None and not REPO.fullmatch(repo):
         raise UserError(f"--repo is {repo!r}; give OWNER/NAME")
-    return licence, (description or "").strip()
+    return licence.lower(), (description or "").strip()
 
 
 def _with_description(text: str, description: str) -> str:
