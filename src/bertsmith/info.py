@@ -59,6 +59,7 @@ def _other_kind(folder: Path) -> str:
         ("finetune.json", "a fine-tuning run, whose scores are in its metrics.json"),
         ("comparison.json", "a comparison, whose table is in its comparison.json"),
         ("modules.json", "a model of sentence-transformers"),
+        ("model/modules.json", "a run of `finetune --embeddings`, whose figures are in its metrics.json"),
         ("config.json", "a model and no run"),
     ):
         if (folder / name).is_file():

@@ -69,7 +69,7 @@ def open_rows(path: str, report: CorpusReport, *, column: str | None = None, wor
         UserError: The file is not there, or is not what its name says.
     """
     if Path(path).expanduser().is_dir():
-        raise UserError(f"{path} is a folder; name one file with labelled rows")
+        raise UserError(f"{path} is a folder; name one file with rows")
     (file,) = find_files(path)
     try:
         rows = iter(_rows_of(file, report, column, words))
@@ -77,7 +77,7 @@ def open_rows(path: str, report: CorpusReport, *, column: str | None = None, wor
         if first is None:
             raise Unusable("has no row that can be read")
     except Unusable as error:
-        hint = "" if ";" in str(error) else "; name a file with labelled rows"
+        hint = "" if ";" in str(error) else "; name a file with rows"
         raise UserError(f"{path} {error}{hint}") from None
     return chain([first], rows)
 
