@@ -78,17 +78,17 @@ def predict(model: Path, data: str, output: Path, **flags: Any) -> None:
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.argument("text")
+@click.argument("text", nargs=-1, required=True)
 @click.option("--top-k", type=int, default=5, show_default=True, help="Candidates for each mask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def fill(model: Path, text: str, top_k: int, as_json: bool) -> None:
+def fill(model: Path, text: tuple[str, ...], top_k: int, as_json: bool) -> None:
     """Fill each [MASK] in TEXT with MODEL: a run, also one that is still training, or a BERT folder."""
     from bertsmith.commands.console import make_reporter
     from bertsmith.predict import fill as fill_masks
     from bertsmith.predict import load_for_prediction
 
     network, vocabulary = load_for_prediction(model, make_reporter())
-    filled = fill_masks(network, vocabulary, text, top_k=top_k)
+    filled = fill_masks(network, vocabulary, " ".join(text), top_k=top_k)  # the quotes may have been forgotten
     if filled.note:
         click.echo(filled.note, err=True)
     if as_json:
