@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bertsmith.cli import run as command
 from bertsmith.cli import write_any_text
-from bertsmith.commands.console import PlainReporter, TerminalReporter, print_table
+from bertsmith.commands.console import PlainReporter, TerminalReporter, make_reporter, print_table
 
 STEP: dict[str, Any] = {"max_steps": 1000, "loss": 3.2, "mlm_loss": 2.5, "mlm_accuracy": 0.3, "nsp_loss": 0.7}
 STEP |= {"nsp_accuracy": 0.6, "unigram_loss": 6.1, "tokens_per_second": 12_345.6}
@@ -32,6 +32,13 @@ def test_a_narrow_terminal_shows_every_number_and_the_time_left(width: int) -> N
     for each in ("training", " left", "step 3/1,000", "mlm 2.500", "nsp 0.700", "unigram 6.10", "12,346 tokens/s"):
         assert each in shown
     assert "\u2026" not in shown
+
+
+@pytest.mark.parametrize(("term", "kind"), [("xterm", TerminalReporter), ("dumb", PlainReporter)])
+def test_a_terminal_that_draws_no_bar_gets_lines(term: str, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, _environ={"TERM": term})
+    monkeypatch.setattr("bertsmith.commands.console.Console", lambda **_: console)
+    assert type(make_reporter()) is kind
 
 
 def test_names_with_brackets_are_no_markup() -> None:

@@ -186,7 +186,7 @@ def make_reporter(*, aside: bool = False) -> Reporter:
     if os.environ.get("RANK", "0") != "0":
         return Reporter()
     console = Console(stderr=aside)
-    if console.is_terminal:
+    if console.is_terminal and not console.is_dumb_terminal:  # there a bar would not be drawn at all
         return TerminalReporter(console)
     return Reporter() if aside else PlainReporter()
 
