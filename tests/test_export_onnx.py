@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ def test_8_bit_weights_are_measured_on_held_out_rows_alone(
     path.unlink()
     line = refused(capsys, *export, "--int8")
     assert "cannot be read again" in line
-    assert line.endswith("name held-out ones with --data")
+    assert line.endswith("name others with --data")
     assert "only 8-bit weights are measured on; add --int8" in refused(capsys, *export, "--data", path)
 
 
@@ -206,6 +207,15 @@ def test_8_bit_weights_of_a_modernbert_classifier(modern: Path, tmp_path: Path) 
     cost = export_onnx(tmp_path / "run", tmp_path / "out", int8=True).cost
     assert cost is not None
     assert {each.name: each.float32 for each in cost.measures}["accuracy"] == pytest.approx(metrics["test_accuracy"])
+
+
+def test_8_bit_weights_of_a_run_whose_text_changed_are_refused(text: Path, tmp_path: Path) -> None:
+    mine = shutil.copy(text, tmp_path / "text.txt")
+    run = train(tmp_path / "run", mine).parent
+    mine.write_text("Another text.\n")
+    with pytest.raises(UserError, match=r"held out cannot be read again .*; name some text with --data"):
+        export_onnx(run, tmp_path / "out", task="feature-extraction", int8=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_8_bit_weights_without_rows_to_measure_on_are_refused(

@@ -148,7 +148,10 @@ def _sections(source: Path, data: str | None) -> list[Section]:
     if data is not None:
         return sample_sections(open_corpus([data]).sections(), MOST_WORDS).sections
     run = read_run(source)
-    return sample_sections(held_out_sections(run.config.data, read_manifest(source / "data")), MOST_WORDS).sections
+    try:
+        return sample_sections(held_out_sections(run.config.data, read_manifest(source / "data")), MOST_WORDS).sections
+    except UserError as error:
+        raise UserError(f"what {source} held out cannot be read again ({error}); name some text with --data") from None
 
 
 def _masked_rows(source: Path, tokenizer: Tokenizer, longest: int, data: str | None) -> TrainingRows:
@@ -188,9 +191,7 @@ def _rows_of_run(source: Path, saved: Mapping[str, Any], tokenizer: Tokenizer, l
     try:
         task = load_task(saved["data"], config, tokenizer, longest=longest)
     except UserError as error:
-        raise UserError(
-            f"the rows of {source} cannot be read again ({error}); name held-out ones with --data"
-        ) from None
+        raise UserError(f"the rows of {source} cannot be read again ({error}); name others with --data") from None
     if task.fingerprint != saved["hashes"]["rows"]:  # what it learnt from may be among them now
         raise UserError(
             f"{saved['data']} changed since {source} was made of it, so its held-out rows are not known; name some "
