@@ -188,20 +188,18 @@ def test_the_card_names_the_architecture(words: Finished, modern: Finished) -> N
     assert "random." not in card_of(modern)
 
 
-@pytest.mark.parametrize(
-    ("objective", "task"), [("mlm+nsp", "next-sentence pairs"), ("mlm+sop", "sentence-order pairs")]
-)
-def test_the_card_states_its_arguments(objective: str, task: str) -> None:
-    card = model_card(
+def made_up_card(**training: Any) -> str:
+    given = {"objective": "mlm+nsp", **training}
+    return model_card(
         config=BertConfig(max_position_embeddings=48, hidden_size=64, num_attention_heads=1, num_hidden_layers=3),
         training=dataclasses.replace(
             TrainingConfig(),
-            objective=objective,  # type: ignore[arg-type]
             global_batch_size=24,
             learning_rate=7e-4,
             steps=77,
             warmup_steps=11,
             precision="bfloat16",
+            **given,
         ),
         manifest={
             "corpus": {"text": {"documents": 12_345, "words": 234_567, "text_bytes": 3_400_000, "duplicates": 89}},
@@ -216,6 +214,13 @@ def test_the_card_states_its_arguments(objective: str, task: str) -> None:
         state={"step": 77, "tokens": 1_000_000, "seconds": 150.0},
         parameters=9_876_543,
     )
+
+
+@pytest.mark.parametrize(
+    ("objective", "task"), [("mlm+nsp", "next-sentence pairs"), ("mlm+sop", "sentence-order pairs")]
+)
+def test_the_card_states_its_arguments(objective: str, task: str) -> None:
+    card = made_up_card(objective=objective)
     numbers = [
         "12,345",
         "234,567",
@@ -234,6 +239,20 @@ def test_the_card_states_its_arguments(objective: str, task: str) -> None:
     numbers += ["9,876,543", "at most 48 tokens", "11 warm-up", "bfloat16", "3 layers x 64", "| 77 |", "| 24 |"]
     assert [number for number in [*numbers, task] if number not in card] == []
     assert ("next" in card) == (objective == "mlm+nsp")
+
+
+def test_the_card_states_what_was_done_beyond_the_plain_recipe() -> None:
+    levers = {"replay": "general.txt", "replay_share": 0.25, "average_decay": 0.99, "batch_ramp": 0.2}
+    card = made_up_card(**levers, short_length=64, clip_updates=True)
+    stated = [
+        "general text beside this one | 25% |",
+        "moving average, decay 0.99",
+        "for 20% of the steps",
+        "| 64, for 90%",
+    ]
+    assert [each for each in [*stated, "root mean square of 1", "about 1.9 times"] if each not in card] == []
+    assert "general.txt" not in card
+    assert "moving average" not in made_up_card()
 
 
 def test_examples_are_ordinary_words_and_always_the_same(pairs: Finished) -> None:

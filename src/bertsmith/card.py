@@ -163,7 +163,8 @@ def _text(manifest: Mapping[str, Any]) -> str:
 
 
 def _recipe(config: AnyConfig, training: TrainingConfig, manifest: Mapping[str, Any], state: Mapping[str, Any]) -> str:
-    passes = state["tokens"] / manifest["splits"]["train"]["tokens"]
+    own = 1.0 if training.replay is None else 1.0 - training.replay_share
+    passes = own * state["tokens"] / manifest["splits"]["train"]["tokens"]
     rows = [
         ("objective", training.objective),
         ("sequence length, tokens", f"{training.sequence_length:,}"),
@@ -179,12 +180,29 @@ def _recipe(config: AnyConfig, training: TrainingConfig, manifest: Mapping[str, 
             f"{training.learning_rate:g}, {training.schedule}, {training.warmup_steps:,} warm-up steps",
         ),
         ("masked tokens", _masking(training)),
+        *_levers(training),
         ("precision", training.precision),
         ("seed", f"{training.seed}"),
         ("training time", f"{state['seconds'] / 60:.1f} min"),
         ("dropout set for fine-tuning", f"{architecture(config.model_type).fine_tuning_dropout:g}"),
     ]
     return f"## Recipe\n\n{_table(rows, ('setting', 'value'))}"
+
+
+def _levers(training: TrainingConfig) -> list[tuple[str, str]]:
+    """What was done beyond the plain recipe."""
+    levers = (
+        (training.replay, "rows of a general text beside this one", f"{training.replay_share:.0%}"),
+        (training.average_decay, "weights", f"moving average, decay {training.average_decay:g}"),
+        (training.batch_ramp, "rows a step at first", f"fewer, for {training.batch_ramp:.0%} of the steps"),
+        (
+            training.short_length,
+            "tokens a row at first",
+            f"{training.short_length}, for {training.short_share:.0%} of the steps",
+        ),
+        (training.clip_updates, "updates", "scaled down to a root mean square of 1"),
+    )
+    return [(name, value) for is_on, name, value in levers if is_on]
 
 
 def _masking(training: TrainingConfig) -> str:
