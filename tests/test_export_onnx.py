@@ -135,7 +135,9 @@ def test_values_that_are_no_numbers_do_not_agree(bert: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_8_bit_weights_are_measured_on_what_a_run_held_out(text: Path, tmp_path: Path) -> None:
+def test_8_bit_weights_are_measured_on_what_a_run_held_out(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = train(tmp_path / "run", text, objective="mlm+nsp").parent
     lines = Listener()
     exported = export_onnx(run, tmp_path / "out", int8=True, reporter=lines)
@@ -149,7 +151,10 @@ def test_8_bit_weights_are_measured_on_what_a_run_held_out(text: Path, tmp_path:
     assert sizes[1] < 0.8 * sizes[0]  # the graph itself is a large part of so small a model
     assert any("masked-token loss, nats" in line for line in lines.lines)
     assert f"| masked-token loss, nats | {loss.float32:.4f} | {loss.int8:.4f} |" in read_card(tmp_path / "out")
+    monkeypatch.setattr("bertsmith.export.graph.ONE_FILE_BYTES", 0)  # weights beside the graph, as of a large model
     vectors = export_onnx(run, tmp_path / "vectors", task="feature-extraction", int8=True).cost
+    assert {"model.onnx.data", "model_quantized.onnx.data"} < {path.name for path in (tmp_path / "vectors").iterdir()}
+    agree(run / "model", tmp_path / "vectors", "feature-extraction")
     assert vectors is not None
     assert 0.9 < vectors.measures[1].int8 < vectors.measures[0].int8 < 1
 
