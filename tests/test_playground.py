@@ -121,7 +121,10 @@ def test_pieces_are_those_of_the_tokenizer(encoder: Path) -> None:
     tokenizer = load_tokenizer(encoder)
     reply = Subject(encoder).ask("pieces", "goalgoal \u4f60 ball", None)
     assert [each["id"] for each in reply["pieces"]] == tokenizer.encode("goalgoal \u4f60 ball").ids
-    assert [each["unknown"] for each in reply["pieces"]].count(True) == 1
+    assert [each["text"] for each in reply["pieces"] if each["unknown"]] == ["\u4f60"]
+    other = Subject(encoder).ask("pieces", "the", "the \u4f60 goal")
+    assert [each["text"] for each in other["pieces"]][:4] == ["", "the", "", "the"]
+    assert [each["text"] for each in other["pieces"] if each["unknown"]] == ["\u4f60"]
     assert reply["pieces"][1]["word"] == reply["pieces"][2]["word"] != reply["pieces"][-2]["word"]
 
 

@@ -65,7 +65,7 @@ const show = {
       if (each.word === null || each.word !== last || chips === null) all.append((chips = element("span", "word-chips")));
       last = each.word;
       const chip = element("span", "chip" + (each.unknown ? " unknown" : each.word === null ? " special" : ""), each.piece);
-      chip.title = `id ${each.id}` + (each.unknown ? ", not in the vocabulary" : "");
+      chip.title = `id ${each.id}` + (each.unknown ? `, not in the vocabulary: ${each.text}` : "");
       chips.append(chip);
     }
     const unknown = reply.pieces.filter((each) => each.unknown).length;

@@ -98,10 +98,14 @@ class Subject:
 
     def _pieces(self, text: str, pair: str | None) -> dict[str, Any]:
         encoding = self.tokenizer.encode(text, pair)
+        spelt = [
+            (pair or "" if of_pair else text)[start:end]
+            for of_pair, (start, end) in zip(encoding.sequence_ids, encoding.offsets, strict=True)
+        ]
         pieces = [
-            {"piece": piece, "id": index, "word": word, "unknown": index == self.tokenizer.unk_token_id}
-            for piece, index, word in zip(
-                self.tokenizer.tokens(encoding.ids), encoding.ids, encoding.word_ids, strict=True
+            {"piece": piece, "id": index, "word": word, "text": of, "unknown": index == self.tokenizer.unk_token_id}
+            for piece, index, word, of in zip(
+                self.tokenizer.tokens(encoding.ids), encoding.ids, encoding.word_ids, spelt, strict=True
             )
         ]
         return {"pieces": pieces, "too_long": len(pieces) > self.longest}
