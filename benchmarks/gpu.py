@@ -3,73 +3,175 @@
     python benchmarks/gpu.py [--quick] [--minutes 10]
 
 1. The tests marked `gpu`: attention against a float64 loop on this card.
-2. One step of the same model on CPU in float64 and on the card in bfloat16 and
-   float32: losses and gradient norms beside each other.
-3. `bertsmith bench` of bert-base at 512 tokens, eager and compiled: tokens per
-   second, share of the rate of an 8192-cube product, where the time goes.
-4. benchmarks/training_speed.py of bert-base at 512 tokens against the Trainer.
+2. One step of small models of both families on the CPU in float64 and on the card in float32 and
+   bfloat16, as it is, compiled, and with dropout: losses and gradient norms beside each other.
+3. `bertsmith pretrain` of bert-base at 512 tokens, stopped by a signal and continued: tokens per
+   second, share of the matrix rate, and of each step how much was spent waiting for its rows.
+4. `bertsmith bench` of the same, eager and compiled: tokens per second, share of the rate of an
+   8192-cube product, where the time goes.
+5. benchmarks/training_speed.py of bert-base at 512 tokens against the Trainer.
 
-What the time does not suffice for is stopped, and named; what was printed until then stands.
+It needs pytest, and for 5 transformers and accelerate; Bertsmith need not be installed. What fails is named at the
+end, and so is what the time does not suffice for; what was printed until then stands. 3 and 5 train on the built-in
+text in runs/benchmark-data, which is prepared if it is not there; a folder from another machine will do.
 """
 
 import argparse
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-
-import torch
-
-from bertsmith.bench import made_up_batch
-from bertsmith.model import BertConfig, BertPretrainingModel
-from bertsmith.objective import sum_losses
-from bertsmith.optim import make_optimizer
-from bertsmith.step import train_step
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
+DATA = ROOT / "runs" / "benchmark-data"
+SPARE_SECONDS, MINUTES_OF_A_ROUND = 15.0, 1.2
+
+sys.path.insert(0, str(ROOT / "src"))
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+Case = tuple[str, str, bool, float]
+"""Family, precision, whether compiled, dropout."""
+
+TOLERANCES = {"float32": 2e-3, "bfloat16": 2e-2}
+"""Of the loss, relative to float64; that of the gradient norm is five times as large."""
+
+CASES: list[Case] = [
+    (family, precision, False, 0.0) for family in ("bert", "modern") for precision in ("float32", "bfloat16")
+] + [("bert", "bfloat16", False, 0.1), ("bert", "bfloat16", True, 0.0), ("modern", "bfloat16", True, 0.0)]
 
 
-def one_step(device: str, dtype: torch.dtype, precision: str) -> tuple[float, float]:
-    """Loss and gradient norm of the first step of a small model."""
-    config = BertConfig(
+def one_step(device: str, case: Case, *, double: bool = False) -> tuple[float, float]:
+    """Loss and gradient norm of the first step of a small model; the rows hold sequences of odd and of no length."""
+    import torch
+
+    from bertsmith.machine.measure import compiled_losses
+    from bertsmith.model import new_config, new_model
+    from bertsmith.objective import sum_losses
+    from bertsmith.optim import make_optimizer
+    from bertsmith.step import train_step
+
+    family, precision, compiled, dropout = case
+    config = new_config(
+        {"bert": "bert", "modern": "modernbert"}[family],
+        special_ids={"pad_token_id": 0},
+        max_position_embeddings=256,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
         vocab_size=2000,
         hidden_size=256,
         num_hidden_layers=4,
         num_attention_heads=4,
         intermediate_size=1024,
-        max_position_embeddings=128,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
     )
     torch.manual_seed(0)
-    model = BertPretrainingModel(config).to(device, dtype)
-    optimizer = make_optimizer(model, weight_decay=0.01, beta2=0.98)
-    batch = made_up_batch(config, rows=16).to(torch.device(device))
-    result = train_step(model, sum_losses, [batch], optimizer, max_grad_norm=1.0, precision=precision, dropout_key=None)
+    model = new_model(config, next_sentence=family == "bert").to(device, torch.float64 if double else torch.float32)
+    optimizer = make_optimizer(model, weight_decay=0.01, beta2=0.98, kind="muon", precision=precision)
+    batch = uneven_batch(config).to(torch.device(device))
+    losses = compiled_losses() if compiled else sum_losses
+    key = (0, 0) if dropout else None
+    result = train_step(
+        model, losses, [batch, batch], optimizer, max_grad_norm=1.0, precision=precision, dropout_key=key
+    )
     return result.measured.loss, result.grad_norm
 
 
+def uneven_batch(config: Any, rows: int = 4) -> Any:
+    """Rows of made-up ids, each cut into three sequences and an empty one."""
+    from dataclasses import replace
+
+    import torch
+
+    from bertsmith.bench import made_up_batch
+
+    batch, length = made_up_batch(config, rows), config.max_position_embeddings
+    ends = torch.tensor([length // 3 - 7, length - 50, length - 50, length])
+    starts = torch.cat([torch.zeros(1), (torch.arange(rows)[:, None] * length + ends).flatten()])
+    return replace(batch, cu_seqlens=starts.int(), next_sentence_label=torch.arange(4 * rows) % 2)
+
+
 def compare_steps(device: str) -> None:
-    exact = one_step("cpu", torch.float64, "float32")
-    print(f"cpu float64: loss {exact[0]:.6f}, gradient norm {exact[1]:.6f}")
-    for precision, tolerance in (("float32", 2e-3), ("bfloat16", 2e-2)):
-        loss, norm = one_step(device, torch.float32, precision)
-        print(f"{device} {precision}: loss {loss:.6f}, gradient norm {norm:.6f}", flush=True)
-        if abs(loss / exact[0] - 1) > tolerance or abs(norm / exact[1] - 1) > 5 * tolerance:
-            raise SystemExit(f"{precision} on {device} is not within {tolerance:g} of float64")
+    """Print losses and gradient norms, and leave when they are too far from float64."""
+    failed = []
+    exact = {family: one_step("cpu", (family, "float32", False, 0.0), double=True) for family in ("bert", "modern")}
+    for family, (loss, norm) in exact.items():
+        print(f"{family}, cpu float64: loss {loss:.6f}, gradient norm {norm:.6f}")
+    for case in CASES:
+        family, precision, compiled, dropout = case
+        how = f"{family}, {device} {precision}{', compiled' * compiled}{', dropout' * bool(dropout)}"
+        try:
+            loss, norm = one_step(device, case)
+        except Exception as error:  # the other cases are still worth a look
+            failed.append(f"{how}: {type(error).__name__}: {error}")
+            print(failed[-1], flush=True)
+            continue
+        print(f"{how}: loss {loss:.6f}, gradient norm {norm:.6f}", flush=True)
+        tolerance = 0.05 if dropout else TOLERANCES[precision]
+        (true_loss, true_norm), norm_tolerance = exact[family], 5 * tolerance
+        if not (abs(loss / true_loss - 1) < tolerance and abs(norm / true_norm - 1) < norm_tolerance):
+            failed.append(f"{how} is not within {tolerance:g} of float64")
+            print(failed[-1], flush=True)
+    if failed:
+        raise SystemExit(f"{len(failed)} of {len(CASES)} steps failed")
 
 
-def run_within(command: list[str], what: str, until: float) -> None:
-    """Run another script, and what it starts, for as long as there is time."""
-    job = subprocess.Popen([sys.executable, *command], start_new_session=True)
-    try:
-        if job.wait(timeout=max(1.0, until - time.monotonic())):
-            raise SystemExit(f"{what}: failed")
-    except subprocess.TimeoutExpired:
-        os.killpg(job.pid, signal.SIGKILL)
-        print(f"{what}: stopped, the time was over; give more --minutes", flush=True)
+def train_and_go_on(device: str, preset: str, rows: str) -> None:
+    """Stop a run after ten steps, continue it, and print what its log says of the steps."""
+    with TemporaryDirectory() as name:
+        run = Path(name) / "run"
+        command = [sys.executable, "-m", "bertsmith", "pretrain", str(DATA), "-o", str(run), "--device", device]
+        command += ["--preset", preset, "--sequence-length", "512", "--global-batch-size", rows, "--steps", "40"]
+        command += ["--validation-every", "1000"]
+        first = subprocess.Popen(command)
+        while first.poll() is None and len(read(run)) < 10:
+            time.sleep(0.05)
+        first.send_signal(signal.SIGTERM)
+        if first.wait() != 128 + signal.SIGTERM or not list(run.glob("checkpoints/step-*")):
+            raise SystemExit(f"the run was not saved when it was asked to stop (exit code {first.returncode})")
+        print(f"stopped and saved after {len(read(run))} steps", flush=True)
+        subprocess.run(command, check=True)
+        steps = read(run)
+        if [step["step"] for step in steps] != list(range(1, 41)):
+            raise SystemExit(f"the log has not each step once: {[step['step'] for step in steps]}")
+        late = steps[-20:]
+        speed, share, wait = (median(s[k] for s in late) for k in ("tokens_per_second", "matrix_share", "input_wait"))
+        print(f"run: {speed:,.0f} tokens/s, {share:.0%} of the matrix rate, waiting for rows {wait:.2%}", flush=True)
+        print(f"loss {steps[0]['loss']:.3f} to {steps[-1]['loss']:.3f}", flush=True)
+
+
+def read(run: Path) -> list[dict[str, Any]]:
+    """The steps in the log of a run."""
+    log = run / "metrics.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+class Parts:
+    """Runs one part after the other, each in a process of its own, while there is time."""
+
+    def __init__(self, minutes: float) -> None:
+        self.until = time.monotonic() + 60 * minutes - SPARE_SECONDS
+        self.not_done: list[str] = []
+
+    def minutes_left(self) -> float:
+        return max(0.0, self.until - time.monotonic()) / 60
+
+    def run(self, what: str, command: list[str]) -> None:
+        """Run a command, and what it starts, for as long as there is time; what goes wrong is named at the end."""
+        print(f"== {what} ({self.minutes_left():.1f} min left)", flush=True)
+        job = subprocess.Popen([sys.executable, *command], start_new_session=True, cwd=ROOT)
+        try:
+            if job.wait(timeout=max(1.0, self.until - time.monotonic())):
+                self.not_done.append(f"{what} failed")
+        except subprocess.TimeoutExpired:
+            os.killpg(job.pid, signal.SIGKILL)
+            self.not_done.append(f"{what} was stopped, the time was over; give more --minutes")
 
 
 def main() -> None:
@@ -77,21 +179,42 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="leave out the comparison with the Trainer")
     parser.add_argument("--device", default="cuda", help="cpu tries the script itself, with bert-tiny")
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--part", choices=["steps", "run"], help=argparse.SUPPRESS)
     options = parser.parse_args()
-    until = time.monotonic() + 60 * options.minutes - 15
     small = options.device == "cpu"
+    preset, rows = ("bert-tiny", "2") if small else ("bert-base", "64")
+    inside: dict[str, Callable[[], None]] = {
+        "steps": lambda: compare_steps(options.device),
+        "run": lambda: train_and_go_on(options.device, preset, rows),
+    }
+    if options.part:
+        inside[options.part]()
+        return
+    parts, here = Parts(options.minutes), [str(Path(__file__).resolve()), "--device", options.device]
     if not small:
+        import torch
+
         if not torch.cuda.is_available():
             raise SystemExit("no CUDA device here")
-        run_within(["-m", "pytest", "-m", "gpu", "-rs", str(ROOT / "tests")], "tests", until)
-    compare_steps(options.device)
-    preset, rows, steps = ("bert-tiny", "2", "4") if small else ("bert-base", "64", "20")
+        print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}", flush=True)
+        parts.run("tests", ["-m", "pytest", "-m", "gpu", "-W", "ignore", "tests/test_attention.py"])
+    parts.run("steps", [*here, "--part", "steps"])
+    if not (DATA / "data" / "manifest.json").exists():
+        parts.run("text", ["-m", "bertsmith", "prepare", "-o", str(DATA), "--vocab-size", "8192"])
+    parts.run("pretrain", [*here, "--part", "run"])
     shape = ["--preset", preset, "--sequence-length", "512", "--global-batch-size", rows]
-    run_within(["-m", "bertsmith", "bench", "--device", options.device, *shape], "bench", until)
+    parts.run("bench", ["-m", "bertsmith", "bench", "--device", options.device, *shape])
     if not options.quick:
-        script = [str(ROOT / "benchmarks" / "training_speed.py"), "--device", options.device]
-        only = ["--presets", preset, "--lengths", "512", "--dropout", "0", "--rounds", "3", "--steps", steps]
-        run_within([*script, *only], "training speed", until)
+        places = str(512 * int(rows))
+        script = ["benchmarks/training_speed.py", "--device", options.device, "--data", str(DATA), "--as-is"]
+        script += ["--presets", preset, "--lengths", "512", "--dropout", "0", "--places", places]
+        script += ["--micro-batches", rows, "--steps", "4" if small else "20"]
+        parts.run(
+            "training speed", [*script, "--minutes", f"{max(0.1, parts.minutes_left() - MINUTES_OF_A_ROUND):.2f}"]
+        )
+    if parts.not_done:
+        raise SystemExit("; ".join(parts.not_done))
+    print("all checked and measured")
 
 
 if __name__ == "__main__":

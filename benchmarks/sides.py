@@ -18,6 +18,8 @@ from typing import Any
 import torch
 
 WARM_UP = 2
+GPU_LOADER_WORKERS = 2
+"""Processes that make the batches for a GPU, on both sides; on a CPU they would only take its time."""
 
 
 def process_memory(kind: str) -> int:
@@ -32,8 +34,10 @@ class Clock:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.seconds: list[float] = []
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
-        self.before = process_memory("VmRSS")  # libraries, data and the model's weights
+        self.before = 0
+        if device.type == "cpu":
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
+            self.before = process_memory("VmRSS")  # libraries, data and the model's weights
         self.last = time.perf_counter()
 
     def tick(self) -> None:
@@ -75,11 +79,17 @@ def bertsmith_side(case: dict[str, Any]) -> None:
     )
     set_learning_rate(optimizer, 1e-4)
     losses = compiled_losses() if case["compile"] else sum_losses
-    clock, size = Clock(device), case["micro_batch"]
-    for step in range(WARM_UP + case["steps"]):
-        first = step * case["rows"]
-        starts = range(first, first + case["rows"], size)
-        micro = [collate(rows.__getitems__(list(range(s, s + size)))).to(device) for s in starts]
+    clock, size, steps = Clock(device), case["micro_batch"], WARM_UP + case["steps"]
+    loader = torch.utils.data.DataLoader(
+        rows,  # type: ignore[arg-type]  # any object with len() and [] will do
+        batch_sampler=[list(range(s, s + size)) for s in range(0, steps * case["rows"], size)],
+        collate_fn=collate,
+        num_workers=GPU_LOADER_WORKERS if device.type == "cuda" else 0,
+        pin_memory=device.type == "cuda",
+    )
+    batches = iter(loader)
+    for step in range(steps):
+        micro = [next(batches).to(device) for _ in range(case["rows"] // size)]
         key = (0, step) if case["dropout"] else None
         result = train_step(
             model, losses, micro, optimizer, max_grad_norm=1.0, precision=case["precision"], dropout_key=key
@@ -145,6 +155,7 @@ def trainer_side(case: dict[str, Any]) -> None:
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=case["device"] != "cpu",
+        dataloader_num_workers=GPU_LOADER_WORKERS if case["device"] == "cuda" else 0,
         seed=0,
     )
     collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
@@ -157,6 +168,7 @@ def main() -> None:
     side, case = sys.argv[1], json.loads(sys.argv[2])
     torch.set_num_threads(case["threads"])
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # the Trainer would divide its rows between all cards
     {"bertsmith": bertsmith_side, "trainer": trainer_side}[side](case)
 
 

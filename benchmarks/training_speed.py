@@ -3,14 +3,17 @@
     python benchmarks/training_speed.py [--quick] [--presets bert-mini bert-base] [--lengths 128 512] [--dropout 0 0.1]
 
 The same model, vocabulary, batch and text on both sides, AdamW, no padding. First
-every candidate of flags is tried for either side and printed; then the best of each
-run alternately, each time in a new process. The last line has the ratios.
+every candidate of flags is tried for either side and printed, the likely best first; then the best of each
+run alternately, each time in a new process. The last line has the ratios. Where the
+time is short, --minutes ends the search and the rounds early, and says so.
 """
 
 import argparse
 import json
+import math
 import subprocess
 import sys
+import time
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -28,14 +31,17 @@ from bertsmith.tokenizer import load_tokenizer
 PLACES = 8192
 """Token places of a step."""
 
-TRAINER = [{"precision": "float32", "compile": False, "attention": "sdpa", "optim": "adamw_torch"}] + [
+PRECISIONS = ("bfloat16", "float32")
+TRAINER = [
     {"precision": precision, "compile": compiled, "attention": attention, "optim": "adamw_torch_fused"}
-    for precision, compiled, attention in product(("float32", "bfloat16"), (False, True), ("sdpa", "eager"))
-]
+    for precision, compiled, attention in product(PRECISIONS, (True, False), ("sdpa", "eager"))
+] + [{"precision": "float32", "compile": False, "attention": "sdpa", "optim": "adamw_torch"}]
 BERTSMITH = [
-    {"precision": precision, "compile": compiled}
-    for precision, compiled in product(("float32", "bfloat16"), (False, True))
+    {"precision": precision, "compile": compiled} for precision, compiled in product(PRECISIONS, (True, False))
 ]
+SEARCH_ENDS = {"bertsmith": 0.2, "trainer": 0.7}
+"""When the search for the flags of a side ends, as a share of the minutes that are given."""
+
 SOFTWARE = 2.0
 """A precision with matrix products this many times as slow as the other's is not tried."""
 
@@ -50,7 +56,7 @@ def measure(side: str, case: dict[str, Any]) -> dict[str, Any] | None:
         print(f"    failed: {done.stderr.strip().splitlines()[-1][:120] if done.stderr.strip() else 'killed'}")
         return None
     result = json.loads(done.stdout.strip().splitlines()[-1])
-    result["speed"] = PLACES / median(result["seconds"])
+    result["speed"] = case["rows"] * case["length"] / median(result["seconds"])
     return dict(result)
 
 
@@ -63,6 +69,9 @@ def best_of(
     for flags, size in product(candidates, sizes):
         if flags["precision"] not in options.precisions:
             continue
+        if found and time.monotonic() > options.started + 60 * options.minutes * SEARCH_ENDS[side]:
+            print(f"    {side}: the other candidates are not tried, the time for the search is over", flush=True)
+            break
         case = base | flags | {"micro_batch": min(size, base["rows"]), "steps": 2}
         result = measure(side, case)
         if result:
@@ -81,7 +90,10 @@ def compare(base: dict[str, Any], peak: float, options: argparse.Namespace) -> s
     cases = {"bertsmith": ours | {"steps": options.steps}, "trainer": theirs | {"steps": options.steps}}
     speeds: dict[str, list[float]] = {side: [] for side in cases}
     memory: dict[str, float] = {}
-    for _ in range(options.rounds):
+    for number in range(options.rounds):
+        if number and time.monotonic() > options.started + 60 * options.minutes:
+            print(f"    {number} rounds, the time is over", flush=True)
+            break
         for side, case in cases.items():
             result = measure(side, case)
             if result:
@@ -89,8 +101,9 @@ def compare(base: dict[str, Any], peak: float, options: argparse.Namespace) -> s
                 memory[side] = result["memory"]
     ratios = [one / other for one, other in zip(speeds["bertsmith"], speeds["trainer"], strict=True)]
     config = BertConfig(**base["shape"])
-    work = step_operations(config, tokens=PLACES, row_length=base["length"], predictions=round(0.15 * PLACES))
-    share = median(speeds["bertsmith"]) / PLACES * work / peak
+    places = base["rows"] * base["length"]
+    work = step_operations(config, tokens=places, row_length=base["length"], predictions=round(0.15 * places))
+    share = median(speeds["bertsmith"]) / places * work / peak
     for side in cases:
         flags = {k: cases[side][k] for k in ("precision", "compile", "micro_batch")}
         print(
@@ -113,6 +126,8 @@ def main() -> None:
     parser.add_argument("--dropout", nargs="+", type=float, default=[0.0, 0.1])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--places", type=int, default=PLACES, help="tokens of a step")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="for search and rounds together")
     parser.add_argument("--micro-batches", nargs="+", type=int, help="rows at once to try [all, and a quarter]")
     parser.add_argument(
         "--precisions", nargs="+", choices=["float32", "bfloat16"], help="to try [those with fast matrix products]"
@@ -120,20 +135,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--data", type=Path, default=Path("runs/benchmark-data"))
+    parser.add_argument("--as-is", action="store_true", help="the data were prepared already, maybe on another machine")
     options = parser.parse_args()
+    options.started = time.monotonic()
     if options.quick:
         options.micro_batches = [16]
         options.presets, options.lengths, options.dropout, options.rounds = ["bert-mini"], [128], [0.0], 2
     torch.set_num_threads(options.threads)
-    options.data.mkdir(parents=True, exist_ok=True)
-    prepare(DataConfig(vocab_size=8192), options.data, report=lambda _line: None)
+    if not options.as_is:
+        options.data.mkdir(parents=True, exist_ok=True)
+        prepare(DataConfig(vocab_size=8192), options.data, report=lambda _line: None)
     vocab_size = load_tokenizer(options.data / "tokenizer").vocab_size
     device = torch.device(options.device)
     rates = {precision: matrix_rate(device, precision) for precision in ("float32", "bfloat16")}
     peak = max(rates.values())
     options.precisions = options.precisions or [name for name, rate in rates.items() if rate * SOFTWARE > peak]
     print(f"{options.device}, {options.threads} threads, torch {torch.__version__}: {peak / 1e12:.2f} TFLOP/s in the")
-    print(f"best matrix product, {copy_rate(device) / 1e9:.1f} GB/s copied; steps of {PLACES} places")
+    print(f"best matrix product, {copy_rate(device) / 1e9:.1f} GB/s copied; steps of {options.places} places")
     products = ", ".join(f"{name} {rate / 1e12:.2f}" for name, rate in rates.items())
     print(f"TFLOP/s by precision: {products}; tried: {', '.join(options.precisions)}", flush=True)
     ratios = []
@@ -147,7 +165,7 @@ def main() -> None:
             "intermediate_size": 4 * preset.hidden_size,
             "max_position_embeddings": length,
         }
-        base = {"shape": shape, "length": length, "rows": PLACES // length, "dropout": dropout}
+        base = {"shape": shape, "length": length, "rows": options.places // length, "dropout": dropout}
         base |= {"data": str(options.data), "device": options.device, "threads": options.threads}
         print(f"{name}, {length} tokens, dropout {dropout:g}", flush=True)
         ratios.append(f"{name} {length} dropout {dropout:g}: {compare(base, peak, options)}")

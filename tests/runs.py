@@ -52,7 +52,9 @@ class Listener(Reporter):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def train(folder: Path, text: Path, reporter: Reporter | None = None, **changes: Any) -> Path:
+def train(
+    folder: Path, text: Path, reporter: Reporter | None = None, *, started: float | None = None, **changes: Any
+) -> Path:
     """Train a model of two small layers for three steps, settings given by flags."""
     given = {**TINY, "text": (str(text),), **changes}
-    return pretrain(folder, given, dict.fromkeys(given, "flag"), reporter)
+    return pretrain(folder, given, dict.fromkeys(given, "flag"), reporter, started=started)

@@ -1,12 +1,17 @@
 """Attention over packed sequences: every kernel against a plain float64 loop, forward and backward."""
 
-from itertools import accumulate
+import inspect
+import math
+from itertools import accumulate, pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from bertsmith.model import attention
 from bertsmith.model.attention import attend, prepare
+from bertsmith.model.dropout import LEVELS
 from bertsmith.model.packed import Packed, pad, place_in_sequence, unpad
 
 HEADS, HEAD_DIM = 3, 8
@@ -125,6 +130,34 @@ def test_attention_dropout_zeroes_or_doubles_weights(row_length: int | None, len
     assert set(scaled.unique().tolist()) == {0.0, 2.0}
 
 
+@pytest.mark.parametrize("name", [name for name, (lengths, _) in LAYOUTS.items() if sum(lengths) < 100])
+def test_what_dropout_leaves_equals_a_loop(name: str) -> None:
+    """Forward and backward in float64, with the weights that were dropped read off one-hot values."""
+    lengths, row_length = LAYOUTS[name]
+    tokens, packed = sum(lengths), packed_of(lengths, row_length)
+    qkv = qkv_of(tokens, torch.float64)
+    q, k, v = qkv.unbind(1)
+    torch.manual_seed(0)
+    one_hot = torch.eye(tokens, dtype=torch.float64)[:, None].expand(-1, HEADS, -1)
+    kept = (attend(q.detach(), k.detach(), one_hot, packed, dropout_p=0.3) > 0).double()  # [T, H, T]
+    torch.manual_seed(0)
+    out = attend(q, k, v, packed, dropout_p=0.3)
+    again = qkv.detach().clone().requires_grad_()
+    q, k, v = again.unbind(1)
+    sequence = torch.repeat_interleave(torch.tensor(lengths))
+    apart = (sequence[:, None] != sequence)[:, None]
+    scores = torch.einsum("qhk,nhk->qhn", q, k) / HEAD_DIM**0.5
+    scale = 1 / (1 - round(0.3 * LEVELS) / LEVELS)
+    weights = scores.masked_fill(apart, -math.inf).softmax(-1) * kept * scale
+    exact = torch.einsum("qhn,nhk->qhk", weights, v)
+    direction = torch.randn(exact.shape, dtype=torch.float64)
+    (out * direction).sum().backward()
+    (exact * direction).sum().backward()
+    torch.testing.assert_close(out, exact, rtol=0, atol=1e-12)
+    torch.testing.assert_close(qkv.grad, again.grad, rtol=0, atol=1e-12)
+    assert 0.6 < kept[(~apart).expand_as(kept)].mean() < 0.8
+
+
 def test_no_tokens_at_all_is_no_error() -> None:
     empty = torch.zeros(0, HEADS, HEAD_DIM)
     assert attend(empty, empty, empty, Packed(torch.zeros(3, dtype=torch.int32), 1)).shape == empty.shape
@@ -165,6 +198,33 @@ def test_a_batch_without_padding_becomes_full_rows(mask: Tensor | None) -> None:
 def test_places_are_counted_from_zero_in_each_sequence() -> None:
     cu_seqlens = torch.tensor([0, 0, 2, 5, 5, 6, 6], dtype=torch.int32)
     assert place_in_sequence(cu_seqlens, 6).tolist() == [0, 1, 0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("window", [None, 0, 2])
+@pytest.mark.parametrize("name", [name for name, (lengths, _) in LAYOUTS.items() if sum(lengths) < 100])
+def test_what_varlen_attn_is_asked_for_equals_the_loop(
+    name: str, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's kernel runs on a GPU alone; here one that does what its documentation says takes its place."""
+    from torch.nn.attention import varlen
+
+    def stand_in(*arguments: Any, **options: Any) -> Tensor:
+        given = inspect.signature(varlen.varlen_attn).bind(*arguments, **options).arguments
+        bounds, reach = given["cu_seq_q"].tolist(), given["window_size"]
+        lengths = [stop - start for start, stop in pairwise(bounds)]
+        assert given["cu_seq_q"].dtype == given["cu_seq_k"].dtype == torch.int32
+        assert max(lengths) <= given["max_q"] == given["max_k"]
+        assert reach[0] == reach[1]
+        qkv = torch.stack([given["query"], given["key"], given["value"]], 1)
+        return loop(qkv, lengths, None if reach[0] < 0 else reach[0])
+
+    monkeypatch.setattr(attention, "varlen_attn", stand_in, raising=False)
+    monkeypatch.setattr(attention, "_can_use_varlen", lambda *_: True)
+    lengths, row_length = LAYOUTS[name]
+    qkv = qkv_of(sum(lengths), torch.float64)
+    packed = prepare(packed_of(lengths, row_length), qkv.flatten(1), num_heads=HEADS, dropout_p=0.0, window=window)
+    assert packed.layout is None
+    assert_equals_loop(qkv, attend(*qkv.unbind(1), packed), lengths, window, 1e-12)
 
 
 @pytest.mark.gpu

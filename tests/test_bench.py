@@ -1,6 +1,7 @@
 """The work of a step is counted as PyTorch counts it, and `bertsmith bench` reports what it measured."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,18 @@ from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.utils.flop_counter import FlopCounterMode
 
 from bertsmith.bench import describe_bench, kinds_of_work, made_up_batch, run_bench, spent_time
+from bertsmith.errors import UserError
 from bertsmith.machine import work
 from bertsmith.machine.measure import keep_instruction_sets_apart
 from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.objective import sum_losses
+
+
+@pytest.fixture(autouse=True)
+def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rates of the machine are not looked at here, and take seconds to measure."""
+    monkeypatch.setattr(work, "CPU_SHAPES", ((64, 64, 64),))
+    monkeypatch.setattr("bertsmith.bench.copy_rate", lambda _device: 1e9)
 
 
 def test_operations_are_those_that_pytorch_counts() -> None:
@@ -39,8 +48,7 @@ def test_a_made_up_batch_is_a_batch() -> None:
 
 
 @pytest.mark.parametrize("preset", ["bert-tiny", "modern-tiny"])
-def test_the_numbers_agree_with_each_other(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "CPU_SHAPES", ((64, 64, 64),))
+def test_the_numbers_agree_with_each_other(preset: str) -> None:
     given = {"preset": preset, "global_batch_size": 2, "sequence_length": 16, "precision": "float32"}
     facts = run_bench({**given, "compile": "no", "threads": 1, "device": "cpu", "hidden_dropout_prob": 0.1})
     eager = facts["ways"]["eager"]
@@ -69,7 +77,6 @@ def test_on_a_gpu_the_time_of_kernels_counts_once() -> None:
 
 
 def test_a_step_that_does_not_fit_at_once_is_measured_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "CPU_SHAPES", ((64, 64, 64),))
     monkeypatch.setattr("bertsmith.bench.rows_that_fit", lambda *_, **__: 2)
     given = {"preset": "bert-tiny", "global_batch_size": 8, "sequence_length": 16, "precision": "float32"}
     facts = run_bench({**given, "compile": "no", "threads": 1, "device": "cpu"})
@@ -78,6 +85,33 @@ def test_a_step_that_does_not_fit_at_once_is_measured_in_parts(monkeypatch: pyte
     assert any(
         f"8 rows x 16 places, {facts['micro_batch_size']} rows at once" in line for line in describe_bench(facts)
     )
+
+
+def test_rows_that_do_not_divide_are_all_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bertsmith.bench.rows_that_fit", lambda *_, **__: 5)
+    computed: list[int] = []
+    monkeypatch.setattr(
+        "bertsmith.bench.Update.run", lambda update, *_: computed.append(sum(map(len, update.micro_batches)))
+    )
+    given = {"preset": "bert-tiny", "global_batch_size": 7, "sequence_length": 16, "precision": "float32"}
+    facts = run_bench({**given, "compile": "no", "threads": 1, "device": "cpu"})
+    assert (facts["rows"], facts["micro_batch_size"], set(computed)) == (7, 4, {7})
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_compiler_that_is_missing_or_fails_is_said(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no headers")
+
+    monkeypatch.setattr("bertsmith.bench.has_compiler", lambda _device: there)
+    monkeypatch.setattr("bertsmith.bench.compiled_losses", lambda: fail)
+    monkeypatch.setattr("bertsmith.bench.kinds_of_work", lambda *_: {})
+    given = {"preset": "bert-tiny", "global_batch_size": 1, "sequence_length": 16, "precision": "float32"}
+    given |= {"threads": 1, "device": "cpu"}
+    problem = "the compiler failed: no headers; put it right" if there else "no C++ compiler was found; install g++"
+    assert f"compiled: not measured, {problem}" in describe_bench(run_bench(given))
+    with pytest.raises(UserError, match=re.escape(f"compile is 'yes', but {problem} or give --compile no")):
+        run_bench({**given, "compile": "yes"})
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import json
 import time
 from contextlib import suppress
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,12 +17,14 @@ from bertsmith.cli import run
 from bertsmith.config import run_config
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
+from bertsmith.machine.measure import Speed
 from bertsmith.machine.work import step_operations
 from bertsmith.model import BertConfig
-from bertsmith.planning.decisions import decide_family
+from bertsmith.planning.decisions import decide_by_budget, decide_family
 from bertsmith.planning.pace import Pace
 from bertsmith.planning.plan import Plan, stages_of
 from bertsmith.planning.sizing import TOKENS_PER_PARAMETER, block_weights, choose_size
+from bertsmith.planning.stages import make_stages, work_of_step
 from bertsmith.pretrain import pretrain
 from bertsmith.run_folder import Run, read_run
 
@@ -171,6 +173,43 @@ def test_a_budget_finds_the_size_of_the_family_that_is_asked_for(text: Path, tmp
         train(tmp_path / "other", text, family="modern")
 
 
+SPEED = {"bert-tiny": 1e-3, "bert-mini": 5e-3, "bert-small": 2e-2}
+"""Seconds of a row."""
+
+
+def decided(monkeypatch: pytest.MonkeyPatch, budget: Budget, **training: Any) -> Run:
+    """A run whose size and steps a budget has decided."""
+
+    def speed(run: Run, *_: object) -> Speed:
+        return Speed("float32", SPEED.get(run.config.model.preset, inf))
+
+    monkeypatch.setattr("bertsmith.planning.decisions.row_speed", speed)
+    run = Run(Path("unused"), run_config({"training": training}), {"preset": "default"}, is_new=True)
+    ids = dict.fromkeys(("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"), 0)
+    words: Any = SimpleNamespace(vocab_size=8192, **ids)
+    decide_by_budget(run, Clock(budget), None, words, torch.device("cpu"))  # type: ignore[arg-type]
+    return run
+
+
+def test_several_processes_see_the_tokens_of_a_larger_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    enough = TOKENS_PER_PARAMETER * block_weights("bert-mini") / 128 * SPEED["bert-mini"]
+    budget = Budget(enough / 3 / GOAL, None)
+    assert decided(monkeypatch, budget).config.model.preset == "bert-tiny"
+    monkeypatch.setattr("bertsmith.distributed.world_size", lambda: 8)
+    assert decided(monkeypatch, budget).config.model.preset == "bert-mini"
+
+
+def test_a_budget_of_work_is_spent_also_when_the_first_steps_are_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    levers = {"batch_ramp": 0.5, "short_length": 32, "mlm_probability": 0.3, "end_probability": 0.15}
+    training = decided(monkeypatch, Budget(None, 1e14), **levers).config.training
+    config = BertConfig(
+        vocab_size=8192, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024
+    )
+    stages = make_stages(training, lambda _length: 1000)
+    spent = sum(work_of_step(config, training, stage, step) for stage in stages for step in stage.steps)
+    assert spent == pytest.approx(1e14, rel=0.01)
+
+
 def test_without_a_budget_the_family_is_a_mini() -> None:
     run = Run(Path("unused"), run_config({"model": {"family": "modern"}}), {"family": "flag"}, is_new=True)
     decide_family(run)
@@ -266,11 +305,22 @@ def test_the_time_of_a_killed_command_counts(text: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr("bertsmith.planning.pace.Pace.look", look)
     monkeypatch.setattr("bertsmith.planning.pace.Pace._estimate", lambda *_: 60)
     for _ in range(2):
-        monkeypatch.setattr("bertsmith.budget.STARTED", time.monotonic() - next(began))
+        started = time.monotonic() - next(began)
         with suppress(KeyboardInterrupt):
-            train(tmp_path / "run", text, budget="3h", warmup_steps=2, validation_every=100)
+            train(tmp_path / "run", text, started=started, budget="3h", warmup_steps=2, validation_every=100)
     assert used[0] == pytest.approx(1000, abs=60)
     assert used[-1] == pytest.approx(6000, abs=60)
+
+
+def test_a_function_that_is_called_late_has_all_of_its_budget(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command's time begins with its process, that of a call, as in a notebook, with the call."""
+    monkeypatch.setattr("bertsmith.budget.STARTED", time.monotonic() - 1e6)
+    listener = Listener()
+    given = {name: value for name, value in TINY.items() if name != "steps"} | {"text": (str(text),), "budget": "1h"}
+    pretrain(tmp_path / "run", given, dict.fromkeys(given, "flag"), listener, plan_only=True)
+    assert any("about 58 min on this machine" in line for line in listener.lines)
 
 
 def test_a_budget_of_more_steps_than_can_be_is_one_line(text: Path, tmp_path: Path) -> None:

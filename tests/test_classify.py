@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from bertsmith.corpus.report import CorpusReport
 from bertsmith.errors import UserError
-from bertsmith.finetuning.classify import Classifier, load_classifier, predict_file
+from bertsmith.finetuning.classify import Classifier, chunks, load_classifier, predict_file, read_text
 from bertsmith.finetuning.tasks.batches import collate
 from bertsmith.finetuning.tasks.encoding import encode_texts
 from bertsmith.finetuning.tasks.objective import score
+from bertsmith.model.classifier import BertClassifier, Head
+from bertsmith.tokenizer import load_tokenizer
 from labelled import LONGEST, pair_rows, tagged_rows, tiny_encoder, topic_rows, tune, write_rows
 
 from runs import Listener
@@ -44,6 +47,14 @@ def test_each_row_is_predicted_in_order(name: str, run: Path, tmp_path: Path) ->
     found = read(tmp_path / "out.csv")
     assert list(found[0]) == ["prediction", "probability"]
     assert sum(one["prediction"] == row["topic"] for one, row in zip(found, rows, strict=True)) > 40
+
+
+def test_long_rows_are_held_fewer_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bertsmith.finetuning.classify.CHUNK_CHARACTERS", 100)
+    rows = [(number, {"text": "x" * length}) for number, length in enumerate([10] * 30 + [500, 500, 1])]
+    found = list(chunks(iter(rows), CorpusReport(), "repair it"))
+    assert [row for chunk in found for row in chunk] == rows
+    assert [len(chunk) for chunk in found] == [11, 11, 9, 1, 1]
 
 
 def test_memory_is_bounded_and_chunks_change_nothing(
@@ -94,6 +105,17 @@ def test_columns_of_words_are_tagged(tagger: Path, tmp_path: Path) -> None:
     assert [row["word"] for row in read(tmp_path / "out.csv")] == [w for r in tagged_rows(3) for w in r["tokens"]]
 
 
+def test_words_in_a_cell_are_read_as_in_training() -> None:
+    for value, words in (
+        ("a dog", ("a", "dog")),
+        ("['a', 'dog']", ("a", "dog")),
+        (None, ()),
+        ("see [1]", ("see", "[1]")),
+    ):
+        assert read_text("new.csv", (1, {"tokens": value}), "tokens", as_words=True) == words
+    assert read_text("new.jsonl", (1, {"text": float("nan")}), "text", as_words=False) == ""
+
+
 def test_rows_without_text_get_a_line_too(run: Path, tmp_path: Path) -> None:
     path = write_rows(tmp_path / "new.jsonl", [{"text": "dog"}, {"text": ""}, {"text": None}, {"text": "x " * 99}])
     lines = Listener()
@@ -130,6 +152,21 @@ def test_a_model_of_pairs_needs_the_second_text(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "new.csv", topic_rows(3))
     with pytest.raises(UserError, match="no column 'text_pair' with the second text; name it with --text-pair"):
         predict_file(load_classifier(tmp_path / "run"), str(path), tmp_path / "out.csv")
+
+
+def test_a_number_has_no_probability(tmp_path: Path) -> None:
+    encoder, path = tiny_encoder(tmp_path / "encoder"), write_rows(tmp_path / "new.csv", topic_rows(3))
+    BertClassifier.start(encoder, Head("regression", ("score",))).save_pretrained(tmp_path / "model")
+    load_tokenizer(encoder).save(tmp_path / "model", model_max_length=LONGEST)
+    assert predict_file(load_classifier(tmp_path / "model"), str(path), tmp_path / "out.csv", every_label=True) == 3
+    assert list(read(tmp_path / "out.csv")[0]) == ["prediction"]
+
+
+def test_texts_without_a_name_are_all_predicted(run: Path, tmp_path: Path) -> None:
+    for name, content in (("new.csv", "a dog here\nan old sail\n"), ("new.jsonl", '"a dog here"\n"an old sail"\n')):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        assert predict_file(load_classifier(run), str(tmp_path / name), tmp_path / f"{name}.csv") == 2
+        assert [row["prediction"] for row in read(tmp_path / f"{name}.csv")] == ["animals", "ships"]
 
 
 def test_a_model_that_was_not_tuned_is_refused(tmp_path: Path) -> None:

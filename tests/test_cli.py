@@ -10,9 +10,13 @@ import time
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import click
 import pytest
+import torch
 
+from bertsmith.cli import app
 from bertsmith.cli import run as command_line
+from bertsmith.errors import UserError
 
 from prose import write_prose
 from runs import FLAGS
@@ -61,11 +65,26 @@ def test_a_mistake_ends_the_process_with_its_code(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_line_with_the_fix(arguments: list[str], fix: str, tmp_path: Path) -> None:
-    import torch
-
     if "cuda" in arguments and torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     assert fix in complaint(*arguments, cwd=tmp_path)
+
+
+def all_commands(group: click.Group) -> dict[str, click.Command]:
+    found: dict[str, click.Command] = {}
+    for name, each in group.commands.items():
+        inner = all_commands(each) if isinstance(each, click.Group) else {"": each}
+        found |= {f"{name} {more}".strip(): command for more, command in inner.items()}
+    return found
+
+
+@pytest.mark.parametrize("name", all_commands(app))
+def test_every_flag_says_what_it_is_and_its_default(name: str) -> None:
+    for flag in all_commands(app)[name].params:
+        if isinstance(flag, click.Option):
+            help_text = flag.help or ""
+            assert "." in help_text, flag.opts
+            assert "[" in help_text or flag.required or flag.show_default or flag.is_flag, flag.opts
 
 
 @pytest.mark.parametrize(
@@ -175,6 +194,55 @@ def test_a_run_inside_its_own_text_is_not_read(tmp_path: Path, capsys: pytest.Ca
 
 def test_an_empty_path_is_one_line(tmp_path: Path) -> None:
     assert "a path is empty" in complaint("pretrain", "", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "the memory of the GPU is full"),
+        (MemoryError(), "the memory of this machine is full"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "the memory of this machine is full"),
+    ],
+)
+def test_a_full_memory_is_one_line(
+    error: Exception, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("bertsmith.info.run_facts", fail)
+    assert says in complaint("info", "run", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("when", ["while it unwinds", "while it is said"])
+def test_a_mistake_is_said_though_the_process_is_asked_to_stop(
+    when: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torchrun asks all processes at once when one of them has ended."""
+
+    def fail(*_: object, **__: object) -> None:
+        try:
+            raise UserError("another process has ended")
+        finally:
+            if when == "while it unwinds":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def say(line: str, **_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        print(line, file=sys.stderr)
+
+    monkeypatch.setattr("bertsmith.info.run_facts", fail)
+    if when == "while it is said":
+        monkeypatch.setattr("bertsmith.cli.click.echo", say)
+    assert command_line(["info", "run"]) == 2
+    assert capsys.readouterr().err.strip() == "bertsmith: another process has ended"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_what_works_in_one_process_is_not_started_in_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert "finetune works in one process; start it without" in complaint("finetune", "a", "b.csv", cwd=tmp_path)
 
 
 def test_preparing_into_a_run_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bertsmith.atomic import write_bytes
 from bertsmith.cli import run as command
 from bertsmith.compare import compare
 from bertsmith.comparison.baselines import baselines
@@ -15,7 +16,9 @@ from bertsmith.comparison.differences import Interval
 from bertsmith.comparison.table import comparison_table, verdicts
 from bertsmith.errors import UserError
 from bertsmith.finetune import finetune_and_judge
+from bertsmith.finetuning.any_classifier import inspect_folder
 from bertsmith.finetuning.config import FinetuneConfig
+from bertsmith.finetuning.folder import model_hash
 from bertsmith.finetuning.tasks.dataset import TaskData, load_task
 from bertsmith.finetuning.tasks.scores import score_all
 from bertsmith.interrupt import Interrupted
@@ -200,8 +203,14 @@ def test_a_verdict_needs_an_interval_without_0(metric: str, difference: Interval
 
 def test_other_rows_or_settings_are_refused(straight: tuple[Path, Comparison], models: list[str], rows: str) -> None:
     folder, given = straight[0], {**QUICK, "label": "topic"}
+    compare(folder, models, rows, {**given, "checkpoint_every": 1.0}, seeds=2)  # changes no result
     with pytest.raises(UserError, match=r"compares otherwise: epochs was 2.0 and is 3.0"):
         compare(folder, models, rows, {**given, "epochs": 3.0}, seeds=2)
+    before = Path(rows).read_bytes()
+    write_rows(Path(rows), topic_rows(151))
+    with pytest.raises(UserError, match=r"topics.csv changed since .* was begun; choose another folder"):
+        compare(folder, models, rows, given, seeds=2)
+    Path(rows).write_bytes(before)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +240,25 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_that_does_not_fit_is_refused_before_any_is_trained(
+    models: list[str], rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [inspect_folder(Path(model)).parameters for model in models]
+    monkeypatch.setattr("bertsmith.machine.device.free_memory", lambda: 12 * min(sizes))
+    larger = models[sizes.index(max(sizes))]
+    with pytest.raises(UserError, match=f"GB are free; leave {larger} out"):
+        compare(tmp_path / "out", models, rows, {**QUICK, "label": "topic"}, seeds=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_vocabulary_is_another_model(tmp_path: Path) -> None:
+    hashes = set()
+    for words in ("dog\ncat\n", "cat\ndog\n"):
+        (tmp_path / "vocab.txt").write_text(words, encoding="utf-8")
+        hashes.add(model_hash(tmp_path))
+    assert len(hashes) == 2
+
+
 def test_a_label_that_training_lacks_is_refused(models: list[str], rows: str, tmp_path: Path) -> None:
     test = write_rows(tmp_path / "test.csv", [*topic_rows(5), {"text": "the dog", "topic": "animal"}])
     with pytest.raises(UserError, match=r"test.csv:7 has the label 'animal'"):
@@ -249,8 +277,10 @@ def test_the_command_prints_a_table_and_json(
     pairs = tmp_path / "pairs"
     pairs.mkdir()
     (pairs / "p.jsonl").write_text(json.dumps({"sentence_good": "the dog", "sentence_bad": "dog the"}) + "\n")
-    assert command([*arguments, "--json", "--blimp", str(pairs)]) == 0
+    held_out = write_rows(tmp_path / "text.txt", topic_rows(20))
+    assert command([*arguments, "--json", "--blimp", str(pairs), "--held-out", str(held_out)]) == 0
     found = json.loads(capsys.readouterr().out)
+    assert all(each["pseudo_likelihood"]["bits_per_byte"] > 0 for each in found["evaluations"])
     assert facts(straight[1])[0][1] == found["contenders"][0]["scores"]
     assert found["evaluations"][1]["minimal_pairs"]["pairs"] == 1
 
@@ -273,12 +303,20 @@ def test_what_else_is_to_be_measured_is_looked_at_first(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_kill_before_the_answers_are_written_loses_no_run(
+def test_a_full_disk_before_the_answers_are_written_loses_no_run(
     models: list[str], rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def answers_fail(path: Path, data: bytes) -> None:
+        if path.name == "test.safetensors":
+            raise OSError(28, "No space left on device", str(path))
+        write_bytes(path, data)
+
+    given = {**QUICK, "label": "topic"}
     with monkeypatch.context() as patch:
-        patch.setattr("bertsmith.compare.save_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        patch.setattr("bertsmith.atomic.write_bytes", answers_fail)
         with pytest.raises(OSError, match="No space left"):
-            compare(tmp_path / "out", models[:1], rows, {**QUICK, "label": "topic"}, seeds=1)
+            compare(tmp_path / "out", models[:1], rows, given, seeds=1)
     (model,) = (tmp_path / "out").glob("*/seed-0/model")
     assert model.is_dir()
+    compare(tmp_path / "out", models[:1], rows, given, seeds=1)
+    assert not list((tmp_path / "out").rglob("model.safetensors"))

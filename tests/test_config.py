@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from bertsmith.commands.flags import gather
 from bertsmith.config import FREE_SETTINGS, changed, flat, read_toml, run_config
 from bertsmith.errors import UserError
 from bertsmith.output_folder import make_folder, new_folder
@@ -24,8 +25,9 @@ from bertsmith.run_folder import open_run, read_run, to_toml
         ({"model": {"hidden_dropout_prob": 1.0}}, "give a probability in"),
         (
             {"model": {"preset": "modern-tiny"}, "training": {"objective": "mlm+nsp"}},
-            "objective is 'mlm+nsp', but preset 'modern-tiny' has no head for pairs of sentences; give --objective mlm",
+            "objective is 'mlm+nsp', but ModernBERT has no head for pairs of sentences; give --objective mlm",
         ),
+        ({"model": {"family": "modern"}, "training": {"objective": "mlm+sop"}}, "ModernBERT has no head for pairs"),
         ({"training": {"mlm_probability": 0}}, "mlm_probability is 0.0"),
         ({"training": {"sequence_length": 8}}, "sequence_length is 8"),
     ],
@@ -93,6 +95,32 @@ def test_a_mistake_before_the_first_checkpoint_can_be_put_right(tmp_path: Path) 
     again = open_run(tmp_path, {"text": ("there.txt",)}, {"text": "flag"})
     assert again.config.data.text == ("there.txt",)
     assert again.config.training.precision == "auto"
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"budget": "20m"}, {"steps": 90}),
+        ({"steps": 90}, {"budget": "20m"}),
+        ({"steps": 90}, {"epochs": 2.0}),
+        ({"micro_batch_size": 2}, {"gradient_accumulation_steps": 4}),
+    ],
+)
+def test_what_is_said_another_way_now_is_said_once(first: dict[str, Any], then: dict[str, Any], tmp_path: Path) -> None:
+    open_run(tmp_path, first, dict.fromkeys(first, "flag")).save()
+    training = open_run(tmp_path, then, dict.fromkeys(then, "flag")).config.training
+    assert {name: getattr(training, name) for name in {**first, **then}} == dict.fromkeys(first) | then
+
+
+def test_a_plan_is_run_in_its_own_folder_without_its_budget(tmp_path: Path) -> None:
+    """Else the clock would revise the steps that the plan has fixed."""
+    planned = open_run(tmp_path, {"budget": "20m"}, {"budget": "flag"})
+    planned.decide("measured", steps=90)
+    planned.save()
+    run = open_run(tmp_path, *gather((), {}, tmp_path / "config.toml", decided=True))
+    assert (run.config.training.steps, run.config.training.budget) == (90, None)
+    run.save()
+    assert read_run(tmp_path).config.training.budget is None
 
 
 def test_settings_that_go_together_are_changed_together() -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from bertsmith.cli import run as command
 from bertsmith.contrastive import correlate, read_pairs, train_embeddings
-from bertsmith.errors import UserError
 from bertsmith.sentence_vectors import load_sentence_encoder
 from labelled import other_model, tiny_encoder, topic_rows, write_rows
 
@@ -38,7 +37,7 @@ def pairs(tmp_path: Path) -> Path:
 
 
 def test_the_trained_folder_loads_in_sentence_transformers_and_is_measured(
-    bert: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bert: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from sentence_transformers import SentenceTransformer
 
@@ -51,6 +50,8 @@ def test_the_trained_folder_loads_in_sentence_transformers_and_is_measured(
     out = tmp_path / "run"
     given = {**SETTINGS, "test": str(pairs)}
     assert train_embeddings(out, bert, str(data), given, reporter=lines) == out / "model"
+    shown = capsys.readouterr()
+    assert shown.out + shown.err == ""  # only the reporter speaks
     metrics = json.loads((out / "metrics.json").read_text())
     encoder, texts = load_sentence_encoder(out), [row["text"] for row in rows]
     assert metrics["sts_spearman_before"] == correlate(load_sentence_encoder(bert), read_pairs(str(pairs))).spearman
@@ -111,7 +112,9 @@ def test_what_cannot_be_trained_on_is_said_in_one_line(
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_stopped_training_leaves_nothing(bert: Path, tmp_path: Path) -> None:
+def test_a_stopped_training_leaves_nothing_and_says_so(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = write_rows(tmp_path / "rows.csv", topic_rows(40))
 
     class Stopper(Listener):
@@ -119,6 +122,8 @@ def test_a_stopped_training_leaves_nothing(bert: Path, tmp_path: Path) -> None:
             if task.startswith("training") and fraction > 0.5:
                 raise KeyboardInterrupt
 
-    with pytest.raises(UserError, match="keeps no checkpoints, and the same command begins anew"):
-        train_embeddings(tmp_path / "run", bert, str(data), SETTINGS, reporter=Stopper())
+    monkeypatch.setattr("bertsmith.commands.console.make_reporter", Stopper)
+    flags = ["--embeddings", "--threads", "1", "--device", "cpu", "--batch-size", "16"]
+    assert command(["finetune", str(bert), str(data), "-o", str(tmp_path / "run"), *flags]) == 130
+    assert "keeps no checkpoints, and the same command begins anew\n" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]

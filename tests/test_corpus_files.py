@@ -150,6 +150,17 @@ def test_empty_folder_is_refused(tmp_path: Path) -> None:
         open_corpus([str(tmp_path)])
 
 
+@pytest.mark.parametrize(
+    "files", [("config.json", "model.safetensors"), ("config.toml", ".lock"), ("data/manifest.json",)]
+)
+def test_a_folder_of_ours_that_is_named_is_called_so(files: tuple[str, ...], tmp_path: Path) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match="is a run, a model or prepared text, which is no text here; name the text"):
+        open_corpus([str(tmp_path)])
+
+
 def test_folder_without_readable_file_is_refused_naming_one(tmp_path: Path) -> None:
     write(tmp_path / "a.bin", b"\x00" * 100)
     write(tmp_path / "b.txt", b"")

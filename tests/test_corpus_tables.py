@@ -218,9 +218,24 @@ def test_quotes_in_a_table_of_tabs_are_text(tmp_path: Path) -> None:
     assert texts(path) == ['The 5" screen is "fine.', 'Quoted " whole']
 
 
+def test_one_column_of_a_table_of_tabs_may_be_quoted(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tsv", 'text\n"Two\nlines."\nThe 5" screen.\n"Quoted "" whole"\n')
+    assert texts(path) == ["Two\nlines.", 'The 5" screen.', 'Quoted " whole']
+
+
 def test_text_with_unquoted_commas_in_the_last_column_is_kept_whole(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "label,text\n1,Well, it works, mostly.\n0,No.\n")
     assert texts(path) == ["Well, it works, mostly.", "No."]
+
+
+def test_unquoted_commas_belong_to_the_column_of_the_text(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "id,Text,label\n1,Well, it works, mostly.,good\n2,No.,bad\n")
+    assert texts(path) == ["Well, it works, mostly.", "No."]
+
+
+def test_a_first_line_for_excel_names_the_delimiter(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "sep=;\nname;text\nA, B, C;Well, it works.\nD;No.\n")
+    assert texts(path) == ["Well, it works.", "No."]
 
 
 def test_cell_of_a_million_characters_is_read(tmp_path: Path) -> None:
@@ -232,6 +247,18 @@ def test_cell_of_a_million_characters_is_read(tmp_path: Path) -> None:
 def test_column_of_a_table_without_names_is_named_by_its_number(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "0,It was good. I liked it!\n1,It was bad.\n")
     assert texts(path, text_field="2") == ["It was good. I liked it!", "It was bad."]
+
+
+def test_a_value_that_is_the_number_of_a_column_is_no_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", '"2","So it was."\n"1","It was bad."\n"2","It was good."\n')
+    assert texts(path, text_field="2") == ["So it was.", "It was bad.", "It was good."]
+
+
+@pytest.mark.parametrize("header", ["0,1", ",0,1"])
+def test_numbers_from_0_are_names_that_pandas_gave(header: str, tmp_path: Path) -> None:
+    index = "7," if header.startswith(",") else ""
+    path = write(tmp_path / "a.csv", f"{header}\n{index}It was good.,1\n{index}It was bad.,0\n")
+    assert texts(path, text_field="0") == texts(path) == ["It was good.", "It was bad."]
 
 
 def test_of_two_columns_with_one_name_the_first_keeps_it(tmp_path: Path) -> None:
@@ -246,6 +273,27 @@ def test_short_values_are_no_names_of_columns_where_one_stands_again_below(tmp_p
     assert texts(path) == ["good film", "bad film", "fine film"]
     path = write(tmp_path / "b.csv", "film,verdict\nA good film.,pos\n,\nA bad one.,neg\n")
     assert texts(path) == ["A good film.", "A bad one."]
+
+
+def test_a_short_text_alone_on_its_line_is_no_name(tmp_path: Path) -> None:
+    assert texts(write(tmp_path / "a.csv", "A good film\nA bad one.\n")) == ["A good film", "A bad one."]
+    assert texts(write(tmp_path / "b.csv", "Film review\nA good film.\n")) == ["A good film."]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_json_by_columns_is_a_table(indent: int | None, tmp_path: Path) -> None:
+    """What `to_json` of pandas writes when nothing else is said, and what `to_dict` of datasets gives."""
+    for table in (
+        {"text": {"0": "It was good.", "7": "It was bad."}, "label": {"0": 1, "7": 0}},
+        {"text": ["It was good.", "It was bad."], "label": [1, 0]},
+    ):
+        path = write(tmp_path / "a.json", json.dumps(table, indent=indent))
+        assert texts(path) == ["It was good.", "It was bad."]
+
+
+def test_several_columns_may_have_no_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "v1,v2,,\nham,It was good.,,\nspam,It was bad.,x,\n")
+    assert texts(path, text_field="v2") == texts(path) == ["It was good.", "It was bad."]
 
 
 def test_json_in_an_old_encoding_is_read(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from bertsmith.cli import run
 from bertsmith.commands.console import print_table
@@ -13,7 +15,10 @@ from bertsmith.data.shards import read_manifest
 from bertsmith.errors import UserError
 from bertsmith.evaluate import Wanted, evaluate
 from bertsmith.evaluation.held_out import count_words, sample_sections, sample_sentences
-from bertsmith.evaluation.table import evaluation_table, notes
+from bertsmith.evaluation.pll import PseudoLikelihoodScore
+from bertsmith.evaluation.results import Evaluation
+from bertsmith.evaluation.table import evaluation_table, keep_in_runs, notes
+from bertsmith.interrupt import Interrupted
 from bertsmith.metrics import read_metrics
 from bertsmith.report import write_report
 from bertsmith.tokenizer import load_tokenizer
@@ -137,6 +142,12 @@ def test_the_table_has_a_column_for_each_model_and_says_how_to_read_it(both: Pat
         assert said in text
 
 
+def test_runs_on_texts_of_their_own_have_samples_of_their_own() -> None:
+    scores = [PseudoLikelihoodScore(1.0, (0.9, 1.1), sentences, 1000, 6000, 1400, 0.0) for sentences in (80, 1200)]
+    found = [Evaluation(str(n), 1, 1, 1, None, None, None, None, score, None) for n, score in enumerate(scores)]
+    assert "of 80 to 1,200 sentences chosen by hash, 1,000 words" in "\n".join(notes(found))
+
+
 def test_a_table_leaves_out_what_no_model_has(mlm: Path, pairs: Path) -> None:
     table = evaluation_table(evaluate([str(mlm / "model")], Wanted(blimp=pairs), device="cpu", threads=1))
     assert [row[0] for row in table.rows] == [
@@ -164,6 +175,18 @@ def test_the_page_of_a_run_shows_what_was_measured_of_it(
     assert "Measured by bertsmith evaluate" not in (both / "report.html").read_text(encoding="utf-8")
     (folder / "measured.json").write_text('{"values": [1]}')
     write_report([folder], folder / "report.html")
+
+
+def test_a_run_that_trains_on_is_shown_with_the_step_that_was_measured(text: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(folder, text, Listener(stop_after=1))
+    (found,) = evaluate([str(folder)], Wanted(words=0), device="cpu", threads=1)
+    with pytest.raises(Interrupted):
+        train(folder, text, Listener(stop_after=2))
+    assert found.step == 1
+    assert keep_in_runs([found]) == []
+    assert "Of the weights after step 1." in json.loads((folder / "measured.json").read_text())["notes"]
 
 
 def test_json_is_alone_on_the_output(both: Path, pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,6 +223,8 @@ def test_mistakes_are_one_line(both: Path, other: Path, tmp_path: Path, capsys: 
         ([model, "--text", other, "--sequence-length", "2"], "sequence_length is 2"),
         ([model, "--blimp", tmp_path / "empty", "--pairs", "0"], "pairs is 0"),
         ([model, "--text", other, "--pairs", "3"], "there is no --blimp to take them from"),
+        ([both, "--sequence-length", "16"], "sequence_length is 16, and there is no --text"),
+        ([both, "--document", "line"], "document is line, and there is no --text"),
         ([tmp_path / "nowhere"], "nowhere does not exist"),
         ([], "MODEL"),
     ):
@@ -207,6 +232,15 @@ def test_mistakes_are_one_line(both: Path, other: Path, tmp_path: Path, capsys: 
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1
         assert said in lines[0]
+
+
+def test_a_gpu_without_room_is_one_line(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("bertsmith.evaluate.score_own_rows", fail)
+    with pytest.raises(UserError, match=r"the memory of the GPU is too small to measure .*; give --device cpu"):
+        evaluate([str(both)], Wanted(words=0), device="cpu", threads=1)
 
 
 def test_a_text_of_one_sentence_is_enough(both: Path, tmp_path: Path) -> None:
@@ -217,6 +251,11 @@ def test_a_text_of_one_sentence_is_enough(both: Path, tmp_path: Path) -> None:
     assert found.masked.tokens >= 1
     assert found.pseudo_likelihood is not None
     assert found.pseudo_likelihood.sentences == 1
+    shares = np.unique(
+        load_tokenizer(both / "tokenizer").encode_sentences(["The dog sees the cat."])[0], return_counts=True
+    )[1]
+    shares = shares / shares.sum()
+    assert found.masked.unigram_loss == pytest.approx(-(shares * np.log(shares)).sum())
 
 
 def sections(count: int) -> list[Section]:

@@ -7,15 +7,17 @@ import pytest
 import torch
 
 from bertsmith.cli import run as command
-from bertsmith.export.sentences import export_sentences
+from bertsmith.export.folder import carried_card
+from bertsmith.export.sentences import export_sentences, sentence_transformers
 from bertsmith.model import load_model
+from bertsmith.tokenizer import load_tokenizer
 from labelled import tiny_encoder
 
 from runs import train
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 
-GIVEN = ["--licence", "apache-2.0", "--data-description", "Made-up prose."]
+GIVEN = ["--licence", "Apache-2.0", "--data-description", "Made-up prose."]
 
 
 class FakeHub:
@@ -62,21 +64,54 @@ def test_the_folder_has_the_model_and_a_card_with_numbers_licence_and_data(
     assert card.data.pipeline_tag == "fill-mask"
     assert "| masked-token loss, nats |" in card.text
     assert card.text.index("## Data\n\nMade-up prose.\n") < card.text.index("## Limits")
-    ids = torch.randint(5, 100, (2, 9))
-    ours, theirs = (load_model(folder, heads=True)(ids).mlm_logits for folder in (run / "model", tmp_path / "out"))
-    assert torch.equal(ours, theirs)
     assert hub.calls == []
+    transformers = pytest.importorskip("transformers")
+    given = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")("the old dog", return_tensors="pt")
+    theirs = transformers.AutoModelForPreTraining.from_pretrained(tmp_path / "out")(**given)
+    ours = load_model(run / "model", heads=True)(given["input_ids"])
+    torch.testing.assert_close(ours.mlm_logits, theirs.prediction_logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.nsp_logits, theirs.seq_relationship_logits, atol=1e-5, rtol=1e-5)
 
 
 def test_a_folder_of_sentence_transformers_keeps_its_modules(run: Path, tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers")
-    export_sentences(run, tmp_path / "st")
+    export_sentences(run, tmp_path / "st", pooling="pooled")
+    with sentence_transformers() as library:
+        modules = library.SentenceTransformer(str(tmp_path / "st"), device="cpu")
+        modules.append(library.models.Normalize())
+        modules.save_pretrained(str(tmp_path / "st"), create_model_card=False)
     assert export(tmp_path / "st", tmp_path / "out", *GIVEN) == 0
     mine, its = (
         sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
         for folder in (tmp_path / "st", tmp_path / "out")
     )
     assert mine == its
+    assert "3_Normalize" in its
+    card = huggingface_hub.ModelCard.load(tmp_path / "out" / "README.md")
+    assert (card.data.library_name, card.data.pipeline_tag) == ("sentence-transformers", "sentence-similarity")
+    assert card.text.count("```python") == 1
+    assert "SentenceTransformer(" in card.text[card.text.index("```python") :]
+
+
+def test_a_model_that_transformers_alone_reads_can_be_shared(tmp_path: Path) -> None:
+    from references import transformers, write_foreign
+
+    folder = write_foreign(tmp_path / "model", "distilbert", load_tokenizer(tiny_encoder(tmp_path / "words")))
+    (folder / "README.md").write_text("# Mine\n")
+    assert export(folder, tmp_path / "out", *GIVEN) == 0
+    assert transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "out").config.dim == 32
+    assert len(transformers.AutoTokenizer.from_pretrained(tmp_path / "out")) > 5
+
+
+def test_the_card_of_another_form_has_the_numbers_and_not_the_code_of_the_first(run: Path, tmp_path: Path) -> None:
+    card = carried_card(run / "model", library="onnx", task="fill-mask")
+    assert card.startswith("---\nlibrary_name: onnx\npipeline_tag: fill-mask\n")
+    assert "| masked-token loss, nats |" in card
+    assert "\n## Limits\n" in card
+    assert "path/to/this/folder" not in card
+    assert "## Use" not in card
+    (tmp_path / "README.md").write_text("# Mine\n\n## Use\n\nAs you like.\n\n```python\nprint(1)\n```\n\n## More\n")
+    assert "As you like.\n\n```python\nprint(1)" in carried_card(tmp_path, library="onnx", task="fill-mask")
 
 
 def test_it_is_uploaded_only_where_both_are_given(
@@ -94,7 +129,9 @@ def test_it_is_uploaded_only_where_both_are_given(
     assert "model.safetensors" in files
     monkeypatch.setattr(FakeHub, "taken", True)
     assert export(run, tmp_path / "d", *GIVEN, "--upload", "--repo", "me/mine") == 2
-    assert "is ready, but the upload to me/mine failed: 409: me/mine exists\n" in capsys.readouterr().err
+    line = capsys.readouterr().err
+    assert "is ready, but the upload to me/mine failed: 409: me/mine exists; when that is mended" in line
+    assert line.endswith(f"`hf upload --private OWNER/NAME {tmp_path / 'd'}` sends it\n")
     assert (tmp_path / "d" / "README.md").exists()
 
 
@@ -117,7 +154,14 @@ def test_what_is_missing_is_asked_for(
     assert not any(tmp_path.iterdir())
 
 
-def test_a_folder_without_a_card_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_a_readable_card_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert export(tiny_encoder(tmp_path / "model"), tmp_path / "out", *GIVEN) == 2
     assert "has no model card (README.md) with measured numbers" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    for card in ("---\ntags: [\n---\n", "---\n- a\n---\n", "---\nmodel-index: 3\n---\n", "\xff"):
+        (tmp_path / "model" / "README.md").write_bytes(card.encode("latin-1"))
+        assert export(tmp_path / "model", tmp_path / "out", *GIVEN) == 2
+        error = capsys.readouterr().err
+        assert "README.md is not what the hub reads" in error
+        assert error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from bertsmith.errors import UserError
 from bertsmith.evaluation.any_model import open_model
 from bertsmith.evaluation.token_scores import score_own_rows
 from bertsmith.export.graph import compare, example, our_outputs
+from bertsmith.export.int8 import make_judge
 from bertsmith.export.onnx import export_onnx
 from bertsmith.export.runtime import Session
 from bertsmith.model.classifier import BertClassifier, Head, ModernBertClassifier
@@ -94,9 +96,10 @@ def test_the_folder_is_usable_by_itself_as_its_card_says(bert: Path, tmp_path: P
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert str(tmp_path) not in card
     found: dict[str, object] = {}
-    exec(code.replace("path/to/this/folder", str(tmp_path / "out")), found)
+    code = code.replace("path/to/this/folder", str(tmp_path / "out"))
+    exec(code.replace("Another, longer text.", "the " * 3 * LONGEST), found)
     (logits,) = found["outputs"]  # type: ignore[misc]
-    assert np.asarray(logits).ndim == 3
+    assert np.asarray(logits).shape[:2] == (2, LONGEST)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "bert"
 
 
@@ -113,6 +116,16 @@ def test_a_graph_that_is_not_the_model_leaves_no_folder(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "other"]
 
 
+def test_a_graph_that_the_runtime_does_not_read_leaves_no_folder(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bertsmith.export.onnx.write_graph", lambda *given: given[-1].write_bytes(b"of another time"))
+    line = refused(capsys, "export", bert, "--to", "onnx", "-o", tmp_path / "out")
+    assert "does not read a graph of torch" in line
+    assert line.endswith("take a newer onnxruntime")
+    assert not any(tmp_path.iterdir())
+
+
 def test_values_that_are_no_numbers_do_not_agree(bert: Path, tmp_path: Path) -> None:
     export_onnx(bert, tmp_path / "out")
     ours = our_outputs(bert, "fill-mask")
@@ -122,7 +135,9 @@ def test_values_that_are_no_numbers_do_not_agree(bert: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_8_bit_weights_are_measured_on_what_a_run_held_out(text: Path, tmp_path: Path) -> None:
+def test_8_bit_weights_are_measured_on_what_a_run_held_out(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = train(tmp_path / "run", text, objective="mlm+nsp").parent
     lines = Listener()
     exported = export_onnx(run, tmp_path / "out", int8=True, reporter=lines)
@@ -136,7 +151,10 @@ def test_8_bit_weights_are_measured_on_what_a_run_held_out(text: Path, tmp_path:
     assert sizes[1] < 0.8 * sizes[0]  # the graph itself is a large part of so small a model
     assert any("masked-token loss, nats" in line for line in lines.lines)
     assert f"| masked-token loss, nats | {loss.float32:.4f} | {loss.int8:.4f} |" in read_card(tmp_path / "out")
+    monkeypatch.setattr("bertsmith.export.graph.ONE_FILE_BYTES", 0)  # weights beside the graph, as of a large model
     vectors = export_onnx(run, tmp_path / "vectors", task="feature-extraction", int8=True).cost
+    assert {"model.onnx.data", "model_quantized.onnx.data"} < {path.name for path in (tmp_path / "vectors").iterdir()}
+    agree(run / "model", tmp_path / "vectors", "feature-extraction")
     assert vectors is not None
     assert 0.9 < vectors.measures[1].int8 < vectors.measures[0].int8 < 1
 
@@ -159,9 +177,33 @@ def test_8_bit_weights_of_a_classifier_are_measured_on_its_test_rows(
     assert found["accuracy"].float32 == pytest.approx(metrics["test_accuracy"], abs=1e-9)
     assert found["loss"].float32 == pytest.approx(metrics["test_loss"], abs=1e-5)
     assert found["loss"].int8 != found["loss"].float32
+    card = read_card(tmp_path / "out")
+    assert "library_name: onnx\n" in card
+    assert "pipeline(" not in card  # that reads the first form
+    assert f"| test accuracy | {metrics['test_accuracy']:.4f} |" in card
     again = export_onnx(tmp_path / "run" / "model", tmp_path / "again", int8=True, data=str(path))
     assert again.cost is not None
     assert again.cost.rows == f"{len(rows)} held-out rows"
+
+
+def test_8_bit_weights_are_measured_on_held_out_rows_alone(
+    bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the columns of the run; a file that changed could hold out what was learnt from."""
+    renamed = [{"body": row["text"], "kind": row["topic"]} for row in topic_rows(60)]
+    path = write_rows(tmp_path / "rows.jsonl", renamed)
+    tune(tmp_path / "run", bert, path, text="body", label="kind", epochs=1.0)
+    judge = make_judge(tmp_path / "run", tmp_path / "run" / "model", "text-classification",
+                       tokenizer=load_tokenizer(bert), longest=LONGEST, data=str(path))  # fmt: skip
+    assert judge.rows == "60 held-out rows"
+    write_rows(path, renamed[:-1])
+    export = ("export", tmp_path / "run", "--to", "onnx", "-o", tmp_path / "out")
+    assert "rows.jsonl changed since" in refused(capsys, *export, "--int8")
+    path.unlink()
+    line = refused(capsys, *export, "--int8")
+    assert "cannot be read again" in line
+    assert line.endswith("name others with --data")
+    assert "only 8-bit weights are measured on; add --int8" in refused(capsys, *export, "--data", path)
 
 
 def test_8_bit_weights_of_a_modernbert_classifier(modern: Path, tmp_path: Path) -> None:
@@ -170,6 +212,15 @@ def test_8_bit_weights_of_a_modernbert_classifier(modern: Path, tmp_path: Path) 
     cost = export_onnx(tmp_path / "run", tmp_path / "out", int8=True).cost
     assert cost is not None
     assert {each.name: each.float32 for each in cost.measures}["accuracy"] == pytest.approx(metrics["test_accuracy"])
+
+
+def test_8_bit_weights_of_a_run_whose_text_changed_are_refused(text: Path, tmp_path: Path) -> None:
+    mine = shutil.copy(text, tmp_path / "text.txt")
+    run = train(tmp_path / "run", mine).parent
+    mine.write_text("Another text.\n")
+    with pytest.raises(UserError, match=r"held out cannot be read again .*; name some text with --data"):
+        export_onnx(run, tmp_path / "out", task="feature-extraction", int8=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_8_bit_weights_without_rows_to_measure_on_are_refused(

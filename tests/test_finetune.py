@@ -8,14 +8,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from bertsmith.cli import run as command
 from bertsmith.errors import UserError
-from bertsmith.finetune import finetune
-from bertsmith.finetuning.tuning import run_try
+from bertsmith.finetune import decide, describe_task, finetune
+from bertsmith.finetuning.config import FinetuneConfig
+from bertsmith.finetuning.tasks.dataset import Part, TaskData
+from bertsmith.finetuning.tasks.encoding import Input
+from bertsmith.finetuning.tasks.examples import Example
+from bertsmith.finetuning.tasks.rows import Columns
+from bertsmith.finetuning.tries import Work
+from bertsmith.finetuning.tuning import batches_from, run_try
 from bertsmith.interrupt import Interrupted
+from bertsmith.model.classifier import Head
 from labelled import (
     LONGEST,
     number_rows,
@@ -155,6 +164,21 @@ def test_pairs_are_learnt(encoder: Path, tmp_path: Path) -> None:
     assert found["test_accuracy"] > 0.8 > found["test_majority_accuracy"]
 
 
+def test_the_commands_take_columns_by_their_names(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"n": n, "a": r["text"], "b": r["text_pair"], "topic": r["label"]} for n, r in enumerate(pair_rows(60))]
+    path, run, out = write_rows(tmp_path / "rows.tsv", rows), tmp_path / "run", tmp_path / "out.csv"
+    columns = ["--text", "a", "--text-pair", "b"]
+    flags = ["--label", "topic", "-o", str(run), "--epochs", "1", "--threads", "1", "--device", "cpu"]
+    assert command(["finetune", str(encoder), str(path), *columns, *flags, "--precision", "float32"]) == 0
+    assert "classification of text 'a' and 'b', label 'topic': 3 labels" in capsys.readouterr().out
+    assert json.loads((run / "metrics.json").read_text())["test_accuracy"] >= 0
+    new = write_rows(tmp_path / "new.jsonl", [{"b": row["b"], "a": row["a"]} for row in rows[:9]])
+    assert command(["predict", str(run), str(new), "-o", str(out), "--threads", "1"]) == 0
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 10
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".conll"])
 def test_tags_are_learnt(suffix: str, encoder: Path, tmp_path: Path) -> None:
     found = tune(tmp_path / "run", encoder, write_rows(tmp_path / f"tags{suffix}", tagged_rows(200)), epochs=8.0)
@@ -234,6 +258,39 @@ def test_tries_that_are_done_are_not_done_again(
     monkeypatch.setattr("bertsmith.finetune.run_try", noted)
     tune(tmp_path / "run", encoder, topics, **given)
     assert done == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("rows", "steps", "interval"),
+    [(20, 200, 10), (50, 200, 10), (400, 250, 13), (1500, 610, 47), (9000, 844, 282), (10**6, 93750, 9375)],
+)
+def test_few_rows_are_read_often_enough_to_learn_them(rows: int, steps: int, interval: int, encoder: Path) -> None:
+    """With 20 epochs and a score after each, 60 rows end after 8 steps with nothing learnt.
+
+    And a million to validate on are read ten times, not 188.
+    """
+    part = Part([Example(1, "dog", None, "a")], [Input(np.zeros(3), 3, 0, np.zeros(0))] * rows, [], 0)
+    task = TaskData(Head("classification", ("a", "b")), Columns("text", None, "label"), part, part, None, [], "")
+    config = decide(FinetuneConfig(), task, 256, torch.device("cpu"), 1)
+    work = Work(config, encoder, task, torch.device("cpu"))
+    assert (work.steps, work.validation_every) == (steps, interval)
+
+
+def test_a_step_holds_no_more_rows_than_there_are(encoder: Path) -> None:
+    inputs = [Input(np.zeros(3, dtype=np.int64), 3, n, np.zeros(0, dtype=np.int64)) for n in range(5)]
+    part = Part([], inputs, [np.zeros(1, dtype=np.int64)] * 5, 0)
+    task = TaskData(Head("classification", ("a", "b")), Columns("text", None, "label"), part, part, None, [], "")
+    work = Work(FinetuneConfig(batch_size=100_000, epochs=2.0), encoder, task, torch.device("cpu"))
+    assert [sum(batch.num_tokens for batch in step) for step in batches_from(work, 0, 0)] == [15, 15]
+
+
+def test_names_of_labels_cannot_steer_a_terminal() -> None:
+    part = Part([], [], [], 0)
+    head = Head("classification", ("a\x1b[31m\nb", "c"))
+    task = TaskData(head, Columns("text", None, "label"), part, part, None, [], "")
+    lines = describe_task(task, FinetuneConfig(epochs=1.0, learning_rate=1e-3), "x")
+    assert all(line.isprintable() for line in lines)
+    assert "2 labels (a [31m b, c)" in lines[0]
 
 
 def test_a_try_ends_early_when_nothing_improves(encoder: Path, topics: Path, tmp_path: Path) -> None:
@@ -321,7 +378,8 @@ def test_a_run_does_not_go_on_with_other_rows(encoder: Path, tmp_path: Path) -> 
         ([{"text": "dog", "label": "x"}] * 30, {"task": "multi-label"}, "'x' is no list; .*--label-separator"),
         ([{"tokens": ["a", "b"], "tags": ["O"]}] * 30, {}, "rows.jsonl:1 has 2 words and 1 tags"),
         (topic_rows(30), {"label": "topic", "metric": "f1"}, "metric is 'f1'; .*accuracy"),
-        (topic_rows(4), {"label": "topic"}, "too few to hold out"),
+        (topic_rows(4), {"label": "topic"}, "has 4 rows, too few to hold out"),
+        ([{"text": t, "label": t} for t in "ab"] * 30, {}, "has 60 rows of 2 texts, too few to hold out"),
         (number_rows(30), {"class_weights": "balanced"}, "a number has no classes"),
     ],
 )

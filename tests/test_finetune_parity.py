@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from bertsmith.errors import UserError
-from bertsmith.finetuning.any_classifier import inspect_folder, read_classifier, start_classifier
+from bertsmith.finetuning.any_classifier import inspect_folder, read_classifier, refuse_unfit, start_classifier
 from bertsmith.finetuning.classify import load_classifier, predict_file
 from bertsmith.interrupt import Interrupted
 from bertsmith.model import Packed
@@ -63,6 +64,15 @@ def test_topics_as_by_the_pipeline(kind: str, pooler: bool, tmp_path: Path) -> N
         assert ours["prediction"] == max(theirs, key=lambda name: theirs[name])
         for label, score in theirs.items():
             assert float(ours[f"probability_{label}"]) == pytest.approx(score, abs=1e-5)
+
+
+@pytest.mark.parametrize("rows", [topic_rows(60), tagged_rows(60)])
+def test_the_code_on_the_card_runs_also_on_a_long_text(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    run = tuned(tmp_path, rows)
+    (code,) = re.findall(r"```python\n(.*?)```", (run / "model" / "README.md").read_text(), re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(code.replace("path/to/this/folder", str(run / "model")), found)
+    found["model"]("the dog " * 2 * LONGEST)
 
 
 def test_several_labels_as_by_the_pipeline(tmp_path: Path) -> None:
@@ -271,6 +281,58 @@ def test_a_hub_id_is_downloaded_without_pickles(tmp_path: Path, monkeypatch: pyt
     assert not any(".bin" in pattern or ".py" in pattern for pattern in asked[0][1])
     with pytest.raises(UserError, match="someone/pickle has no weights as safetensors on the hub"):
         tune(tmp_path / "other", Path("someone/pickle"), rows, label="topic")
+
+
+def test_what_is_no_encoder_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    words = load_tokenizer(tiny_encoder(tmp_path / "words"))
+    config = transformers.T5Config(vocab_size=words.vocab_size, d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2)
+    transformers.T5EncoderModel(config).save_pretrained(tmp_path / "t5")
+    words.save(tmp_path / "t5", model_max_length=LONGEST)
+    rows = write_rows(tmp_path / "rows.jsonl", topic_rows(40))
+    with pytest.raises(UserError, match=r"t5 holds no encoder to classify with: .*decoder_start_token_id") as caught:
+        tune(tmp_path / "run", tmp_path / "t5", rows, label="topic")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("pad", [None, 9])
+def test_a_model_that_looks_for_the_padding_finds_it(pad: int | None, tmp_path: Path) -> None:
+    """GPT-2 reads the last token before it."""
+    words = load_tokenizer(tiny_encoder(tmp_path / "words"))
+    config = transformers.GPT2Config(
+        vocab_size=words.vocab_size, n_embd=32, n_layer=1, n_head=2, n_positions=LONGEST, initializer_range=0.5,
+        pad_token_id=pad, bos_token_id=2, eos_token_id=3,
+    )  # fmt: skip
+    transformers.GPT2Model(config).save_pretrained(tmp_path / "gpt2")
+    words.save(tmp_path / "gpt2", model_max_length=LONGEST)
+    head = Head("classification", ("a", "b"))
+    refuse_unfit(tmp_path / "gpt2", head)
+    model = start_classifier(tmp_path / "gpt2", head).eval()
+    ids = torch.tensor([2, 7, 8, 3, 2, 7, 3])
+    both = model(ids, torch.zeros_like(ids), Packed(torch.tensor([0, 4, 7], dtype=torch.int32), 4))
+    alone = model(ids[4:], torch.zeros(3).long(), Packed(torch.tensor([0, 3], dtype=torch.int32), 3))
+    torch.testing.assert_close(both[1:], alone)
+    with pytest.raises(UserError, match=r"gpt2 has a last layer without a bias"):
+        refuse_unfit(tmp_path / "gpt2", Head("regression", ("score",)))
+    rows = write_rows(tmp_path / "rows.jsonl", topic_rows(40))
+    assert tune(tmp_path / "run", tmp_path / "gpt2", rows, label="topic", epochs=1.0)["test_accuracy"] >= 0
+
+
+def test_other_encoders_are_written_in_silence_and_a_full_disk_is_said(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    resource = pytest.importorskip("resource")
+    model = start_classifier(foreign(tmp_path, "distilbert"), Head("classification", ("a", "b")))
+    capfd.readouterr()
+    model.save_pretrained(tmp_path / "out")
+    assert capfd.readouterr() == ("", "")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+        with pytest.raises(OSError, match=r"cannot write .*full: .*too large"):
+            model.save_pretrained(tmp_path / "full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("kind", ["modern", "distilbert"])

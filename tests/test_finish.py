@@ -6,6 +6,7 @@ import json
 import platform
 import re
 import shutil
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from bertsmith.intervals import wilson_interval
 from bertsmith.metrics import read_metrics
 from bertsmith.model import BertConfig, BertPretrainingModel, load_model
 from bertsmith.predict import fill, load_for_prediction
+from bertsmith.run_folder import note_environment
 from bertsmith.step import Measured
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
 
@@ -164,6 +166,18 @@ def test_card_and_environment_hold_nothing_of_the_user(pairs: Finished, words: F
         assert not {*NOUNS, getpass.getuser()} & set(re.findall(r"\w+", written.lower()))
 
 
+def test_a_run_from_sources_alone_notes_its_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version_of(package: str) -> str:
+        if package == "bertsmith":
+            raise PackageNotFoundError(package)
+        return "1.0"
+
+    monkeypatch.setattr("bertsmith.run_folder.version", version_of)
+    note_environment(tmp_path, Listener(), device="cpu", threads=1, ranks=1)
+    noted = json.loads((tmp_path / "environment.json").read_text(encoding="utf-8"))
+    assert (noted["bertsmith"], noted["numpy"]) == ("not installed", "1.0")
+
+
 def test_the_card_has_a_header_that_the_hub_reads(pairs: Finished) -> None:
     hub = pytest.importorskip("huggingface_hub")
     data = hub.ModelCard(card_of(pairs)).data.to_dict()
@@ -175,7 +189,7 @@ def test_the_card_has_a_header_that_the_hub_reads(pairs: Finished) -> None:
 def test_the_card_of_masked_words_alone_advises_mean_pooling(pairs: Finished, words: Finished) -> None:
     assert "no trained pooler; use mean pooling" in card_of(words)
     assert "AutoModelForMaskedLM.from_pretrained" in card_of(words)
-    assert "next-sentence" not in card_of(words)
+    assert "next sentence" not in card_of(words)
     assert "no trained pooler" not in card_of(pairs)
     assert "AutoModelForPreTraining.from_pretrained" in card_of(pairs)
 
@@ -188,17 +202,18 @@ def test_the_card_names_the_architecture(words: Finished, modern: Finished) -> N
     assert "random." not in card_of(modern)
 
 
-def test_the_card_states_its_arguments() -> None:
-    card = model_card(
+def made_up_card(**training: Any) -> str:
+    given = {"objective": "mlm+nsp", **training}
+    return model_card(
         config=BertConfig(max_position_embeddings=48, hidden_size=64, num_attention_heads=1, num_hidden_layers=3),
         training=dataclasses.replace(
             TrainingConfig(),
-            objective="mlm+nsp",
             global_batch_size=24,
             learning_rate=7e-4,
             steps=77,
             warmup_steps=11,
             precision="bfloat16",
+            **given,
         ),
         manifest={
             "corpus": {"text": {"documents": 12_345, "words": 234_567, "text_bytes": 3_400_000, "duplicates": 89}},
@@ -213,6 +228,13 @@ def test_the_card_states_its_arguments() -> None:
         state={"step": 77, "tokens": 1_000_000, "seconds": 150.0},
         parameters=9_876_543,
     )
+
+
+@pytest.mark.parametrize(
+    ("objective", "task"), [("mlm+nsp", "next-sentence pairs"), ("mlm+sop", "sentence-order pairs")]
+)
+def test_the_card_states_its_arguments(objective: str, task: str) -> None:
+    card = made_up_card(objective=objective)
     numbers = [
         "12,345",
         "234,567",
@@ -229,7 +251,22 @@ def test_the_card_states_its_arguments() -> None:
     ]
     numbers += ["32.1% of 65,432", "78.9% of 2,109 (77.1% to 80.6%)", "1,000,000, about 2.5 times", "2.5 min", "0.0007"]
     numbers += ["9,876,543", "at most 48 tokens", "11 warm-up", "bfloat16", "3 layers x 64", "| 77 |", "| 24 |"]
-    assert [number for number in numbers if number not in card] == []
+    assert [number for number in [*numbers, task] if number not in card] == []
+    assert ("next" in card) == (objective == "mlm+nsp")
+
+
+def test_the_card_states_what_was_done_beyond_the_plain_recipe() -> None:
+    levers = {"replay": "general.txt", "replay_share": 0.25, "average_decay": 0.99, "batch_ramp": 0.2}
+    card = made_up_card(**levers, short_length=64, clip_updates=True)
+    stated = [
+        "general text beside this one | 25% |",
+        "moving average, decay 0.99",
+        "for 20% of the steps",
+        "| 64, for 90%",
+    ]
+    assert [each for each in [*stated, "root mean square of 1", "about 1.9 times"] if each not in card] == []
+    assert "general.txt" not in card
+    assert "moving average" not in made_up_card()
 
 
 def test_examples_are_ordinary_words_and_always_the_same(pairs: Finished) -> None:

@@ -4,18 +4,23 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.numpy import load_file
 
+from bertsmith.config import DataConfig
 from bertsmith.corpus import open_corpus
 from bertsmith.errors import UserError
 from bertsmith.evaluation.any_model import open_model
-from bertsmith.evaluation.foreign import ForeignModel, load_foreign
+from bertsmith.evaluation.foreign import ForeignModel, load_foreign, load_foreign_tokenizer
 from bertsmith.evaluation.held_out import TextTokens, sample_sections
 from bertsmith.evaluation.token_scores import score_text
 from bertsmith.model import Packed
 from bertsmith.predict import load_for_prediction
+from bertsmith.prepare.chunks import tokenise
+from bertsmith.prepare.fingerprint import read_inputs
 from bertsmith.tokenizer import Tokenizer, train_tokenizer
 
 from references import CLASSES, SHAPE, transformers, write_foreign
@@ -65,6 +70,40 @@ def test_the_vocabulary_is_scored_only_at_the_asked_places(folders: dict[str, Pa
     assert seen == [(2, 150)]
 
 
+def test_sequences_without_an_asked_place_are_not_computed(folders: dict[str, Path]) -> None:
+    """Such as the padding of a row, of which models that look for a sequence's last token make nothing."""
+    network = load_foreign(folders["roberta"]).network
+    seen: list[torch.Tensor] = []
+    network.network.register_forward_pre_hook(lambda *given: seen.append(given[2]["input_ids"]), with_kwargs=True)
+    ids = torch.tensor([2, 7, 8, 3, 0, 0, 0, 0, 2, 9, 3, 0])
+    packed = Packed(torch.tensor([0, 4, 8, 11, 12], dtype=torch.int32), 12)
+    logits = network(ids, packed=packed, masked_index=torch.tensor([9, 1, 2])).mlm_logits
+    assert [rows.tolist() for rows in seen] == [[[2, 7, 8, 3], [2, 9, 3, 0]]]
+    torch.testing.assert_close(logits, network(ids, packed=packed).mlm_logits[[9, 1, 2]], rtol=0, atol=2e-5)
+
+
+def test_a_model_that_fails_is_one_line(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    network = load_foreign(folders["distilbert"]).network
+
+    def fail(**_: torch.Tensor) -> None:
+        raise RuntimeError("no such kernel\nat line 7")
+
+    monkeypatch.setattr(network.network, "forward", fail)
+    with pytest.raises(UserError, match=r"DistilBertForMaskedLM of transformers cannot .* here: no such kernel$"):
+        network(torch.ones(1, 4, dtype=torch.int64))
+
+
+def test_a_model_whose_embeddings_are_no_table_is_read(folders: dict[str, Path]) -> None:
+    """As Perceiver's, whose input embeddings are its latents."""
+    config = SimpleNamespace(vocab_size=150, max_position_embeddings=40)
+    latents = torch.nn.Parameter(torch.zeros(4, 8))
+    network = SimpleNamespace(config=config, get_input_embeddings=lambda: latents, named_modules=list)
+    assert load_foreign_tokenizer(folders["distilbert"], network)[1] == 40
+    config.vocab_size = 149
+    with pytest.raises(UserError, match="has 150 pieces and the model 149"):
+        load_foreign_tokenizer(folders["distilbert"], network)
+
+
 def test_a_bert_measures_the_same_through_transformers(folders: dict[str, Path], text: Path) -> None:
     sections = sample_sections(open_corpus([str(text)], document="blank-line").sections(), 300).sections
     ours = open_model(str(folders["bert"]), CPU)
@@ -77,6 +116,13 @@ def test_a_bert_measures_the_same_through_transformers(folders: dict[str, Path],
     assert mine.masked.accuracy == other.masked.accuracy
     assert mine.next_sentences is not None
     assert other.next_sentences is None
+
+
+def test_a_bert_of_the_days_before_model_types_is_read(folders: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders["bert"], tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "model_type"}))
+    assert open_model(str(tmp_path), CPU).has_next_sentence
 
 
 def test_the_tokenizer_is_the_one_in_the_folder(folders: dict[str, Path], tokenizer: Tokenizer) -> None:
@@ -103,6 +149,11 @@ def test_sentences_in_running_text_keep_the_space_before_them(tmp_path: Path) ->
     assert tokenizer.decode(source.ids) == f" {text}"
     assert source.sentence_starts.tolist() == [0, len(source.ids) // 2]
     assert (tokenizer.encode_texts([text])[0].ids[1:-1] == source.ids).sum() > 0
+    (tmp_path / "shard").write_bytes(tokenise([0], [text], tokenizer))  # what is prepared for training is the same
+    assert load_file(tmp_path / "shard")["ids"].tolist() == source.ids.tolist()
+    given = {"text": (str(tmp_path / "text.txt"),)}
+    rules = [read_inputs(DataConfig(**given, tokenizer=str(name))).fingerprint["rules"] for name in (tmp_path, "bpe")]
+    assert rules[0] != rules[1]
 
 
 def test_half_precision_weights_are_computed_in_single(folders: dict[str, Path], tmp_path: Path) -> None:

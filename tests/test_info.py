@@ -178,6 +178,20 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
             describe_run(run_facts(folder))
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("finetune.json", "a fine-tuning run"),
+        ("comparison.json", "a comparison"),
+        ("config.json", "a model and no run"),
+    ],
+)
+def test_folders_of_other_commands_are_called_what_they_are(name: str, kind: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=f"is {kind}"):
+        run_facts(tmp_path)
+
+
 def test_a_folder_with_data_of_others_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.csv").touch()

@@ -20,7 +20,7 @@ from bertsmith.prepare import prepare
 from bertsmith.pretrain import pretrain
 from bertsmith.replay import MixedRows
 from bertsmith.starting import nearest_preset
-from bertsmith.tokenizer import extend_tokenizer, load_tokenizer, train_tokenizer
+from bertsmith.tokenizer import extend_tokenizer, load_tokenizer, same_pieces, train_tokenizer
 from labelled import tiny_encoder, tiny_modern
 
 from corpora import lognormal, make_corpus, make_rows
@@ -155,6 +155,25 @@ def test_a_new_tokenizer_keeps_what_both_know(source: Path, tmp_path: Path) -> N
     assert 50 < kept < 200
     name = "bert.encoder.layer.0.intermediate.dense.weight"
     assert torch.equal(before[name], after[name])
+
+
+@pytest.mark.parametrize("kinds", [("wordpiece", "bpe"), ("bpe", "wordpiece")])
+def test_pieces_are_known_by_what_they_stand_for(kinds: tuple[str, str]) -> None:
+    """The word "the" is "the" of WordPiece and "\u0120the" of bytes, whose "the" is in "bathe"."""
+    texts = ["the bathe, the thé caf\u00e9s (the)"] * 9
+    new, old = (train_tokenizer(texts, kind=kind, vocab_size=400, strip_accents=False, at_most=True) for kind in kinds)
+    names = {"wordpiece": ("the", "##the", "th\u00e9"), "bpe": ("\u0120the", "the", "\u0120th\u00c3\u00a9")}
+    found = same_pieces(new, old)
+    pairs = [
+        (new.token_to_id(one), old.token_to_id(other)) for one, other in zip(*(names[k] for k in kinds), strict=True)
+    ]
+    known = [(one, other) for one, other in pairs if one is not None and other is not None]
+    assert len(known) >= 2
+    assert all(found[one] == [other] for one, other in known)
+    assert found[new.mask_token_id] == [old.mask_token_id]
+    comma = new.token_to_id(",")
+    assert comma is not None
+    assert old.token_to_id(",") in found[comma]
 
 
 @pytest.mark.parametrize("heads", [True, False])

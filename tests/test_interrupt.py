@@ -16,9 +16,12 @@ import pytest
 from bertsmith.checkpoint import list_checkpoints
 from bertsmith.data.examples import open_rows
 from bertsmith.errors import UserError
-from bertsmith.interrupt import Interrupted
+from bertsmith.interrupt import Interrupted, listening
 from bertsmith.metrics import read_metrics
 from bertsmith.planning.stages import Stage
+from bertsmith.predict import load_for_prediction
+from bertsmith.pretrain import check_free_disk
+from bertsmith.run_folder import read_run
 
 from prose import write_prose
 from runs import FLAGS, Listener, train
@@ -119,6 +122,22 @@ class Free:
     free = 1_000
 
 
+@pytest.mark.parametrize("settings", [{"optimizer": "adamw", "average_decay": 0.9}, {"optimizer": "muon"}])
+def test_the_room_looked_for_is_that_of_the_checkpoints(
+    settings: dict[str, Any], text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path / "run", text, steps=1, **settings)
+    (checkpoint,) = list_checkpoints(tmp_path / "run" / "checkpoints")
+    size = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
+    run, (model, _) = read_run(tmp_path / "run"), load_for_prediction(tmp_path / "run")
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    monkeypatch.setattr("bertsmith.pretrain.shutil.disk_usage", lambda _: SimpleNamespace(free=2 * size + weights))
+    check_free_disk(run, model)  # one more is kept, and one more while it is written
+    monkeypatch.setattr("bertsmith.pretrain.shutil.disk_usage", lambda _: SimpleNamespace(free=1.7 * size + weights))
+    with pytest.raises(UserError, match="MB are free"):
+        check_free_disk(run, model)
+
+
 def test_going_on_late_costs_no_more_than_early(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows of a late step are planned without those of any epoch before."""
     train(tmp_path / "run", text)
@@ -180,3 +199,31 @@ def test_tensorboard_files_that_cannot_be_made_do_not_end_the_run(text: Path, tm
     train(tmp_path / "run", text, listener)
     assert [line for line in listener.lines if "going on without TensorBoard" in line]
     assert [line["step"] for line in read_metrics(tmp_path / "run")] == [1, 2, 3]
+
+
+def test_all_ranks_wait_until_the_checkpoint_is_written(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When one process ends torchrun ends the others, the one that is saving among them."""
+    saved: list[int] = []
+    checkpoints = tmp_path / "run" / "checkpoints"
+    monkeypatch.setattr("bertsmith.distributed.barrier", lambda: saved.append(len(list_checkpoints(checkpoints))))
+    with pytest.raises(Interrupted):
+        train(tmp_path / "run", text, Listener(stop_after=2))
+    assert saved == [0, 1]
+
+
+@pytest.mark.parametrize("by_torchrun", [False, True])
+def test_nohup_keeps_a_run_alive_unless_torchrun_is_about_to_end_it(
+    by_torchrun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if by_torchrun:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with listening() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.signal_number == (signal.SIGHUP if by_torchrun else None)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from bertsmith.bench import made_up_batch
+from bertsmith.cli import run as command
 from bertsmith.errors import UserError
-from bertsmith.machine import measure, memory
+from bertsmith.machine import measure, memory, work
 from bertsmith.machine.device import set_threads
 from bertsmith.machine.limits import free_memory, usable_cores
 from bertsmith.machine.measure import best_micro_batch, fastest, worth_compiling
@@ -19,6 +20,9 @@ from bertsmith.machine.memory import activation_bytes, even_part, memory_need, r
 from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.objective import sum_losses
 from bertsmith.optim import make_optimizer
+from bertsmith.pretrain import pretrain
+
+import runs
 
 GB = 1 << 30
 TINY = BertConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
@@ -132,6 +136,25 @@ def test_threads_are_those_that_the_user_asks_for(
     assert set_threads(given) == expected
 
 
+def test_a_gpu_without_room_for_a_large_product_is_measured_with_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    randn = torch.randn
+
+    def full(rows: int, columns: int, **options: Any) -> torch.Tensor:
+        if rows * columns > 3072 * 768:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return randn(rows, columns, **options)
+
+    monkeypatch.setattr(work, "CPU_SHAPES", ((4096, 768, 3072),))
+    monkeypatch.setattr("torch.randn", full)
+    assert work.matrix_rate(torch.device("cpu"), "float32") > 0
+
+
+def test_there_is_at_least_one_thread(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["playground", "m"], ["embed", "m", "d", "-o", "o"], ["predict", "m", "d", "-o", "o"]):
+        assert command([*arguments, "--threads", "-2"]) == 2
+        assert capsys.readouterr().err == "bertsmith: threads is -2; give 1 or more, or leave --threads out\n"
+
+
 def make_batch(rows: int) -> Any:
     return made_up_batch(TINY, rows)
 
@@ -203,6 +226,17 @@ def test_rows_are_divided_evenly(rows: int, most: int, expected: int) -> None:
     assert even_part(rows, most) == expected
 
 
+@pytest.mark.parametrize(("seconds", "passes"), [(0.001, 1 + measure.MOST_PASSES), (0.11, 1 + 4), (3.0, 2)])
+def test_a_pass_is_timed_a_few_times_after_one_to_warm_up(
+    seconds: float, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "SECONDS_PER_CHOICE", 0.4)
+    timed: list[float] = []
+    monkeypatch.setattr(measure, "_time_pass", lambda *_: timed.append(seconds) or seconds)
+    assert measure.seconds_per_micro_batch(BertPretrainingModel(TINY), sum_losses, None, "float32") == seconds
+    assert len(timed) == passes
+
+
 def test_a_gpu_that_is_too_small_gets_half_until_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     def pretend(*arguments: Any, **_options: Any) -> float:
         if len(arguments[2]) > room:
@@ -255,3 +289,20 @@ def test_compiling_is_looked_at_where_it_can_pay(
     good = worth_compiling(BertPretrainingModel(TINY), make_batch(1), "float32", micro_batches=60 * minutes, plain=1.0)
     assert good == bool(expected)
     assert bool(tried) == (expected is not None)
+
+
+def test_averaged_weights_take_memory_where_there_are_any(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is counted is written instead of a micro-batch that fits beside it."""
+    counted: list[int] = []
+
+    def count(model: torch.nn.Module, *_: Any, state: int, **_options: Any) -> int:
+        counted.append(state - training_state(model, optimizer="muon"))
+        return 1 << 20
+
+    monkeypatch.setattr("bertsmith.planning.plan.rows_that_fit", count)
+    for number, decay in enumerate((0.0, 0.9)):
+        given = {**runs.TINY, "text": (str(text),), "average_decay": decay}
+        pretrain(tmp_path / str(number), given, dict.fromkeys(given, "flag"), plan_only=True)
+    assert counted[0] == 0 < counted[1]

@@ -14,7 +14,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from bertsmith.errors import UserError
+from bertsmith.export.graph import task_of
 from bertsmith.model import BertConfig, BertModel, BertPretrainingModel, load_model
+from bertsmith.sentence_vectors import read_encoder
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its own imports
@@ -174,6 +176,9 @@ def test_a_missing_pooler_is_said_and_left_out(tmp_path: Path, caplog: pytest.Lo
         ours = BertModel.from_pretrained(tmp_path)
     assert ours.pooler is None
     assert "holds no pooler, so pooled_output will be None" in caplog.text
+    caplog.clear()
+    assert load_model(tmp_path, heads=False).pooler is None  # the commands say themselves what matters to them
+    assert not caplog.records
 
 
 def test_a_missing_pooler_is_made_when_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -372,3 +377,14 @@ def test_a_bare_encoder_has_no_heads_to_read(tmp_path: Path) -> None:
     own().bert.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="has no head for masked words"):
         BertPretrainingModel.from_pretrained(tmp_path)
+
+
+def test_a_folder_that_does_not_say_what_it_is_is_a_bert(tmp_path: Path) -> None:
+    """As those were written before there were others: read everywhere, not by fine-tuning alone."""
+    foreign("BertForPreTraining", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["model_type"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert isinstance(load_model(tmp_path), BertPretrainingModel)
+    assert isinstance(read_encoder(tmp_path, pooler=True), BertModel)
+    assert task_of(tmp_path) == "fill-mask"

@@ -319,6 +319,8 @@ def test_the_config_of_modernbert_base_is_read() -> None:
     }  # fmt: skip
     read = ModernBertConfig(**MODERNBERT.read_shape(published, Path("config.json")))
     assert read == ModernBertConfig()
+    one_theta = MODERNBERT.read_shape(published | {"local_rope_theta": None}, Path("config.json"))
+    assert one_theta["local_rope_theta"] == one_theta["global_rope_theta"] == 160_000
     with torch.device("meta"):
         parameters = sum(p.numel() for p in ModernBertPretrainingModel(read).parameters())
         theirs = transformers.ModernBertForMaskedLM(transformers.ModernBertConfig(**published))

@@ -34,6 +34,21 @@ TEXTS = [
 ]
 
 
+class Recorder(torch.nn.Module):
+    """Answers with a level score, and keeps what it was given, so that each window can be looked at."""
+
+    def __init__(self, mask: int) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.mask = mask
+        self.seen: list[list[int]] = []
+
+    def forward(self, ids: torch.Tensor, masked_index: torch.Tensor):
+        self.seen.extend(ids.tolist())
+        assert (ids.flatten()[masked_index] == self.mask).all()
+        return type("Output", (), {"mlm_logits": torch.zeros(len(masked_index), 64)})
+
+
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
     lines = write_prose(tmp_path_factory.mktemp("prose") / "prose.txt").read_text(encoding="utf-8").splitlines()
@@ -86,6 +101,29 @@ def test_batches_do_not_change_scores(model: AnyModel, places: int, monkeypatch:
     assert shares[-1] == 1
 
 
+@pytest.mark.parametrize("room", [0, 1, 3])
+def test_a_full_gpu_gets_fewer_copies_at_once(
+    room: int, tokenizers: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(tokenizers["wordpiece"].mask_token_id)
+    answer = recorder.forward
+
+    def forward(ids: torch.Tensor, masked_index: torch.Tensor):
+        if len(ids) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return answer(ids, masked_index)
+
+    monkeypatch.setattr(recorder, "forward", forward)
+    sentence = Sentence(np.array([2, *range(40, 52), 3]), np.array([SPECIAL, *range(12), SPECIAL]))
+    scorer = Scorer(recorder, tokenizers["wordpiece"], 32)
+    if room == 0:
+        with pytest.raises(torch.OutOfMemoryError):
+            pseudo_log_likelihoods(scorer, [sentence], within_word=False)
+        return
+    (scores,) = pseudo_log_likelihoods(scorer, [sentence], within_word=False)
+    assert len(scores) == len(recorder.seen) == len({tuple(copy) for copy in recorder.seen}) == 12
+
+
 def test_special_tokens_in_a_text_are_words(model: AnyModel) -> None:
     (sentence,) = read_sentences(model.tokenizer, [TEXTS[-1]])
     assert model.tokenizer.mask_token_id not in sentence.ids
@@ -98,30 +136,28 @@ def test_equal_sentences_have_equal_scores(model: AnyModel) -> None:
 
 
 def test_a_long_sentence_is_seen_through_windows_with_the_token_in_the_middle(tokenizers: dict[str, Tokenizer]) -> None:
-    """The network here answers with what it was given, so that each window can be looked at."""
-    seen: list[list[int]] = []
-
-    class Recorder(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(1))
-
-        def forward(self, ids: torch.Tensor, masked_index: torch.Tensor):
-            seen.extend(ids.tolist())
-            assert (ids.flatten()[masked_index] == mask).all()
-            return type("Output", (), {"mlm_logits": torch.zeros(len(masked_index), 64)})
-
     tokenizer = tokenizers["wordpiece"]
     mask, ids = tokenizer.mask_token_id, list(range(40, 52))
     words = np.array([SPECIAL, 0, 1, 2, 2, 2, 3, 4, 5, 6, 7, 8, 9, SPECIAL])
-    sentence = Sentence(np.array([2, *ids, 3]), words)
-    (scores,) = pseudo_log_likelihoods(Scorer(Recorder(), tokenizer, 7), [sentence], within_word=True)
+    sentence, recorder = Sentence(np.array([2, *ids, 3]), words), Recorder(mask)
+    (scores,) = pseudo_log_likelihoods(Scorer(recorder, tokenizer, 7), [sentence], within_word=True)
+    seen = recorder.seen
     np.testing.assert_allclose(scores, -math.log(64))
     assert all(len(window) == 7 and window[0] == 2 and window[-1] == 3 for window in seen)
     assert seen[0] == [2, mask, 41, 42, 43, 44, 3]
     assert seen[3] == [2, 41, 42, mask, mask, 45, 3]  # a word of three pieces, its second
     assert seen[6] == [2, 44, 45, mask, 47, 48, 3]
     assert seen[11] == [2, 47, 48, 49, 50, mask, 3]
+
+
+def test_a_model_that_reads_long_texts_is_shown_a_part_of_them(tokenizers: dict[str, Tokenizer]) -> None:
+    """Whole copies of a text without a sentence end would take gigabytes and days."""
+    tokenizer = tokenizers["wordpiece"]
+    recorder = Recorder(tokenizer.mask_token_id)
+    sentence = Sentence(np.array([2, *[40] * 700, 3]), np.array([SPECIAL, *range(700), SPECIAL]))
+    (scores,) = pseudo_log_likelihoods(Scorer(recorder, tokenizer, 8192), [sentence], within_word=True)
+    assert len(scores) == len(recorder.seen) == 700
+    assert {len(window) for window in recorder.seen} == {512}
 
 
 def test_long_texts_equal_windows_scored_by_themselves(model: AnyModel) -> None:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from bertsmith.checkpoint import checkpoint_name
+from bertsmith.cli import run as command
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
 from bertsmith.model import BertConfig, BertModel, BertPretrainingModel
@@ -157,12 +158,18 @@ def test_a_text_that_just_fits_is_read_whole(wordpiece: Tokenizer) -> None:
     assert fill(new_model(wordpiece), wordpiece, text).note is None
 
 
-def test_a_hugging_face_folder_is_read(wordpiece: Tokenizer, tmp_path: Path) -> None:
+def test_a_hugging_face_folder_is_read(
+    wordpiece: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     saved = new_model(wordpiece)
     saved.save_pretrained(tmp_path)
     wordpiece.save(tmp_path, model_max_length=LONGEST)
     model, tokenizer = load_for_prediction(tmp_path)
-    assert fill(model, tokenizer, "The [MASK].") == fill(saved, wordpiece, "The [MASK].")
+    expected = fill(saved, wordpiece, "The [MASK].")
+    assert fill(model, tokenizer, "The [MASK].") == expected
+    for words in (["The [MASK]."], ["The", "[MASK]."]):
+        assert command(["fill", str(tmp_path), *words]) == 0
+        assert capsys.readouterr().out.startswith(f"{expected.text}\n")
 
 
 def test_a_tokenizer_of_another_model_is_refused(wordpiece: Tokenizer, bpe: Tokenizer, tmp_path: Path) -> None:
@@ -173,10 +180,12 @@ def test_a_tokenizer_of_another_model_is_refused(wordpiece: Tokenizer, bpe: Toke
 
 
 def test_a_model_without_a_head_for_masks_is_refused(wordpiece: Tokenizer, tmp_path: Path) -> None:
-    BertModel(new_model(wordpiece).config).save_pretrained(tmp_path)
-    wordpiece.save(tmp_path, model_max_length=LONGEST)
-    with pytest.raises(UserError, match="no head for masked words"):
-        load_for_prediction(tmp_path)
+    folder = tmp_path / "model"  # also in a run, as `finetune` leaves it
+    BertModel(new_model(wordpiece).config).save_pretrained(folder)
+    wordpiece.save(folder, model_max_length=LONGEST)
+    for source in (folder, tmp_path):
+        with pytest.raises(UserError, match="no head for masked words; give a model that learnt them"):
+            load_for_prediction(source)
 
 
 def test_a_stopped_run_fills_masks_with_its_newest_checkpoint(stopped: Path) -> None:

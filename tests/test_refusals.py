@@ -16,9 +16,10 @@ from bertsmith.config import DataConfig, TrainingConfig, run_config
 from bertsmith.corpus import open_corpus
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
+from bertsmith.run_folder import read_run
 
 from prose import write_prose
-from runs import TINY, Listener, train
+from runs import FLAGS, TINY, Listener, train
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,31 @@ def test_text_can_be_prepared_into_its_own_folder(tmp_path: Path, monkeypatch: p
     assert command(["prepare", ".", "-o", "out", "--sequence-length", "32", "--workers", "1", *flags]) == 0
     assert command(["tokenizer", "train", ".", "-o", "words", "--vocab-size", "160"]) == 0
     assert [file.name for file in open_corpus((".",)).files] == ["prose.txt"]
+
+
+def test_a_setting_that_was_refused_can_be_left_out(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the text was prepared by then, so that the folder stays, and where it held a plan before."""
+    plan = ["plan", text, "-o", tmp_path / "run", *FLAGS]
+    assert "or leave it out" in refused(capsys, *plan, "--steps", 3, "--warmup-steps", 99)
+    assert (tmp_path / "run" / "data").is_dir()
+    assert command([str(each) for each in (*plan, "--steps", 3)]) == 0
+    planned = (tmp_path / "run" / "config.toml").read_text()
+    assert "leave --family out" in refused(capsys, *plan, "--steps", 2, "--family", "modern")
+    assert (tmp_path / "run" / "config.toml").read_text() == planned
+
+
+def test_a_run_that_fails_in_its_steps_keeps_its_settings(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise UserError("no good")
+
+    monkeypatch.setattr("bertsmith.loop.train_step", fail)
+    with pytest.raises(UserError, match="no good"):
+        train(tmp_path / "run", text, steps=4)
+    assert read_run(tmp_path / "run").config.training.steps == 4
 
 
 def test_a_cut_off_configuration_is_damaged(stopped: Path, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """The page of a run: written while it trains, whole, harmless, and never in the way of the run."""
 
 import json
+import re
 import shlex
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree.ElementTree import Element
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from bertsmith.data.shards import read_manifest, read_shard
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
 from bertsmith.report import write_report
-from bertsmith.report.charts import ticks
+from bertsmith.report.charts import Series, add_chart, labels, ticks
 from bertsmith.report.facts import read_facts
 from bertsmith.report.settings import command
 from bertsmith.report.steps import CURVE_POINTS, Steps
@@ -177,12 +179,26 @@ def test_curves_are_means_over_steps() -> None:
     assert steps.curve("nsp_loss") == Steps([]).curve("mlm_loss") == []
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (6.2, 6.3), (0.0, 1e-4), (3.0, 3.0), (0, 123_456), (-2, 5)])
-def test_ticks_enclose_the_values(low: float, high: float) -> None:
+RANGES = [(0, 1), (6.2, 6.3), (0.0, 1e-4), (3.0, 3.0), (0, 123_456), (-2, 5), (0, 0.12), (0.495, 0.505)]
+RANGES += [(6.25, 6.262), (9990, 10_010), (0.00973805710183835, 0.009738057101838352)]  # the last by rounding alone
+
+
+@pytest.mark.parametrize(("low", "high"), RANGES)
+def test_ticks_enclose_the_values_and_say_what_they_are(low: float, high: float) -> None:
     found = ticks(low, high)
     assert found[0] <= low + 1e-9
     assert found[-1] >= high - 1e-9
     assert 2 <= len(found) <= 8
+    for percent in (False, high <= 1):
+        shown = [float(each.replace("k", "e3").replace("%", "e-2")) for each in labels(found, percent=percent)]
+        assert shown == pytest.approx(found, rel=1e-9, abs=1e-12)
+    add_chart(Element("main"), "t", [Series("", [(1.0, low), (2.0, high)])], x_label="step")
+
+
+def test_a_line_of_one_point_is_a_dot() -> None:
+    page = Element("main")
+    add_chart(page, "t", [Series("a", [(1.0, 3.0)]), Series("b", [(1.0, 3.0), (2.0, 4.0)])], x_label="step")
+    assert len(list(page.iter("circle"))) == 1
 
 
 def test_the_manifest_counts_lengths_and_pieces(finished: Path) -> None:
@@ -215,6 +231,25 @@ def test_runs_laid_over_each_other(finished: Path, text: Path, tmp_path: Path) -
     same = shutil.copytree(other, tmp_path / "sub" / "other")
     write_report([other, same], tmp_path / "both.html")
     assert f"{other} / {same}" in Page(tmp_path / "both.html").text
+    assert "All on the same held-out text." in Page(tmp_path / "both.html").text
+
+
+def test_of_runs_laid_over_each_other_all_are_named_and_nothing_unknown_is_claimed(
+    finished: Path, tmp_path: Path
+) -> None:
+    young = shutil.copytree(finished, tmp_path / "young")
+    lines = [json.loads(line) for line in (young / "metrics.jsonl").read_text().splitlines()]
+    first = {name: value for name, value in lines[0].items() if not name.startswith("validation")}
+    (young / "metrics.jsonl").write_text(json.dumps(first) + "\n")  # nothing was measured yet
+    for folder in (young, finished):
+        assert "data" in json.loads((folder / "environment.json").read_text())
+    (young / "environment.json").unlink()
+    write_report([young, finished], tmp_path / "both.html")
+    html = (tmp_path / "both.html").read_text(encoding="utf-8")
+    legends = re.findall(r'<ul class="legend">(.*?)</ul>', html)
+    assert len(legends) > 3
+    assert all("<span>young</span>" in each and "<span>run &lt;b&gt;" in each for each in legends)
+    assert "All on the same held-out text" not in html
 
 
 @pytest.mark.parametrize(
@@ -256,7 +291,11 @@ def test_damaged_records_leave_a_page(finished: Path, tmp_path: Path) -> None:
     with (run / "metrics.jsonl").open("a") as handle:
         handle.write('{"step": 9, "mlm_loss": Infinity, "tokens": "x"}\n{"step": 10, "ml')
     with (run / "fillings.jsonl").open("a") as handle:
-        handle.write('{"step": 9, "sentences": 3}\n')
+        handle.write('{"step": 9, "sentences": 3}\n{"step": 9, "sentences": [{}]}\n')
+    shutil.rmtree(run / "tokenizer")
+    write_report([run], run / "report.html")
+    assert "Masks filled" in Page(run / "report.html").text
+    (run / "data" / "manifest.json").write_text('{"splits": {}}')
     write_report([run], run / "report.html")
     assert "Masks filled" in Page(run / "report.html").text
 

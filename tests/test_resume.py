@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from bertsmith.checkpoint import list_checkpoints
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
+from bertsmith.machine.measure import seconds_per_micro_batch
 from bertsmith.model import ModernBertPretrainingModel
 from bertsmith.objective import sum_losses
 from bertsmith.predict import fill, load_for_prediction
@@ -97,13 +99,17 @@ def test_a_run_with_every_schedule_goes_on_exactly(text: Path, tmp_path: Path) -
     same(tmp_path / "straight", tmp_path / "stopped")
 
 
-def test_what_looks_at_an_unfinished_run_sees_the_averaged_weights(text: Path, tmp_path: Path) -> None:
-    with pytest.raises(Interrupted):
-        run(tmp_path / "run", text, Listener(stop_after=5), average_decay=0.9)
-    (checkpoint,) = list_checkpoints(tmp_path / "run" / "checkpoints")
-    averaged = load_file(checkpoint / "average.safetensors")
-    model, _ = load_for_prediction(tmp_path / "run")
-    assert all(torch.equal(averaged[name], parameter) for name, parameter in model.named_parameters())
+def test_averaged_weights_are_what_is_looked_at_and_exported(text: Path, tmp_path: Path) -> None:
+    """Of a stopped run and of a finished one."""
+    for stop in (5, None):
+        with suppress(Interrupted):
+            run(tmp_path / "run", text, Listener(stop), average_decay=0.9)
+        newest = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
+        averaged, own = (load_file(newest / f"{name}.safetensors") for name in ("average", "model"))
+        model, _ = load_for_prediction(tmp_path / "run")
+        assert all(torch.equal(averaged[name], parameter) for name, parameter in model.named_parameters())
+        assert not torch.equal(averaged["mlm_head.bias"], own["mlm_head.bias"])
+    assert (tmp_path / "run" / "model").is_dir()
 
 
 def test_adamw_goes_on_exactly_too(text: Path, tmp_path: Path) -> None:
@@ -295,9 +301,51 @@ def test_a_run_that_compiles_goes_on_where_there_is_no_compiler(
         run(tmp_path / "new", text, compile="yes")
 
 
+def test_a_compiler_that_fails_costs_speed_alone(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("fatal error: Python.h: No such file or directory\ncompilation terminated.")
+
+    monkeypatch.setattr("bertsmith.planning.plan.has_compiler", lambda _device: True)
+    monkeypatch.setattr("bertsmith.planning.plan.compiled_losses", lambda: fail)
+    listener = Listener()
+    run(tmp_path / "run", text, listener, compile="yes", steps=1)
+    (warning,) = [line for line in listener.lines if "compiles" in line]
+    assert warning.endswith("that failed here, so they are slower: fatal error: Python.h: No such file or directory")
+
+
+def test_a_given_micro_batch_that_a_gpu_has_no_room_for_is_halved_from_the_first_step_on(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is measured before the first step finds the GPU full, too."""
+
+    def seconds(*arguments: Any, **options: Any) -> float:
+        if len(arguments[2]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return seconds_per_micro_batch(*arguments, **options)
+
+    def step(*arguments: Any, **options: Any) -> StepResult:
+        if len(arguments[2][0]) > 2:
+            raise StepTooLarge
+        return train_step(*arguments, **options)
+
+    monkeypatch.setattr("bertsmith.machine.measure.seconds_per_micro_batch", seconds)
+    monkeypatch.setattr("bertsmith.planning.overview.seconds_per_micro_batch", seconds)
+    monkeypatch.setattr("bertsmith.loop.train_step", step)
+    listener = Listener()
+    run(tmp_path / "run", text, listener, steps=2, global_batch_size=8, micro_batch_size=8, compile="auto")
+    assert read_run(tmp_path / "run").config.training.micro_batch_size == 2
+    assert [line["step"] for line in log(tmp_path / "run")] == [1, 2]
+
+
 def test_loader_workers_change_nothing(text: Path, straight: Path, tmp_path: Path) -> None:
     run(tmp_path / "run", text, loader_workers=2)
     same(tmp_path / "run", straight)
+
+
+def test_the_log_has_the_wait_for_rows_and_the_share_of_the_peak(straight: Path) -> None:
+    lines = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 < line["input_wait"] < 0.5 for line in lines)  # its rows are made within the step on a CPU
+    assert all(0 < line["matrix_share"] < 1 for line in lines)
 
 
 def test_the_saved_settings_say_where_they_came_from(straight: Path) -> None:

@@ -15,7 +15,7 @@ from bertsmith.errors import UserError
 from bertsmith.export.sentences import compare, export_sentences, made_up, sentence_transformers
 from bertsmith.model import BertModel
 from bertsmith.sentence_vectors import SentenceEncoder, load_sentence_encoder
-from bertsmith.tokenizer import load_tokenizer
+from bertsmith.tokenizer import load_tokenizer, train_tokenizer
 from labelled import LONGEST, other_model, tiny_encoder, topic_rows, write_rows
 
 from runs import Listener
@@ -104,6 +104,24 @@ def test_folders_of_sentence_transformers_are_read_as_they_say(bert: Path, tmp_p
             load_sentence_encoder(tmp_path / "normal")
     with pytest.raises(UserError, match="was made for mean; leave --pooling out"):
         load_sentence_encoder(tmp_path / "out", pooling="pooled")
+    prompted = {"prompts": {"query": "query: ", "": ""}, "default_prompt_name": "query"}
+    (tmp_path / "out" / "config_sentence_transformers.json").write_text(json.dumps(prompted))
+    with pytest.raises(UserError, match="puts 'query: ' before each text, which is not done here"):
+        load_sentence_encoder(tmp_path / "out")
+    (tmp_path / "out" / "modules.json").write_text("[{}]")
+    with pytest.raises(UserError, match="names a module without its type and path"):
+        load_sentence_encoder(tmp_path / "out")
+
+
+def test_a_text_that_would_be_lower_cased_is_refused_where_cases_differ(bert: Path, tmp_path: Path) -> None:
+    export_sentences(bert, tmp_path / "out", pooling="mean")
+    (tmp_path / "out" / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
+    load_sentence_encoder(tmp_path / "out")  # its tokenizer does so, too
+    cased = train_tokenizer(["a A the The"] * 3, kind="wordpiece", vocab_size=30, lowercase=False, strip_accents=None,
+                            at_most=True)  # fmt: skip
+    cased.save(tmp_path / "out", model_max_length=LONGEST)
+    with pytest.raises(UserError, match="lower-cases each text, which is not done here"):
+        load_sentence_encoder(tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["new.csv", "new.jsonl", "new.parquet", "new.txt"])
@@ -148,7 +166,10 @@ def test_what_cannot_be_embedded_is_said_in_one_line(
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"text": "dog"}\n{"text": "do\n{"text": "cat"}\n', encoding="utf-8")
     assert "broken.jsonl:2: not valid JSON; repair it" in refused(capsys, "embed", bert, broken, "-o", out)
-    assert "nothing is overwritten" in refused(capsys, "embed", bert, rows, "-o", rows)
+    there = shutil.copy(rows, tmp_path / "there.npy")
+    assert "nothing is overwritten" in refused(capsys, "embed", bert, rows, "-o", there)
+    line = refused(capsys, "embed", bert, rows, "-o", tmp_path / "vectors.csv")
+    assert "vectors.csv is named .csv, and a .npy file is written; choose another name with -o" in line
     assert "does not exist; make it" in refused(capsys, "embed", bert, rows, "-o", tmp_path / "no" / "out.npy")
     mean = other_model("without next sentences", bert, tmp_path / "mean")
     assert "nothing trained a pooler" in refused(capsys, "embed", mean, rows, "-o", out, "--pooling", "pooled")

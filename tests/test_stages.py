@@ -2,12 +2,14 @@
 
 from math import ceil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from bertsmith.config import TrainingConfig, run_config
 from bertsmith.errors import UserError
 from bertsmith.loop import _RowNumbers
+from bertsmith.planning.decisions import decide_length
 from bertsmith.planning.plan import _take_accumulation
 from bertsmith.planning.stages import Stage, make_stages
 from bertsmith.run_folder import Run
@@ -35,6 +37,16 @@ def test_a_ramp_grows_to_all_rows_and_reads_each_row_once() -> None:
     ]
     numbers = [stage.row_of(step) + i for stage in parts for step in stage.steps for i in range(stage.rows)]
     assert numbers == list(range(len(numbers)))
+
+
+@pytest.mark.parametrize("levers", [{}, {"batch_ramp": 0.5}, {"batch_ramp": 0.3, "short_length": 32}])
+def test_epochs_are_passes_over_the_text_also_when_the_first_steps_are_smaller(levers: dict[str, object]) -> None:
+    settings = {"epochs": 2.0, "global_batch_size": 16, **levers}
+    run = Run(Path("unused"), run_config({"training": settings}), {}, is_new=True)
+    decide_length(run, SimpleNamespace(rows_per_epoch=1000))  # type: ignore[arg-type]
+    parts = make_stages(run.config.training, ROWS.__getitem__)
+    rows = sum(len(stage.steps) * stage.places for stage in parts) / 128
+    assert rows == pytest.approx(2000, abs=16)
 
 
 def test_short_rows_come_first_with_as_many_places_and_the_text_goes_on() -> None:

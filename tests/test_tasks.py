@@ -1,5 +1,6 @@
 """The parts of a task: files, division, encoding, batches, losses and scores, each against a plain reference."""
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -12,10 +13,12 @@ import torch.nn.functional as F
 
 from bertsmith.finetuning.config import FinetuneConfig
 from bertsmith.finetuning.tasks.batches import by_length, collate, rows_of_step
+from bertsmith.finetuning.tasks.dataset import fingerprint_of
 from bertsmith.finetuning.tasks.encoding import Encoded, encode_texts, shorten
 from bertsmith.finetuning.tasks.examples import Example, find_labels, read_labelled
 from bertsmith.finetuning.tasks.objective import balanced_weights, example_losses, make_objective
-from bertsmith.finetuning.tasks.scores import calibration, score_all
+from bertsmith.finetuning.tasks.row_sums import row_sums
+from bertsmith.finetuning.tasks.scores import calibration, choosing_metric, score_all
 from bertsmith.finetuning.tasks.split import hold_out
 from bertsmith.finetuning.tasks.targets import targets_of
 from bertsmith.model.classifier import BertClassifier, Head
@@ -120,6 +123,39 @@ def test_inputs_are_those_of_the_tokenizer(tokenizer: Tokenizer) -> None:
         assert each.ids.tolist() == tokenizer.encode(str(text)).ids
     (pair,) = encode_texts(tokenizer, ["the dog"], ["a ship"], max_length=32).sequences
     assert collate([pair]).token_type_ids.tolist() == tokenizer.encode("the dog", "a ship").type_ids
+
+
+def test_few_long_texts_are_tokenised_at_once(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [str(each.text) for each in examples(9)] + ["dog " * 50, "cat"]
+    pairs = [text[::-1] if number % 3 else None for number, text in enumerate(texts)]
+    words = [tuple(text.split()) for text in texts]
+    before = encode_texts(tokenizer, texts, pairs, max_length=32), encode_texts(tokenizer, words, pairs, max_length=32)
+    sizes: list[tuple[int, int]] = []
+    encode = tokenizer.encode_sentences
+
+    def noted(given: list[str]) -> list[list[int]]:
+        sizes.append((len(given), sum(map(len, given))))
+        return encode(given)
+
+    monkeypatch.setattr(tokenizer, "encode_sentences", noted)
+    monkeypatch.setattr("bertsmith.finetuning.tasks.encoding.TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr("bertsmith.finetuning.tasks.encoding.CHARACTERS_AT_ONCE", 150)
+    for old, given in zip(before, (texts, words), strict=True):
+        sizes.clear()
+        new = encode_texts(tokenizer, given, pairs, max_length=32)
+        assert [(e.ids.tolist(), e.second, e.row, e.places.tolist()) for e in new.sequences] == [
+            (e.ids.tolist(), e.second, e.row, e.places.tolist()) for e in old.sequences
+        ]
+        assert new.cut == old.cut
+        assert len(sizes) >= 6
+    assert max(characters for _, characters in sizes) <= 200  # one text alone may be longer
+
+
+def test_the_fingerprint_is_that_of_all_rows_as_json() -> None:
+    parts = {"train": examples(9), "validation": examples(1), "test": [Example(1, ("a", "b"), None, ("O", "é"))]}
+    parts["score"] = [Example(2, "x", "y", 1.5)]
+    whole = json.dumps([[name, rows] for name, rows in parts.items()])
+    assert fingerprint_of(parts) == hashlib.sha256(whole.encode()).hexdigest()
 
 
 def test_text_cannot_spell_a_special_token(tokenizer: Tokenizer) -> None:
@@ -238,3 +274,29 @@ def test_an_entity_counts_only_whole() -> None:
     scores = score_all("tagging", labels, guess, truth)
     assert scores.values["entity_f1"] == pytest.approx(0.5)
     assert scores.values["accuracy"] == pytest.approx(5 / 6)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ("O", "B-x", "I-x", "E-x", "S-x"),
+        ("O", "B-x", "I-x", "L-x", "U-x"),
+        ("O", "B-x", "M-x", "E-x", "S-x"),
+        ("O", "B", "I", "L", "U"),
+    ],
+)
+def test_entities_are_the_same_whatever_marks_their_ends(labels: tuple[str, ...]) -> None:
+    truth, guess = [1, 2, 3, 4, 4, 0], [1, 2, 3, 4, 0, 4]
+    assert choosing_metric("tagging", labels, None) == "entity_f1"
+    given, wanted = [np.eye(5)[guess]], [np.array(truth)]
+    assert score_all("tagging", labels, given, wanted).values["entity_f1"] == pytest.approx(2 / 3)
+    sums = row_sums("entity_f1", "tagging", labels, given, wanted)
+    assert sums.value(sums.sums.sum(0)) == pytest.approx(2 / 3)
+
+
+def test_tags_without_marks_are_no_entities() -> None:
+    assert choosing_metric("tagging", ("O", "PER", "LOC"), None) == "accuracy"
+    assert choosing_metric("tagging", ("B", "I", "N"), None) == "accuracy"
+    given = [np.eye(4)[[1, 3, 2]]]
+    scores = score_all("tagging", ("O", "B-x", "I-x", "X"), given, [np.array([1, 0, 2])])
+    assert scores.values["entity_f1"] == 1.0  # a tag that is no mark is none

@@ -6,7 +6,7 @@ compiled, and where its time goes. Nothing is written.
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +92,12 @@ def run_bench(given: Mapping[str, Any], prepared: Path | None = None) -> dict[st
     if precision == "auto":
         precision = compare_precisions(model, make_batch, min(rows, most))[0].precision
     size = best_micro_batch(model, rows, make_batch, precision, most=most).rows
-    batch = make_batch(size)
+    micro_batches = [make_batch(min(size, rows - first)) for first in range(0, rows, size)]
+    batch = micro_batches[0]
     rates = {kind: matrix_rate(device, kind) for kind in ("bfloat16", "float32")}
-    pieces = rows // size
-    work = pieces * step_operations(
-        config, tokens=len(batch.input_ids), row_length=batch.row_length, predictions=len(batch.masked_index)
+    work = sum(
+        step_operations(config, tokens=len(b.input_ids), row_length=b.row_length, predictions=len(b.masked_index))
+        for b in micro_batches
     )
     facts: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
@@ -115,16 +116,12 @@ def run_bench(given: Mapping[str, Any], prepared: Path | None = None) -> dict[st
         "state_memory": state + 4 * parameters,
         "activation_memory": activation_bytes(model, batch, precision),
     }
-    update = Update(model, [batch] * pieces, optimizer=optimizer, precision=precision)
+    update = Update(model, micro_batches, optimizer=optimizer, precision=precision)
     facts["ways"] = {
-        way: _measure(
-            update.run_compiled if way == "compiled" else update.run,
-            device,
-            rows * batch.row_length,
-            work / rates[precision],
-        )
-        for way in _ways(given.get("compile", "auto"), device)
+        way: _measure(step, device, rows * batch.row_length, work / rates[precision])
+        for way, step in _ways(update, given.get("compile", "auto"), device)
     }
+    facts["not_compiled"] = update.problem
     tokens = manifest["splits"]["train"]["tokens"] if manifest else int(TOKEN_GOAL)
     best = max(way["tokens_per_second"] for way in facts["ways"].values())
     facts |= {"text": str(prepared) if prepared else None, "text_tokens": tokens, "text_seconds": tokens / best}
@@ -142,6 +139,8 @@ class Update:
         self.precision = precision
         self.optimizer = make_optimizer(model, weight_decay=0.01, beta2=0.98, kind=optimizer, precision=precision)
         self.compiled: SumLosses | None = None
+        self.problem: str | None = None
+        """Why it cannot be compiled, and what to do."""
         self.has_dropout = has_dropout(model.config)
         set_learning_rate(self.optimizer, 1e-4)
 
@@ -184,11 +183,29 @@ def made_up_batch(config: AnyConfig, rows: int) -> Batch:
     return Batch(ids, types, positions, starts, index, ids[index], next_sentence, length, rows * length)
 
 
-def _ways(compile_setting: str, device: torch.device) -> list[str]:
-    """How a step is computed: as it is, compiled, or both to compare."""
-    if compile_setting == "auto":
-        return ["eager", "compiled"] if has_compiler(device) else ["eager"]
-    return ["compiled" if compile_setting == "yes" else "eager"]
+def _ways(update: Update, compile_setting: str, device: torch.device) -> Iterator[tuple[str, Callable[[], None]]]:
+    """How a step is computed: as it is, compiled, or both to compare.
+
+    Raises:
+        UserError: It shall be compiled, and there is no compiler, or one that fails.
+    """
+    if compile_setting != "yes":
+        yield "eager", update.run
+    if compile_setting == "no":
+        return
+    problem = None if has_compiler(device) else "no C++ compiler was found; install g++"
+    if problem is None:
+        try:
+            update.run_compiled()
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # of many kinds
+            problem = f"the compiler failed: {next(iter(str(error).splitlines()), type(error).__name__)}; put it right"
+    update.problem = problem
+    if problem is None:
+        yield "compiled", update.run_compiled
+    elif compile_setting == "yes":
+        raise UserError(f"compile is 'yes', but {problem} or give --compile no")
 
 
 def _measure(step: Callable[[], None], device: torch.device, tokens: int, least: float) -> dict[str, Any]:
@@ -249,6 +266,8 @@ def describe_bench(facts: Mapping[str, Any]) -> list[str]:
             f"{measured['peak_share']:.0%} of the matrix rate",
             f"  {kinds}",
         ]
+    if facts["not_compiled"]:
+        lines.append(f"compiled: not measured, {facts['not_compiled']}")
     what = f"an epoch of {facts['text']}" if facts["text"] else "the length of a default run"
     hours = facts["text_seconds"] / 3600
     lines.append(f"{facts['text_tokens'] / 1e6:,.1f} M tokens, {what}: about {hours:,.1f} h at the faster of these")

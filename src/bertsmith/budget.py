@@ -18,7 +18,7 @@ from bertsmith import atomic
 from bertsmith.errors import UserError
 
 STARTED = time.monotonic()
-"""When this process began, or this module was first imported, which the command line does at once."""
+"""When a command began: this module was first imported, which the command line does at once."""
 
 REVISIONS = "revisions.json"
 LOOKS = 20
@@ -60,9 +60,10 @@ def parse_budget(text: str) -> Budget:
 class Clock:
     """The time that a run's commands have taken, and what is left of its budget."""
 
-    def __init__(self, budget: Budget | None, *, used_before: float = 0.0) -> None:
-        """Count on from `used_before` seconds, which earlier commands took."""
+    def __init__(self, budget: Budget | None, *, started: float | None = None, used_before: float = 0.0) -> None:
+        """Count from `started`, by `time.monotonic`, or from now, after `used_before` seconds of earlier commands."""
         self.budget = budget
+        self._started = time.monotonic() if started is None else started
         self._used_before = used_before
 
     @property
@@ -72,7 +73,7 @@ class Clock:
 
     def used(self) -> float:
         """Seconds of all commands."""
-        return self._used_before + time.monotonic() - STARTED
+        return self._used_before + time.monotonic() - self._started
 
     def left(self) -> float:
         """Seconds that may still be planned for; infinite without a budget of time."""

@@ -30,6 +30,12 @@ TASKS = {
     "mlm+nsp": "masked words and next sentences",
     "mlm+sop": "masked words and the order of sentences",
 }
+PAIRS = {
+    "mlm+nsp": ("next-sentence", "next sentences"),
+    "mlm+sop": ("sentence-order", "the order of sentences"),
+}
+"""What is asked of a pair, before "loss" and after "trained by"."""
+
 OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon for the matrices of the blocks, AdamW for the rest"}
 
 
@@ -65,7 +71,7 @@ def model_card(
         ),
         _what_it_is(config, training, parameters, init_sha256),
         _how_to_load(config, training),
-        _results(measured, nsp_interval, manifest),
+        _results(measured, nsp_interval, training, manifest),
         _text(manifest),
         _recipe(config, training, manifest, state),
         _limits(config, training, init_sha256),
@@ -90,9 +96,9 @@ Bertsmith from {begin} on the text of its maker: {tasks}.
 def _how_to_load(config: AnyConfig, training: TrainingConfig) -> str:
     model_class = "AutoModelForPreTraining" if training.objective != "mlm" else "AutoModelForMaskedLM"
     if training.objective != "mlm":
-        advice = """\
+        advice = f"""\
 `AutoModelForMaskedLM`, `AutoModel` and the fill-mask pipeline load it too. For sentence vectors mean pooling is the
-usual choice; the pooler was trained by next sentences."""
+usual choice; the pooler was trained by {PAIRS[training.objective][1]}."""
     else:
         advice = """\
 The fill-mask pipeline loads it too. For sentence vectors use mean pooling: nothing trained a pooler here, so there is
@@ -115,7 +121,12 @@ model = {model_class}.from_pretrained("path/to/this/folder")
 """
 
 
-def _results(measured: Measured, nsp_interval: tuple[float, float] | None, manifest: Mapping[str, Any]) -> str:
+def _results(
+    measured: Measured,
+    nsp_interval: tuple[float, float] | None,
+    training: TrainingConfig,
+    manifest: Mapping[str, Any],
+) -> str:
     rows = [
         ("masked-token loss, nats", f"{measured.mlm_loss:.3f}"),
         ("the same when only token frequencies are known", f"{manifest['unigram_loss']:.3f}"),
@@ -124,10 +135,11 @@ def _results(measured: Measured, nsp_interval: tuple[float, float] | None, manif
     ]
     if nsp_interval is not None:
         low, high = nsp_interval
+        task = PAIRS[training.objective][0]
         rows += [
-            ("next-sentence loss, nats", f"{measured.nsp_loss:.3f}"),
+            (f"{task} loss, nats", f"{measured.nsp_loss:.3f}"),
             (
-                "next-sentence pairs told right (95 % interval)",
+                f"{task} pairs told right (95 % interval)",
                 f"{measured.nsp_accuracy:.1%} of {measured.nsp_targets:,} ({low:.1%} to {high:.1%})",
             ),
         ]
@@ -151,7 +163,8 @@ def _text(manifest: Mapping[str, Any]) -> str:
 
 
 def _recipe(config: AnyConfig, training: TrainingConfig, manifest: Mapping[str, Any], state: Mapping[str, Any]) -> str:
-    passes = state["tokens"] / manifest["splits"]["train"]["tokens"]
+    own = 1.0 if training.replay is None else 1.0 - training.replay_share
+    passes = own * state["tokens"] / manifest["splits"]["train"]["tokens"]
     rows = [
         ("objective", training.objective),
         ("sequence length, tokens", f"{training.sequence_length:,}"),
@@ -167,12 +180,29 @@ def _recipe(config: AnyConfig, training: TrainingConfig, manifest: Mapping[str, 
             f"{training.learning_rate:g}, {training.schedule}, {training.warmup_steps:,} warm-up steps",
         ),
         ("masked tokens", _masking(training)),
+        *_levers(training),
         ("precision", training.precision),
         ("seed", f"{training.seed}"),
         ("training time", f"{state['seconds'] / 60:.1f} min"),
         ("dropout set for fine-tuning", f"{architecture(config.model_type).fine_tuning_dropout:g}"),
     ]
     return f"## Recipe\n\n{_table(rows, ('setting', 'value'))}"
+
+
+def _levers(training: TrainingConfig) -> list[tuple[str, str]]:
+    """What was done beyond the plain recipe."""
+    levers = (
+        (training.replay, "rows of a general text beside this one", f"{training.replay_share:.0%}"),
+        (training.average_decay, "weights", f"moving average, decay {training.average_decay:g}"),
+        (training.batch_ramp, "rows a step at first", f"fewer, for {training.batch_ramp:.0%} of the steps"),
+        (
+            training.short_length,
+            "tokens a row at first",
+            f"{training.short_length}, for {training.short_share:.0%} of the steps",
+        ),
+        (training.clip_updates, "updates", "scaled down to a root mean square of 1"),
+    )
+    return [(name, value) for is_on, name, value in levers if is_on]
 
 
 def _masking(training: TrainingConfig) -> str:

@@ -1,23 +1,25 @@
 """The command line. Commands only: each imports its program when it is called, so `--help` is instant."""
 
 import errno
+import io
 import json
 import os
-import signal
 import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
+from bertsmith.budget import STARTED
 from bertsmith.commands.exports import embed, export
 from bertsmith.commands.flags import default_folder, gather, settings
+from bertsmith.commands.group import Commands
 from bertsmith.commands.looks import playground, report
 from bertsmith.commands.models import compare, evaluate, fill, finetune, predict
 from bertsmith.config import DataConfig, ModelConfig, TrainingConfig, by_table
-from bertsmith.errors import UserError, suggestion
+from bertsmith.errors import UserError
+from bertsmith.interrupt import Termination
 
 BENCH_SETTINGS = (
     "preset",
@@ -33,29 +35,23 @@ BENCH_SETTINGS = (
 )
 
 
-class Commands(click.Group):
-    """A group that says which command was probably meant."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, or say what there is."""
-        if args and not args[0].startswith("-") and args[0] not in self.commands:
-            raise UserError(f"no command '{args[0]}'{suggestion(args[0], self.commands)}")
-        return super().resolve_command(ctx, args)
-
-
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="bertsmith")
-def app() -> None:
+@click.pass_context
+def app(context: click.Context) -> None:
     """Your text in, your own BERT out."""
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+    if by_torchrun and context.invoked_subcommand not in {"pretrain", "plan"}:
+        raise UserError(f"{context.invoked_subcommand} works in one process; start it without torchrun")
 
 
 @app.command()
 @click.argument("text", nargs=-1)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run [runs/NAME OF THE INPUT].")
-@click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings; flags win over it.")
-@click.option("--plan", type=click.Path(path_type=Path), help="RUN/config.toml: take what that run decided, too.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings; flags win over it [none].")
+@click.option(
+    "--plan", type=click.Path(path_type=Path), help="RUN/config.toml: take what that run decided, too [none]."
+)
 @click.option("--fresh", is_flag=True, help="Start a new run beside an existing one: OUTPUT-2, OUTPUT-3, ...")
 @settings(DataConfig, ModelConfig, TrainingConfig)
 def pretrain(
@@ -77,7 +73,7 @@ def pretrain(
     reporter = make_reporter()
     reporter.say(f"run: {folder}")
     try:
-        run_pretraining(folder, given, origin, reporter)
+        run_pretraining(folder, given, origin, reporter, started=STARTED)
     finally:
         reporter.close()
 
@@ -85,7 +81,7 @@ def pretrain(
 @app.command("plan")
 @click.argument("text", nargs=-1)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run [runs/NAME OF THE INPUT].")
-@click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings; flags win over it.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings; flags win over it [none].")
 @settings(DataConfig, ModelConfig, TrainingConfig)
 def plan_run(text: tuple[str, ...], output: Path | None, config: Path | None, **flags: Any) -> None:
     """Do what `pretrain` does before its first step, and say what it would do.
@@ -99,7 +95,7 @@ def plan_run(text: tuple[str, ...], output: Path | None, config: Path | None, **
     folder = output or default_folder(given.get("text", ()))
     reporter = make_reporter()
     try:
-        run_pretraining(folder, given, origin, reporter, plan_only=True)
+        run_pretraining(folder, given, origin, reporter, plan_only=True, started=STARTED)
     finally:
         reporter.close()
     click.echo(f"the plan is {folder / 'config.toml'}; nothing was trained")
@@ -108,7 +104,7 @@ def plan_run(text: tuple[str, ...], output: Path | None, config: Path | None, **
 @app.command()
 @click.argument("text", nargs=-1)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder to write.")
-@click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings; flags win over it.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings; flags win over it [none].")
 @click.option("--sequence-length", type=int, help="Rows to train later, in tokens [128].")
 @settings(DataConfig)
 def prepare(text: tuple[str, ...], output: Path, config: Path | None, **flags: Any) -> None:
@@ -213,27 +209,35 @@ def spin_briefly() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
+def write_any_text() -> None:
+    """Let the output show what its encoding lacks as an escape: words of the user's text must not end a run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line. Mistakes become one line on the error stream."""
     spin_briefly()
-    code_when_stopped = 130
+    write_any_text()
+    with Termination() as termination:
+        return _run(arguments, termination)
 
-    def terminate(number: int, _frame: Any) -> None:
-        nonlocal code_when_stopped
-        code_when_stopped = 128 + number
-        raise KeyboardInterrupt
 
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, terminate)  # a run's steps have handlers of their own
+def _run(arguments: list[str] | None, termination: Termination) -> int:
     try:
-        app.main(arguments, prog_name="bertsmith", standalone_mode=False)
+        try:
+            app.main(arguments, prog_name="bertsmith", standalone_mode=False)
+        finally:
+            termination.be_over()
     except click.ClickException as error:
         return _complain(error.format_message().replace("\n", " "))
     except UserError as error:
         return _complain(str(error))
-    except (click.Abort, KeyboardInterrupt):
-        goes_on = {"pretrain", "prepare", "finetune", "compare"}.intersection(arguments or sys.argv[1:])
-        return _complain("stopped; the same command goes on from here" if goes_on else "stopped", code_when_stopped)
+    except (click.Abort, KeyboardInterrupt) as error:
+        if mistake := _mistake_before(error):
+            return _complain(str(mistake))
+        return _complain(_stopped(sys.argv[1:] if arguments is None else arguments), termination.exit_code)
     except BrokenPipeError:
         return 141
     except OSError as error:
@@ -241,10 +245,37 @@ def run(arguments: list[str] | None = None) -> int:
         full = "; free some room, and give the same command again" if error.errno == errno.ENOSPC else ""
         return _complain(f"{where}{error.strerror or error}{full}")
     except Exception as error:
-        if type(error).__name__ != "Interrupted":  # compared by name: its module need not be loaded
+        if (line := _last_words(error)) is None:
             raise
-        return _complain(f"{error}; the same command goes on from here", getattr(error, "exit_code", 130))
+        return _complain(line, getattr(error, "exit_code", 2))
     return 0
+
+
+def _mistake_before(error: BaseException | None) -> UserError | None:
+    """The mistake that a command was ending with when it was asked to stop."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _last_words(error: Exception) -> str | None:
+    """What is said of an error that is no fault of the program, compared by name: its module need not be loaded."""
+    kind = type(error).__name__
+    if kind == "Interrupted":
+        return f"{error}; the same command goes on from here"
+    if kind == "OutOfMemoryError":
+        return "the memory of the GPU is full; end what else uses it, or take a smaller model or batch"
+    if kind == "MemoryError" or "can't allocate memory" in str(error):  # the latter is PyTorch's
+        return "the memory of this machine is full; end what else uses it, or take a smaller model or batch"
+    return None
+
+
+def _stopped(arguments: list[str]) -> str:
+    """What a command says that was stopped."""
+    if "--embeddings" in arguments:
+        return "stopped; this training keeps no checkpoints, and the same command begins anew"
+    goes_on = arguments[:1] and arguments[0] in ("pretrain", "prepare", "finetune", "compare")
+    return "stopped; the same command goes on from here" if goes_on else "stopped"
 
 
 def _complain(line: str, code: int = 2) -> int:

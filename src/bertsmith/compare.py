@@ -21,18 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from bertsmith import atomic
 from bertsmith.comparison.contenders import Answers, Comparison, judge_all, plain_answers
 from bertsmith.errors import UserError
 from bertsmith.finetune import finetune_and_judge
-from bertsmith.finetuning.any_classifier import inspect_folder
-from bertsmith.finetuning.config import FinetuneConfig
+from bertsmith.finetuning.any_classifier import inspect_folder, refuse_unfit
+from bertsmith.finetuning.config import FREE_SETTINGS, FinetuneConfig
 from bertsmith.finetuning.folder import find_model, model_hash
 from bertsmith.finetuning.outcome import Outcome
 from bertsmith.finetuning.tasks.dataset import TaskData, load_task
 from bertsmith.finetuning.tasks.scores import choosing_metric
+from bertsmith.machine.device import find_device, require_memory
 from bertsmith.output_folder import locked, new_folder
 from bertsmith.reporter import Reporter
 from bertsmith.strict import from_mapping
@@ -94,10 +95,14 @@ def compare(
     if len({source.resolve() for source in sources.values()}) < len(models):
         raise UserError(f"a model is named twice: {', '.join(models)}; name each once")
     starts = {model: inspect_folder(source) for model, source in sources.items()}  # all, before hours of work on one
+    for model, start in starts.items():
+        require_memory(start.parameters, find_device(config.device), cure=f"leave {model} out")
     first = starts[models[0]]
     reporter.progress("reading the rows", 0.0)
     task = load_task(data, config, first.tokenizer, longest=first.longest)
     reporter.progress("reading the rows", 1.0)
+    for source in sources.values():
+        refuse_unfit(source, task.head)
     limits = {model: min(start.longest, config.max_length or start.longest) for model, start in starts.items()}
     config = replace(config, metric=choosing_metric(task.kind, task.head.labels, config.metric))
     for line in task.notes:
@@ -146,13 +151,17 @@ def _note_settings(folder: Path, data: str, config: FinetuneConfig, task: TaskDa
     if path.exists():
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
-            pairs = {**{name: (before[name], now[name]) for name in ("data", "rows")}}
-            pairs |= {name: (before["settings"].get(name), value) for name, value in asdict(config).items()}
+            pairs = {"data": (before["data"], now["data"])}
+            has_other_rows = before["rows"] != now["rows"]
+            settings = {name: value for name, value in asdict(config).items() if name not in FREE_SETTINGS}
+            pairs |= {name: (before["settings"].get(name), value) for name, value in settings.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged ({error}); choose another folder with -o") from error
         different = [f"{name} was {old} and is {new}" for name, (old, new) in pairs.items() if old != new]
         if different:
             raise UserError(f"{folder} compares otherwise: {different[0]}; leave it as it was, or choose another -o")
+        if has_other_rows:
+            raise UserError(f"the rows of {data} changed since {folder} was begun; choose another folder with -o")
     atomic.write_json(path, now)
 
 
@@ -175,10 +184,7 @@ def _keep_answers(run: Path, outcome: Outcome, task: TaskData, *, keep_models: b
         "parameters": np.array([outcome.parameters]),
         "learning_rate": np.array([chosen["learning_rate"]]),
     }
-    staging = run / f"{ANSWERS}{atomic.TEMPORARY_SUFFIX}"
-    save_file(answers, staging)
-    atomic.sync_file(staging)
-    staging.replace(run / ANSWERS)
+    atomic.write_bytes(run / ANSWERS, save(answers))
     if not keep_models:  # only now: until here a kill loses nothing
         for path in (run / "model", run / "tries"):
             shutil.rmtree(path, ignore_errors=True)

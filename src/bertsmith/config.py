@@ -47,7 +47,7 @@ class DataConfig:
     )
     tokenizer: str = _setting("wordpiece", "Train 'wordpiece' or 'bpe', or the path of an existing tokenizer.")
     vocab_size: int | None = _setting(None, "Pieces in the vocabulary [chosen from the size of the text].")
-    extend_vocab: int | None = _setting(None, "Add so many words of the text to an existing WordPiece tokenizer.")
+    extend_vocab: int | None = _setting(None, "Add so many words of the text to an existing WordPiece tokenizer [0].")
     lowercase: bool = _setting(True, "Lower-case the text (an uncased model).")
     strip_accents: bool | None = _setting(None, "Remove accents [as --lowercase].")
     workers: int | None = _setting(None, "Processes that prepare the text [all cores].")
@@ -71,10 +71,7 @@ class DataConfig:
             self.extend_vocab is None or 0 < self.extend_vocab < 1_000_000,
             f"extend_vocab is {self.extend_vocab}; give a number of words such as 1000",
         )
-        _require(
-            self.workers is None or self.workers > 0,
-            f"workers is {self.workers}; give at least 1",
-        )
+        _require(self.workers is None or self.workers > 0, f"workers is {self.workers}; give at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,12 +114,12 @@ class TrainingConfig:
     global_batch_size: int | None = _setting(None, "Rows in one step, over all devices [preset].")
     micro_batch_size: int | None = _setting(None, "Rows computed at once on one device [measured].")
     gradient_accumulation_steps: int | None = _setting(
-        None, "Micro-batches in one step on one device; another way to give --micro-batch-size."
+        None, "Micro-batches in one step on one device; instead of --micro-batch-size [measured]."
     )
     epochs: float | None = _setting(None, "Passes over the text [enough for about 50 M tokens, 1 to 20].")
-    steps: int | None = _setting(None, "Optimizer steps; instead of --epochs.")
+    steps: int | None = _setting(None, "Optimizer steps, instead of --epochs [as --epochs].")
     budget: str | None = _setting(
-        None, "Time of the whole command, such as 20m or 2h, or work, such as 1e17flop; decides size and length."
+        None, "Time of the whole command, such as 20m or 2h, or work, such as 1e17flop: decides size and length [none]."
     )
     optimizer: Literal["adamw", "muon"] = _setting(
         "muon", "Muon for the matrices of the blocks and AdamW for the rest, or AdamW for all."
@@ -217,9 +214,10 @@ class RunConfig:
             f"hidden_size ({hidden_size}) must be a multiple of num_attention_heads ({heads})",
         )
         _require(
-            self.training.objective in {"auto", "mlm"} or PRESETS[self.model.preset].has_next_sentence_head,
-            f"objective is '{self.training.objective}', but preset '{self.model.preset}' has no head for "
-            "pairs of sentences; give --objective mlm, or a bert-* preset",
+            self.training.objective in {"auto", "mlm"}
+            or (PRESETS[self.model.preset].has_next_sentence_head and self.model.family == "bert"),
+            f"objective is '{self.training.objective}', but ModernBERT has no head for pairs of sentences; "
+            "give --objective mlm, or a bert-* preset",
         )
 
 

@@ -17,7 +17,7 @@ from bertsmith import atomic
 from bertsmith.embed import read_texts
 from bertsmith.errors import UserError
 from bertsmith.export.folder import staged
-from bertsmith.export.sentences import build_modules, compare, save_tokenizer, sentence_transformers
+from bertsmith.export.sentences import build_modules, compare, save_tokenizer, sentence_card, sentence_transformers
 from bertsmith.finetuning.config import FinetuneConfig
 from bertsmith.finetuning.tasks.examples import read_labelled
 from bertsmith.machine.device import find_device, set_threads
@@ -98,20 +98,16 @@ def train_embeddings(
     pairs = read_pairs(config.test) if config.test else None
     sentences = read_sentences(data, config.text, reporter)
     before = correlate(encoder, pairs) if pairs else None
-    card = find_encoder(model) / "README.md"
+    before_card = sentence_card(find_encoder(model))
     with staged(output) as staging:
         if not has_dropout(encoder.model.config):
             encoder.model.config = with_dropout(encoder.model.config, hidden=DROPOUT, attention=DROPOUT)
-        try:
-            loss = _train(encoder, sentences, config, device=device.type, folder=staging / "model", reporter=reporter)
-        except KeyboardInterrupt:
-            raise UserError("stopped; this training keeps no checkpoints, and the same command begins anew") from None
+        loss = _train(encoder, sentences, config, device=device.type, folder=staging / "model", reporter=reporter)
         trained = load_sentence_encoder(staging / "model")
         compare(trained, staging / "model")
         measured = Measured(len(pairs.scores), before, correlate(trained, pairs)) if pairs and before else None
         metrics = _metrics(encoder, config, sentences=len(sentences), loss=loss, measured=measured)
         atomic.write_json(staging / "metrics.json", metrics)
-        before_card = card.read_text(encoding="utf-8").rstrip() + "\n\n" if card.is_file() else ""
         atomic.write_text(staging / "model" / "README.md", before_card + _card(trained, metrics))
     if measured is not None:
         reporter.say(
@@ -198,6 +194,7 @@ def _train(
 
         of_datasets.disable_progress_bar()
         model = build_modules(library, encoder, folder)
+        model.model_card_data.widget = [{}]  # else it looks for sentences to show on a card, with a bar of its own
         width = encoder.model.config.hidden_size
         arguments = library.SentenceTransformerTrainingArguments(
             output_dir=str(scratch),

@@ -21,6 +21,9 @@ WAIT = timedelta(minutes=30)
 PATIENCE = timedelta(hours=24)
 """How long at a barrier: preparing a large corpus on rank 0 takes hours."""
 
+BUCKET = 1 << 24
+"""Elements that are sent at once; a larger tensor goes alone."""
+
 _patient_group: dist.ProcessGroup | None = None
 
 
@@ -28,14 +31,40 @@ def start(device_type: str) -> None:
     """Join the other processes when torchrun started this one, else do nothing.
 
     Args:
-        device_type: "cuda", "cpu" or "mps"; decides between NCCL and Gloo.
+        device_type: "cuda" or "cpu"; decides between NCCL and Gloo.
+
+    Raises:
+        UserError: The environment speaks of several processes and does not say how they meet, or they did not.
     """
-    if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized():
-        if device_type == "cuda":
-            torch.cuda.set_device(local_rank())
+    if not is_one_of_several() or dist.is_initialized():
+        return
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']} in the environment and {missing[0]} is not set; start several "
+            "processes with torchrun, or unset WORLD_SIZE for one"
+        )
+    if device_type == "cuda":
+        torch.cuda.set_device(local_rank())
+    try:
         dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=WAIT)
         global _patient_group
         _patient_group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:  # of many kinds: an address that is not there, a number that is none
+        raise UserError(
+            f"process {os.environ['RANK']} could not join the others at {os.environ['MASTER_ADDR']}:"
+            f"{os.environ['MASTER_PORT']}; start all of them at once, with torchrun ({_first_line(error)})"
+        ) from error
+
+
+def is_one_of_several() -> bool:
+    """Whether this process was started as one of several."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    return size.isdecimal() and int(size) > 1
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def stop() -> None:
@@ -61,7 +90,7 @@ def _together() -> Iterator[None]:
         raise UserError(
             f"process {rank()} stops because another process of this run has ended or no longer answers; once the "
             "reason, which that one may have said, is gone, the same command goes on from the newest checkpoint "
-            f"({next(iter(str(error).splitlines()), type(error).__name__)})"
+            f"({_first_line(error)})"
         ) from error
 
 
@@ -121,21 +150,17 @@ def any_rank(flag: bool, device: torch.device) -> bool:
 
 
 def share(tensors_of_rank: Sequence[Sequence[Tensor]]) -> None:
-    """Give every rank the tensors that each rank has worked on, in place, in one message a rank."""
+    """Give every rank the tensors that each rank has worked on, in place."""
     if not dist.is_initialized():
         return
     for owner, tensors in enumerate(tensors_of_rank):
-        if not tensors:
-            continue
-        flat = torch.cat([tensor.flatten() for tensor in tensors])
-        with _together():
-            dist.broadcast(flat, src=owner)
-        for tensor, shared in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
-            tensor.copy_(shared.view_as(tensor))
+        for bucket in buckets(tensors):
+            with _as_one(bucket) as flat, _together():
+                dist.broadcast(flat, src=owner)
 
 
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Sum the gradients over all ranks, in one message for each dtype."""
+    """Sum the gradients over all ranks, in place."""
     if not dist.is_initialized():
         return
     by_dtype: dict[torch.dtype, list[Tensor]] = {}
@@ -144,7 +169,32 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
             parameter.grad = torch.zeros_like(parameter)
         by_dtype.setdefault(parameter.grad.dtype, []).append(parameter.grad)
     for gradients in by_dtype.values():
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        sum_over_ranks(flat)
-        for gradient, summed in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
-            gradient.copy_(summed.view_as(gradient))
+        for bucket in buckets(gradients):
+            with _as_one(bucket) as flat:
+                sum_over_ranks(flat)
+
+
+def buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Tensors in their order, as many together as BUCKET elements hold: few messages, and little memory for copies."""
+    bucket: list[Tensor] = []
+    elements = 0
+    for tensor in tensors:
+        if bucket and elements + tensor.numel() > BUCKET:
+            yield bucket
+            bucket, elements = [], 0
+        bucket.append(tensor)
+        elements += tensor.numel()
+    if bucket:
+        yield bucket
+
+
+@contextmanager
+def _as_one(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+    """One flat tensor for several; what it holds at the end is theirs."""
+    if len(tensors) == 1 and tensors[0].is_contiguous():
+        yield tensors[0]
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    yield flat
+    for tensor, part in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))

@@ -9,7 +9,7 @@ import numpy as np
 from bertsmith import atomic
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.errors import UserError
-from bertsmith.finetuning.classify import chunks, read_text
+from bertsmith.finetuning.classify import chunks, read_text, refuse_output
 from bertsmith.finetuning.tasks.rows import Columns, choose_columns, open_rows, peek
 from bertsmith.reporter import Reporter
 from bertsmith.sentence_vectors import SentenceEncoder
@@ -55,16 +55,14 @@ def embed_file(
         The shape.
 
     Raises:
-        UserError: The file or column is not there, a row cannot be read, no row has a text, or `output` exists.
+        UserError: The file or column is not there, a row cannot be read, no row has a text, or `output` exists or is
+            named as another format.
     """
     reporter = reporter or Reporter()
-    if output.exists():
-        raise UserError(f"{output} exists, and nothing is overwritten; choose another file with -o")
-    if not output.parent.is_dir():
-        raise UserError(f"the folder {output.parent} does not exist; make it, or choose another file with -o")
+    refuse_output(output, ".npy")
     width = encoder.model.config.hidden_size
     count = empty = 0
-    began = time.monotonic()
+    began = time.perf_counter()
     staging = output.with_name(output.name + atomic.TEMPORARY_SUFFIX)
     try:
         with staging.open("wb") as handle:
@@ -73,7 +71,7 @@ def embed_file(
                 handle.write(encoder.encode(texts, precision=precision).tobytes())
                 count += len(texts)
                 empty += sum(not text.strip() for text in texts)
-                rate = count / (time.monotonic() - began)
+                rate = count / (time.perf_counter() - began)
                 reporter.progress(f"embedding: {count:,} rows, {rate:,.0f} rows/s", 0.0)
             if empty == count:
                 raise UserError(f"no row of {path} has a text; name the column with --text-field")
@@ -83,7 +81,7 @@ def embed_file(
         staging.rename(output)
     finally:
         staging.unlink(missing_ok=True)
-    seconds = time.monotonic() - began
+    seconds = time.perf_counter() - began
     reporter.say(
         f"{count:,} rows in {seconds:.1f} s ({count / seconds:,.0f} rows/s): float32 [{count:,}, {width}], "
         f"written to {output}; a vector is {encoder.recipe}"

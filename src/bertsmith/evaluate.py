@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from bertsmith.corpus import Corpus, Section
 from bertsmith.data.shards import read_manifest
 from bertsmith.errors import UserError
@@ -84,16 +86,23 @@ def evaluate(
         reporter.progress("reading the text", 1.0)
     evaluations = []
     for model in models:
-        tokens, likelihood = _score_text(model, sample, wanted, reporter)
         pairs = None
-        if paradigms is not None:
-            pairs = score_pairs(model.scorer, paradigms, _teller(reporter, model, "minimal pairs"))
+        try:
+            tokens, likelihood = _score_text(model, sample, wanted, reporter)
+            if paradigms is not None:
+                pairs = score_pairs(model.scorer, paradigms, _teller(reporter, model, "minimal pairs"))
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"the memory of the GPU is too small to measure {model.source}; give --device cpu, a shorter "
+                "--sequence-length, or one model at a time"
+            ) from error
         evaluations.append(
             Evaluation(
                 model=model.source,
                 parameters=model.parameters,
                 vocab_size=model.tokenizer.vocab_size,
                 max_length=model.max_length,
+                step=model.step,
                 text=_name(sample) if sample else "its own held-out text" if tokens else None,
                 masked=tokens.masked if tokens else None,
                 next_sentences=tokens.next_sentences if tokens else None,

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from bertsmith.errors import UserError
-from bertsmith.finetuning.any_classifier import inspect_folder
+from bertsmith.fillings import printable
+from bertsmith.finetuning.any_classifier import inspect_folder, refuse_unfit
 from bertsmith.finetuning.config import FinetuneConfig
 from bertsmith.finetuning.folder import SETTINGS, find_model, model_hash, open_settings, save_settings
 from bertsmith.finetuning.outcome import Outcome, describe_outcome, model_card, write_mistakes, write_scores
@@ -35,12 +36,20 @@ STEP_GOAL = 600
 FEWEST_EPOCHS, MOST_EPOCHS = 3.0, 20.0
 """Default length of a try: epochs for STEP_GOAL steps, within these bounds; early stopping may end it sooner."""
 
+LEAST_STEPS = 200
+"""Default length of a try where more than MOST_EPOCHS are fewer steps, and nothing would be learnt (docs/log.md)."""
+
 RATE, RATE_WIDTH, HIGHEST_RATE = 6e-4, 256, 1e-3
 """Default peak learning rate, measured at this width (docs/log.md); it falls with the square of the width, which
 meets what the paper used at 768 (arXiv:1810.04805, appendix A.3)."""
 
-LONGEST_INTERVAL = 500
-"""Most steps between validations when nothing else is said."""
+SHORTEST_INTERVAL, LONGEST_INTERVAL = 10, 500
+"""Steps between validations when nothing else is said: an epoch, within these bounds. A few steps change the score of
+a few rows by chance alone, and would end the try. Many validation rows are read less often, or a try would spend its
+time on them."""
+
+FEWEST_VALIDATIONS = 10
+"""Of a try with many validation rows."""
 
 
 def finetune(folder: Path, model: Path, data: str, given: Mapping[str, Any], reporter: Reporter | None = None) -> Path:
@@ -84,10 +93,11 @@ def finetune_and_judge(
             raise UserError(
                 f"max_length is {config.max_length}, but {model} reads {start.longest} tokens; give at most these"
             )
-        require_memory(start.parameters, device)
+        require_memory(start.parameters, device, cure="give a smaller model")
         reporter.progress("reading the rows", 0.0)
         task = load_task(data, config, start.tokenizer, longest=start.longest)
         reporter.progress("reading the rows", 1.0)
+        refuse_unfit(source, task.head)
         config = decide(config, task, start.hidden_size, device, threads)
         work = Work(config, source, task, device)
         if config.precision == "auto":
@@ -143,12 +153,18 @@ def decide(config: FinetuneConfig, task: TaskData, width: int, device: torch.dev
     """
     if config.class_weights == "balanced" and task.kind == "regression":
         raise UserError("class_weights is 'balanced', but a number has no classes; leave it out")
-    per_epoch = max(1, ceil(len(task.train.inputs) / config.batch_size))
+    inputs = len(task.train.inputs)
+    batch_size = min(config.batch_size, inputs)
+    per_epoch = ceil(inputs / batch_size)
+    most_epochs = max(MOST_EPOCHS, float(ceil(LEAST_STEPS * batch_size / inputs)))
+    epochs = config.epochs or min(most_epochs, max(FEWEST_EPOCHS, float(round(STEP_GOAL / per_epoch))))
+    many = min(len(task.validation.inputs), int(epochs * inputs) // FEWEST_VALIDATIONS) // batch_size
+    interval = max(SHORTEST_INTERVAL, min(LONGEST_INTERVAL, per_epoch), many)
     return replace(
         config,
         learning_rate=config.learning_rate or min(HIGHEST_RATE, RATE * (RATE_WIDTH / width) ** 2),
-        epochs=config.epochs or min(MOST_EPOCHS, max(FEWEST_EPOCHS, float(round(STEP_GOAL / per_epoch)))),
-        validation_every=config.validation_every or min(LONGEST_INTERVAL, per_epoch),
+        epochs=epochs,
+        validation_every=config.validation_every or interval,
         metric=choosing_metric(task.kind, task.head.labels, config.metric),
         device=device.type,  # type: ignore[arg-type]  # one of the kinds that find_device gives
         threads=threads,
@@ -168,7 +184,7 @@ def facts_of(task: TaskData, source: Path) -> dict[str, Any]:
 def describe_task(task: TaskData, config: FinetuneConfig, reads: str) -> list[str]:
     """What is about to happen, as lines."""
     labels = task.head.labels
-    names = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
+    names = ", ".join(printable(label)[:40] for label in labels[:8]) + (", ..." if len(labels) > 8 else "")
     what = "a number" if task.kind == "regression" else f"{len(labels)} labels ({names})"
     sizes = [
         f"{name} {len(part.examples):,}"
@@ -178,9 +194,10 @@ def describe_task(task: TaskData, config: FinetuneConfig, reads: str) -> list[st
     lines = [f"{task.kind} of {task.columns.describe()}: {what}; rows: {', '.join(sizes)}", *task.notes]
     if not task.head.per_token:
         lines.append(f"a text is read as {reads}")
+    batch_size = min(config.batch_size, len(task.train.inputs))
     return [
         *lines,
-        f"at most {config.epochs:g} epochs of {config.batch_size} rows a step, rate {config.learning_rate:g}, "
+        f"at most {config.epochs:g} epochs of {batch_size} rows a step, rate {config.learning_rate:g}, "
         f"{config.metric} chooses" + (f", {config.tries} tries" if config.tries > 1 else ""),
     ]
 

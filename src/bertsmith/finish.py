@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bertsmith import atomic
-from bertsmith.card import model_card
+from bertsmith.card import PAIRS, model_card
 from bertsmith.errors import UserError
 from bertsmith.fillings import Filling, fill_examples, hide_words, printable
 from bertsmith.finetuning.any_classifier import AnyClassifier, ForeignClassifier
@@ -71,7 +71,7 @@ def finish_run(
             f"the model could not be written to {run.model}: {error.strerror or error}; "
             "the checkpoints are whole: make room and give the same command again"
         ) from error
-    for line in results(measured, interval, plan.manifest, state):
+    for line in results(measured, interval, plan, state):
         reporter.say(line)
     examples = hide_words(plan.held_out.source, plan.tokenizer, longest=model.config.max_position_embeddings)
     for line in filled_masks(fill_examples(model, plan.tokenizer, examples)):
@@ -138,9 +138,10 @@ def holds_same(folder: Path, staging: Path) -> bool:
 
 
 def results(
-    measured: Measured, interval: tuple[float, float] | None, manifest: Mapping[str, Any], state: Mapping[str, Any]
+    measured: Measured, interval: tuple[float, float] | None, plan: Plan, state: Mapping[str, Any]
 ) -> list[str]:
     """What the run gave, as lines."""
+    manifest = plan.manifest
     lines = [
         f"held-out masked tokens: loss {measured.mlm_loss:.3f} nats (token frequencies alone "
         f"{manifest['unigram_loss']:.3f}, uniform guess {manifest['uniform_loss']:.3f}), "
@@ -149,7 +150,8 @@ def results(
     if interval is not None:
         low, high = interval
         lines.append(
-            f"held-out next sentences: loss {measured.nsp_loss:.3f} nats, {measured.nsp_accuracy:.1%} of "
+            f"held-out {PAIRS[plan.run.config.training.objective][1]}: loss {measured.nsp_loss:.3f} nats, "
+            f"{measured.nsp_accuracy:.1%} of "
             f"{measured.nsp_targets:,} pairs right, 95 % interval {low:.1%} to {high:.1%}"
         )
     speed = state["tokens"] / max(state["seconds"], 1e-9)

@@ -32,13 +32,13 @@ def run_facts(folder: Path, *, verify: bool = False) -> dict[str, Any]:
         is not there yet is None.
 
     Raises:
-        UserError: The folder is neither, or its configuration is damaged.
+        UserError: The folder is of another kind, or its configuration is damaged.
     """
     data = folder / "data"
     damaged: list[str] = []
     is_run = (folder / CONFIG).is_file()
     if not is_run and not any((data / name).is_file() for name in ("manifest.json", "state.json")):
-        raise UserError(f"{folder} is neither a run nor prepared text; give a folder that `bertsmith pretrain` wrote")
+        raise UserError(f"{folder} is {_other_kind(folder)}; give a folder that `bertsmith pretrain` wrote")
     facts: dict[str, Any] = {"folder": str(folder), "state": "prepared", "settings": None, "progress": None}
     facts |= {"data": _data_facts(data, damaged, verify=verify), "checkpoints": None, "model": None}
     if is_run:
@@ -51,6 +51,20 @@ def run_facts(folder: Path, *, verify: bool = False) -> dict[str, Any]:
     elif facts["data"] is None:
         facts["state"] = "preparing"
     return facts | {"damaged": damaged, "verified": verify}
+
+
+def _other_kind(folder: Path) -> str:
+    """What a folder is that is no run of pretraining."""
+    for name, kind in (
+        ("finetune.json", "a fine-tuning run, whose scores are in its metrics.json"),
+        ("comparison.json", "a comparison, whose table is in its comparison.json"),
+        ("modules.json", "a model of sentence-transformers"),
+        ("model/modules.json", "a run of `finetune --embeddings`, whose figures are in its metrics.json"),
+        ("config.json", "a model and no run"),
+    ):
+        if (folder / name).is_file():
+            return kind
+    return "neither a run nor prepared text"
 
 
 def _state(folder: Path, facts: Mapping[str, Any]) -> str:

@@ -20,6 +20,35 @@ class Interrupted(Exception):
         """What the shell expects: 130 after Ctrl-C, 143 after SIGTERM."""
 
 
+class Termination:
+    """SIGTERM ends a command as Ctrl-C does, until the command has come to its last words."""
+
+    def __init__(self) -> None:
+        self.exit_code = 130
+        """Of a command that was stopped."""
+        self._is_over = self._is_heard = False
+
+    def __enter__(self) -> "Termination":
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # a run's steps have handlers of their own
+            signal.signal(signal.SIGTERM, self._terminate)
+            self._is_heard = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_heard:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def be_over(self) -> None:
+        """From now on the command ends by itself; torchrun asks for that at any moment when another process has."""
+        self._is_over = True
+
+    def _terminate(self, number: int, _frame: FrameType | None) -> None:
+        if not self._is_over:
+            self.exit_code = 128 + number
+            raise KeyboardInterrupt
+
+
 class StopRequest:
     """Whether somebody asked to stop."""
 
@@ -30,7 +59,8 @@ class StopRequest:
 def listening() -> Iterator[StopRequest]:
     """Note the first Ctrl-C, SIGTERM or SIGHUP instead of dying; a second Ctrl-C leaves at once.
 
-    A closed terminal that is to be ignored, as under nohup, stays ignored.
+    A closed terminal that is to be ignored, as under nohup, stays ignored; not so where torchrun passes it on, which
+    ends all processes 30 seconds later whether nohup was there or not.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
@@ -43,6 +73,7 @@ def listening() -> Iterator[StopRequest]:
         request.signal_number = signal_number
 
     ignores = hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    ignores = ignores and "TORCHELASTIC_RUN_ID" not in os.environ
     heard = STOPPING[:2] if ignores else STOPPING
     before = {number: signal.signal(number, note) for number in heard}
     try:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from math import isfinite
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.utils.data import DataLoader
@@ -13,18 +13,17 @@ from bertsmith import distributed
 from bertsmith.averaging import WeightAverage
 from bertsmith.checkpoint import save_checkpoint
 from bertsmith.data.batch import Batch, collate
-from bertsmith.data.masking import share_at
 from bertsmith.diary import Diary
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted, leave_signals_to_the_run, listening
-from bertsmith.machine.work import matrix_rate, step_operations
+from bertsmith.machine.work import matrix_rate
 from bertsmith.metrics import MetricsLog
 from bertsmith.model import AnyPretrainingModel
 from bertsmith.objective import sum_losses
 from bertsmith.optim import AnyOptimizer, MuonWithAdamW, learning_rate_at, set_learning_rate
 from bertsmith.planning.pace import Pace, quick_rows
 from bertsmith.planning.plan import Plan
-from bertsmith.planning.stages import Division, Stage
+from bertsmith.planning.stages import Division, Stage, work_of_step
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run, lasting_settings
 from bertsmith.step import Measured, StepResult, StepTooLarge, SumLosses, evaluate_loss, train_step
@@ -59,6 +58,7 @@ def train(
         Interrupted: Asked to stop; a checkpoint is written.
         UserError: A checkpoint could not be written, or the losses stay not finite.
     """
+    plan.run.trains = True
     training, device = plan.run.config.training, plan.device
     pace = Pace(plan, state["step"])
     batches = load_batches(plan, first_step=state["step"])
@@ -104,7 +104,7 @@ def train(
             record = result.record(step, learning_rate, seconds, stage.places)
             record |= {
                 "input_wait": round(waited / seconds, 5),
-                "matrix_share": round(work_of_step(plan, stage, step) / seconds / peak, 4),
+                "matrix_share": round(work_of_step(plan.config, training, stage, step) / seconds / peak, 4),
             }
             with average.in_place() if average else nullcontext():
                 record |= measure_if_due(plan, model, step, diary)
@@ -122,10 +122,21 @@ def train(
                 save(plan.run, model, optimizer, state, average)
                 last_save = last_step = time.monotonic()
             last_step += diary.write_page(at_once=stopping)  # nor is this
-            if log is not None:
-                log.refuse_error(step)
             if stopping:
-                raise Interrupted(stop.signal_number)
+                stop_together(log, step, stop.signal_number)
+
+
+def stop_together(log: MetricsLog | None, step: int, signal_number: int | None) -> NoReturn:
+    """End the steps on all ranks, once the main one has saved: torchrun ends all when one has ended.
+
+    Raises:
+        UserError: The log could not be written, which is why.
+        Interrupted: Asked to stop.
+    """
+    distributed.barrier()
+    if log is not None:
+        log.refuse_error(step)
+    raise Interrupted(signal_number)
 
 
 def open_log(plan: Plan, step: int, reporter: Reporter) -> AbstractContextManager[MetricsLog | None]:
@@ -150,13 +161,6 @@ def next_step(batches: Iterator[Batch], division: Division, device: torch.device
     return micro_batches, time.monotonic() - before
 
 
-def work_of_step(plan: Plan, stage: Stage, step: int) -> float:
-    """Operations that a step cannot do without, all ranks together."""
-    training = plan.run.config.training
-    predictions = round(share_at(training.mlm_probability, training.end_probability, step / plan.steps) * stage.places)
-    return step_operations(plan.config, tokens=stage.places, row_length=stage.sequence_length, predictions=predictions)
-
-
 def take_smaller_micro_batches(plan: Plan, reporter: Reporter) -> None:
     """Halve the micro-batch after the GPU's memory ran out, on all ranks; the run keeps the new size.
 
@@ -171,8 +175,7 @@ def take_smaller_micro_batches(plan: Plan, reporter: Reporter) -> None:
             "--sequence-length or a smaller --preset"
         )
     plan.run.decide("memory", micro_batch_size=size // 2)
-    if distributed.is_main():
-        plan.run.save()
+    plan.save()
     reporter.warn(f"the memory of the GPU is too small for {size} rows at once; going on with {size // 2}")
 
 

@@ -62,8 +62,9 @@ def load_for_prediction(source: Path, reporter: Reporter | None = None) -> tuple
     if (source / CONFIG).is_file():
         finished = source / "model"
         return _read_folder(finished) if finished.is_dir() else _read_checkpoint(source, reporter or Reporter())
-    if (source / "config.json").is_file():
-        return _read_folder(source)
+    for folder in (source, source / "model"):  # the latter: of `finetune`, which says there what it lacks
+        if (folder / "config.json").is_file():
+            return _read_folder(folder)
     if not source.exists():
         raise UserError(f"{source} does not exist; give the folder of a run, or of a BERT that save_pretrained wrote")
     if (source / "data").is_dir():

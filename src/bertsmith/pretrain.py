@@ -8,6 +8,7 @@ weights as a run that was never interrupted.
 
 import json
 import shutil
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -25,16 +26,20 @@ from bertsmith.errors import UserError
 from bertsmith.finish import finish_run
 from bertsmith.loop import measure_held_out, train
 from bertsmith.machine.device import find_device, set_threads
+from bertsmith.machine.memory import training_state
 from bertsmith.optim import make_optimizer
 from bertsmith.output_folder import CONFIG, locked, new_folder
-from bertsmith.planning.overview import describe, seconds_left
+from bertsmith.planning.overview import describe, seconds_left, try_out
 from bertsmith.planning.pace import last_rows
 from bertsmith.planning.plan import make_plan
 from bertsmith.prepare import prepare
 from bertsmith.replay import prepare_replay
-from bertsmith.reporter import Reporter
-from bertsmith.run_folder import Run, note_environment, open_run, read_run, refuse_edits
+from bertsmith.reporter import Reporter, Silent
+from bertsmith.run_folder import Run, mistakes_forgotten, note_environment, open_run, read_run, refuse_edits
 from bertsmith.starting import take_init, write_start
+
+SECONDS_TO_APPEAR = 60.0
+"""A network file system remembers for so long that a file was not there."""
 
 
 def pretrain(
@@ -44,6 +49,7 @@ def pretrain(
     reporter: Reporter | None = None,
     *,
     plan_only: bool = False,
+    started: float | None = None,
 ) -> Path:
     """Pretrain a model from text, or go on with a run.
 
@@ -54,6 +60,7 @@ def pretrain(
         origin: "flag" or "file" for each setting given.
         reporter: Who to tell; the log when None.
         plan_only: Stop before the first step.
+        started: When the command began, by `time.monotonic`, of which a budget counts its time. None: now.
 
     Returns:
         RUN/model, a Hugging Face folder.
@@ -62,11 +69,12 @@ def pretrain(
         UserError: A setting, the text or the folder is not usable, or the disk is full.
         Interrupted: The run was asked to stop and has saved its state.
     """
+    started = time.monotonic() if started is None else started
     known = read_run(folder).config.training.device if (folder / CONFIG).exists() else "auto"
     device = find_device(str(given.get("device") or known))
     distributed.start(device.type)
     main = distributed.is_main()
-    reporter = reporter if reporter and main else Reporter()
+    reporter = reporter or Reporter() if main else Silent()
     with ExitStack() as stack:
         stack.callback(distributed.stop)
         run, found = set_up(folder, given, origin, reporter, stack)
@@ -77,7 +85,14 @@ def pretrain(
             state |= read_state(found.folder)
             refuse_edits(run, state.get("settings", {}))
         refuse_finished(run, state["step"], plan_only)
-        plan = make_plan(run, device, reporter, seconds_before=state["wall_seconds"], is_begun=found.folder is not None)
+        plan = make_plan(
+            run,
+            device,
+            reporter,
+            started=started,
+            seconds_before=state["wall_seconds"],
+            is_begun=found.folder is not None,
+        )
         training = run.config.training
         if main:
             note_environment(run.folder, reporter, device=device.type, threads=threads, ranks=distributed.world_size())
@@ -97,8 +112,8 @@ def pretrain(
         diary = Diary(plan, reporter, first_step=state["step"])
         if state["step"] < (training.steps or 0):
             check_free_disk(run, model)
-            losses = plan.losses()
-            seconds = seconds_left(plan, model, losses, first_step=state["step"])
+            losses, seconds_per_row = try_out(plan, model, reporter)
+            seconds = seconds_left(plan, seconds_per_row, first_step=state["step"])
             if plan.clock.limits_time and not (run.folder / REVISIONS).exists():
                 plan.fit_into(seconds)
                 seconds = plan.clock.left()
@@ -109,7 +124,7 @@ def pretrain(
                     )
             describe(plan, reporter, first_step=state["step"], seconds=seconds)
             if plan_only:
-                run.save()
+                plan.save()
                 return run.folder
             if state["step"] == 0:
                 diary.fill(model, 0)
@@ -142,14 +157,19 @@ def set_up(
 
     Returns:
         The run, and the checkpoint to go on from.
+
+    Raises:
+        UserError: This rank is on a machine that does not share the folder.
     """
     if not distributed.is_main():
         distributed.barrier()
+        wait_for_settings(folder)
         run = read_run(folder)
         return run, newest_checkpoint(run.checkpoints)
     stack.enter_context(new_folder(folder, owned_by=(CONFIG,)))
     stack.enter_context(locked(folder))
     run = open_run(folder, given, origin)
+    stack.enter_context(mistakes_forgotten(run))
     found = newest_checkpoint(run.checkpoints)
     for line, damaged in zip(found.damaged, found.damaged_folders, strict=True):
         reporter.warn(f"{line}; it is kept as {set_aside(damaged).name}")
@@ -161,6 +181,19 @@ def set_up(
     run.save()
     distributed.barrier()  # from here on all ranks decide together
     return run, found
+
+
+def wait_for_settings(folder: Path) -> None:
+    """Wait until the settings that the main rank wrote are seen from this machine.
+
+    Raises:
+        UserError: They are not: the folder is another one here.
+    """
+    until = time.monotonic() + SECONDS_TO_APPEAR
+    while not (folder / CONFIG).exists():
+        if time.monotonic() >= until:
+            raise UserError(f"the folder of the run, {folder}, is not here; all machines of a run have to share it")
+        time.sleep(0.5)
 
 
 def prepare_text(run: Run, reporter: Reporter, *, keep_existing: bool) -> None:
@@ -198,9 +231,11 @@ def check_free_disk(run: Run, model: torch.nn.Module) -> None:
     Raises:
         UserError: The disk is too full.
     """
+    training = run.config.training
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    more = max(0, run.config.training.keep - len(list_checkpoints(run.checkpoints))) + 1  # one more while saving
-    needed = weights * (3 * more + 1)  # weights and two moments each, and the model at the end
+    more = max(0, training.keep - len(list_checkpoints(run.checkpoints))) + 1  # one more while saving
+    each = training_state(model, optimizer=training.optimizer, averaged=training.average_decay > 0)
+    needed = each * more + weights  # a checkpoint has the weights for the gradients; and the model at the end
     free = shutil.disk_usage(run.folder).free
     if free < needed:
         raise UserError(

@@ -31,3 +31,19 @@ class Reporter:
 
     def close(self) -> None:
         """Nothing more will be said."""
+
+
+class Silent(Reporter):
+    """Says nothing: of several processes the first speaks for all."""
+
+    def say(self, line: str) -> None:
+        """Nothing."""
+
+    def warn(self, line: str) -> None:
+        """Nothing: Python shows warnings of the log even where nobody asked for a log."""
+
+    def progress(self, task: str, fraction: float) -> None:
+        """Nothing."""
+
+    def step(self, values: dict[str, Any]) -> None:
+        """Nothing."""

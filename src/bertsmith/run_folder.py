@@ -7,15 +7,17 @@ before its first step, and read from there ever after.
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from bertsmith import atomic
 from bertsmith.budget import REVISIONS
 from bertsmith.config import (
+    EXCLUSIVE_SETTINGS,
     FREE_SETTINGS,
     TABLES,
     RunConfig,
@@ -44,6 +46,9 @@ class Run:
     """Where each value that is no default came from: preset, file, flag, measured."""
 
     is_new: bool
+
+    trains: bool = False
+    """Its steps have begun, so that the settings are those of what is in the folder."""
 
     @property
     def checkpoints(self) -> Path:
@@ -76,6 +81,18 @@ class Run:
         self.origin = {name: origin for name, origin in self.origin.items() if name not in decided}
         (self.folder / REVISIONS).unlink(missing_ok=True)
 
+    def drop_rivals(self, given: Mapping[str, Any]) -> bool:
+        """Forget settings, given earlier, that say another way what is given now; True if there were any."""
+        rivals = {
+            other
+            for pair in EXCLUSIVE_SETTINGS
+            for one, other in (pair, pair[::-1])
+            if one in given and other not in given and self.origin.get(other) in {"flag", "file"}
+        }
+        self.config = changed(self.config, **dict.fromkeys(rivals))
+        self.origin = {name: origin for name, origin in self.origin.items() if name not in rivals}
+        return bool(rivals)
+
     def save(self) -> None:
         """Write config.toml."""
         atomic.write_text(self.folder / CONFIG, to_toml(self.config, self.origin))
@@ -106,11 +123,30 @@ def open_run(folder: Path, given: Mapping[str, Any], origin: Mapping[str, str]) 
         taken = {name: value for name, value in given.items() if name in FREE_SETTINGS}
     else:  # nothing is trained yet: a mistake in the first command can still be put right
         taken = dict(given)
-        if any(flat(run.config)[name] != value for name, value in taken.items()):
+        said_otherwise = run.drop_rivals(taken)
+        if said_otherwise or any(flat(run.config)[name] != value for name, value in taken.items()):
             run.forget_decisions()
     run.config = changed(run.config, **taken)
     run.origin.update({name: origin[name] for name in taken})
     return run
+
+
+@contextmanager
+def mistakes_forgotten(run: Run) -> Iterator[None]:
+    """Put config.toml back when a command is refused before its first step, in a run that has no checkpoint.
+
+    Else the next command would be refused for the same setting, although it leaves it out as it was told. Of the
+    first command of a run its text alone is kept.
+    """
+    path = run.folder / CONFIG
+    before = path.read_text(encoding="utf-8") if path.exists() else None
+    try:
+        yield
+    except UserError:
+        if not run.trains and not any(run.checkpoints.glob("*step-*")):
+            text = changed(RunConfig(), text=run.config.data.text)
+            atomic.write_text(path, before or to_toml(text, {"text": "flag"} if run.config.data.text else {}))
+        raise
 
 
 def read_run(folder: Path) -> Run:
@@ -219,6 +255,13 @@ def _read_environment(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # as of Bertsmith itself, where it runs from its sources
+        return "not installed"
+
+
 def note_environment(folder: Path, reporter: Reporter, **facts: Any) -> None:
     """Write versions and machine to environment.json, and say what has changed since the run began.
 
@@ -229,7 +272,7 @@ def note_environment(folder: Path, reporter: Reporter, **facts: Any) -> None:
     packages = ("bertsmith", "torch", "numpy", "tokenizers", "safetensors", "pyarrow")
     now = {
         "python": platform.python_version(),
-        **{name: version(name) for name in packages},
+        **{name: _version(name) for name in packages},
         "system": platform.system(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),

@@ -24,7 +24,7 @@ from bertsmith.errors import UserError
 from bertsmith.finetuning.folder import find_model
 from bertsmith.finetuning.tasks.batches import by_length, collate
 from bertsmith.finetuning.tasks.encoding import encode_texts
-from bertsmith.model import AnyModel, BertModel, BertPooler, Packed, architecture
+from bertsmith.model import AnyModel, BertModel, BertPooler, Packed, architecture_of
 from bertsmith.model.classifier import SEQUENCE
 from bertsmith.model.folder import ModelFolder, read_config
 from bertsmith.step import autocast
@@ -33,8 +33,8 @@ from bertsmith.tokenizer import Tokenizer, load_fitting_tokenizer
 Pooling = Literal["mean", "pooled"]
 FloatArray = npt.NDArray[np.float32]
 
-MODULES = "modules.json"
-"""Marks a folder of sentence-transformers."""
+MODULES, SETTINGS = "modules.json", "sentence_bert_config.json"
+"""The first marks a folder of sentence-transformers; the second stands beside the encoder."""
 
 CPU_PLACES, GPU_PLACES = 2048, 32768
 """Token places computed at once: as many as a cache holds; as many as keep a GPU busy."""
@@ -133,14 +133,13 @@ def find_encoder(source: Path) -> Path:
 
 def read_encoder(folder: Path, *, pooler: bool) -> AnyModel:
     """The encoder of a folder, with its pooler or without."""
-    kind = architecture(str(read_config(folder).get("model_type")), f"model_type in {folder / 'config.json'}")
+    kind = architecture_of(folder)
     return kind.model.from_pretrained(folder, **({"add_pooling_layer": pooler} if kind.adds_pooler else {}))
 
 
 def _pooler_training(folder: Path) -> tuple[bool, bool]:
     """Whether labels of texts trained a folder's pooler, and whether anything did: next sentences do, too."""
-    config = read_config(folder)
-    kind = architecture(str(config.get("model_type")), f"model_type in {folder / 'config.json'}")
+    config, kind = read_config(folder), architecture_of(folder)
     source = ModelFolder(folder, kind.naming)
     if not kind.adds_pooler or not source.has("bert.pooler."):
         return False, False
@@ -152,6 +151,8 @@ def _from_modules(folder: Path, wanted: str) -> SentenceEncoder:
     """A folder of sentence-transformers."""
     paths = {}
     for module in _read(folder / MODULES, list):
+        if not isinstance(module, dict) or not {"type", "path"} <= module.keys():
+            raise UserError(f"{folder / MODULES} names a module without its type and path; get the folder again")
         kind = str(module["type"]).rpartition(".")[2]
         if kind not in ("Transformer", "Pooling", "Dense", "Normalize") or kind in paths:
             raise UserError(f"{folder} has a module {kind} that is not read here; use it in sentence-transformers")
@@ -174,12 +175,32 @@ def _from_modules(folder: Path, wanted: str) -> SentenceEncoder:
             raise UserError(f"{folder} has a layer after [CLS], which only a BERT has here; use sentence-transformers")
         model.pooler = _read_pooler(paths["Dense"], model)
     tokenizer = load_fitting_tokenizer(place, model.config.vocab_size)
+    _refuse_changed_text(folder, place, tokenizer)
     limits = [model.config.max_position_embeddings]
-    for name, key in (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
-        found = _read(place / name, dict).get(key) if (place / name).exists() else None
+    for name, key in ((SETTINGS, "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
+        found = _read_if_there(place / name).get(key)
         limits += [found] if isinstance(found, int) and found > 2 else []  # earlier versions have the first
     longest = min(limits)
     return SentenceEncoder(model.eval(), tokenizer, chosen, longest, "Normalize" in paths)
+
+
+def _refuse_changed_text(folder: Path, place: Path, tokenizer: Tokenizer) -> None:
+    """Refuse a model that reads another text than the one it is given, as it would give other vectors here.
+
+    Raises:
+        UserError: A prompt goes before each text, or it is lower-cased before its tokenizer, which tells cases apart.
+    """
+    named = _read_if_there(folder / "config_sentence_transformers.json")
+    prompt = (named.get("prompts") or {}).get(named.get("default_prompt_name"))
+    lower, upper = tokenizer.encode_sentences(["a", "A"])
+    lowers = _read_if_there(place / SETTINGS).get("do_lower_case") and lower != upper
+    if prompt or lowers:
+        how = f"puts {prompt!r} before each text" if prompt else "lower-cases each text"
+        raise UserError(f"{folder} {how}, which is not done here; use it in sentence-transformers")
+
+
+def _read_if_there(path: Path) -> dict[str, Any]:
+    return dict(_read(path, dict)) if path.exists() else {}
 
 
 def _read(path: Path, kind: type) -> Any:

@@ -28,7 +28,7 @@ from bertsmith.prepare.adopt import prepared_source
 from bertsmith.presets import PRESETS, sizes_of
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
-from bertsmith.tokenizer import ROLES, Tokenizer, load_tokenizer
+from bertsmith.tokenizer import ROLES, Tokenizer, load_tokenizer, same_pieces
 
 INIT, START = "init", "start.json"
 
@@ -236,17 +236,14 @@ def carry_over(model: AnyPretrainingModel, source: Source, tokenizer: Tokenizer,
     if has_head:
         tables.append((model.mlm_head.bias, before.mlm_head.bias))
     roles = {getattr(tokenizer, f"{role}_id"): [getattr(old, f"{role}_id")] for role in ROLES}
-    kept = 0
-    for index, piece in enumerate(tokenizer.tokens(range(tokenizer.vocab_size))):
-        is_there = tokenizer.token_to_id(piece) == index
-        known = old.token_to_id(piece)
-        origin = roles.get(index) or ([known] if known is not None and is_there else [])
-        kept += bool(origin)
-        if extended and not origin and is_there:
-            origin = old.encode_sentences([piece])[0]
-        if origin:
-            for new, table in tables:
-                new[index] = table[origin].mean(0)
+    origins = same_pieces(tokenizer, old) | roles
+    kept = len(origins)
+    if extended:
+        words = [index for index in tokenizer.ordinary_ids().tolist() if index not in origins]
+        origins |= dict(zip(words, old.encode_sentences(tokenizer.tokens(words)), strict=True))
+    for index, origin in origins.items():
+        for new, table in tables if origin else []:
+            new[index] = table[origin].mean(0)
     return kept
 
 

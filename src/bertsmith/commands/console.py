@@ -3,18 +3,18 @@
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from bertsmith.reporter import Reporter
+from bertsmith.reporter import Reporter, Silent
 
 SECONDS_BETWEEN_LINES = 10.0
 """How often a log file gets a line of progress."""
@@ -78,7 +78,8 @@ class PlainReporter(Reporter):
         try:
             print(line, flush=True)  # noqa: T201
         except OSError:
-            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+            nowhere = Path(os.devnull)
+            sys.stdout = nowhere.open("w", encoding="utf-8", errors="backslashreplace")
 
     def warn(self, line: str) -> None:
         """Print a line on the error stream."""
@@ -105,12 +106,29 @@ class PlainReporter(Reporter):
         return True
 
 
+class LiveBar(Progress):
+    """A bar, and below it the numbers of a step, in as many lines as they need: a terminal is often narrow."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (
+            TextColumn("{task.description}", markup=False),  # it may hold a name of the user's
+            BarColumn(20),
+            TextColumn("{task.percentage:3.0f}% {task.fields[left]}", markup=False),
+        )
+        super().__init__(*columns, console=console, transient=True)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The lines."""
+        yield self.make_tasks_table(self.tasks)
+        yield from (Text(task.fields["text"]) for task in self.tasks if task.fields["text"])
+
+
 class TerminalReporter(Reporter):
     """For a terminal: one live bar below the lines. A terminal that is gone ends the output and not the run."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar: Progress | None = None
+        self._bar: LiveBar | None = None
         self._task: TaskID | None = None
         self._name = ""
         self._left = TimeLeft()
@@ -128,14 +146,14 @@ class TerminalReporter(Reporter):
     def progress(self, task: str, fraction: float) -> None:
         """Move the bar of a task; the bar goes when it is done."""
         with suppress(OSError):
-            self._move(task, fraction, "")
+            self._move(task, fraction)
 
     def step(self, values: dict[str, Any]) -> None:
         """Move the bar of the training."""
         done = values["step"] / values["max_steps"]
         left = self._left.update(done)
         with suppress(OSError):
-            self._move("training", done, step_line(values) + (f", {duration(left)} left" if left else ""))
+            self._move("training", done, step_line(values), f"{duration(left)} left" if left else "")
         if was_measured(values):
             self.say(step_line(values))
 
@@ -147,20 +165,15 @@ class TerminalReporter(Reporter):
             self._bar = None
         self._name = ""
 
-    def _move(self, name: str, fraction: float, text: str) -> None:
+    def _move(self, name: str, fraction: float, text: str = "", left: str = "") -> None:
         if name != self._name:
             self.close()
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(20),
-                TextColumn("{task.percentage:3.0f}% {task.fields[text]}"),
-            )
-            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._bar = LiveBar(self._console)
             self._bar.start()
-            self._task = self._bar.add_task(name, total=1.0, text="")
+            self._task = self._bar.add_task(name, total=1.0, text="", left="")
             self._name = name
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=fraction, text=text)
+            self._bar.update(self._task, completed=fraction, text=text, left=left)
         if fraction >= 1:
             self.close()
 
@@ -171,9 +184,9 @@ def make_reporter(*, aside: bool = False) -> Reporter:
     Of several processes that torchrun started only the first speaks.
     """
     if os.environ.get("RANK", "0") != "0":
-        return Reporter()
+        return Silent()
     console = Console(stderr=aside)
-    if console.is_terminal:
+    if console.is_terminal and not console.is_dumb_terminal:  # there a bar would not be drawn at all
         return TerminalReporter(console)
     return Reporter() if aside else PlainReporter()
 
@@ -194,7 +207,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         return
     table = Table(box=SIMPLE_HEAD)
     for number, name in enumerate(header):
-        table.add_column(Text(name), justify="right" if number else "left")
+        table.add_column(Text(name), justify="right" if number else "left", overflow="fold")  # nothing is left out
     for row in rows:
         table.add_row(*map(Text, row))  # no markup: names are the user's
     console.print(table)

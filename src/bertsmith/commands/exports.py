@@ -32,10 +32,10 @@ POOLING_HELP = "what makes a vector [pooled output if labels of texts trained th
 @click.option("--int8", is_flag=True, help="onnx: also with 8-bit weights, whose cost is measured and shown.")
 @click.option("--data", help="onnx: text or labelled rows to measure 8-bit weights on [what the run held out].")
 @click.option("--pooling", type=click.Choice(POOLINGS), default="auto", help="sentence-transformers: " + POOLING_HELP)
-@click.option("--licence", help="hub: under which others may use the model, such as apache-2.0; required.")
-@click.option("--data-description", help="hub: what text it was trained on, from where, with what rights; required.")
+@click.option("--licence", help="hub: under which others may use the model, such as apache-2.0 [asked for].")
+@click.option("--data-description", help="hub: what text it was trained on, from where, with what rights [asked for].")
 @click.option("--upload", is_flag=True, help="hub: send the folder there; without this and --repo nothing leaves.")
-@click.option("--repo", help="hub: OWNER/NAME of the new, private repository to upload to.")
+@click.option("--repo", help="hub: OWNER/NAME of the new, private repository to upload to [none].")
 def export(model: Path, form: str, output: Path | None, **flags: Any) -> None:
     """Write MODEL, a run or a folder, in a form that other programs load; checked before it is there."""
     from bertsmith.commands.console import make_reporter

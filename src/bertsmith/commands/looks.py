@@ -28,7 +28,7 @@ def report(runs: tuple[Path, ...], output: Path | None) -> None:
 @click.option("--port", type=int, default=0, help="Port to listen on, on this machine alone [any that is free].")
 @click.option("--threads", type=int, help="Threads of the processor [all].")
 def playground(model: Path, port: int, threads: int | None) -> None:
-    """Open a local page to play with MODEL, a run of `pretrain` or `finetune`, a folder of such a model, or a hub id.
+    """Serve a local page to play with MODEL, a run of `pretrain` or `finetune`, a folder of such a model, or a hub id.
 
     It fills masks as one types, classifies, shows pieces and attention. What is typed goes nowhere and is not kept.
     """

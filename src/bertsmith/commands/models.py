@@ -57,7 +57,7 @@ def finetune(model: Path, data: str, output: Path | None, fresh: bool, **flags: 
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="CSV file to write.")
 @click.option("--text", help="Column with the text [that of training].")
 @click.option("--text-pair", help="Column with the second text [that of training].")
-@click.option("--every-label", is_flag=True, help="Write the probability of every label.")
+@click.option("--every-label", is_flag=True, help="Write the probability of every label; a number has none.")
 @settings(FinetuneConfig, only=("device", "threads"))
 @click.option("--half", is_flag=True, help="Compute the products in bfloat16: faster where the device has it.")
 def predict(model: Path, data: str, output: Path, **flags: Any) -> None:
@@ -78,17 +78,17 @@ def predict(model: Path, data: str, output: Path, **flags: Any) -> None:
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.argument("text")
+@click.argument("text", nargs=-1, required=True)
 @click.option("--top-k", type=int, default=5, show_default=True, help="Candidates for each mask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def fill(model: Path, text: str, top_k: int, as_json: bool) -> None:
+def fill(model: Path, text: tuple[str, ...], top_k: int, as_json: bool) -> None:
     """Fill each [MASK] in TEXT with MODEL: a run, also one that is still training, or a BERT folder."""
     from bertsmith.commands.console import make_reporter
     from bertsmith.predict import fill as fill_masks
     from bertsmith.predict import load_for_prediction
 
     network, vocabulary = load_for_prediction(model, make_reporter())
-    filled = fill_masks(network, vocabulary, text, top_k=top_k)
+    filled = fill_masks(network, vocabulary, " ".join(text), top_k=top_k)  # the quotes may have been forgotten
     if filled.note:
         click.echo(filled.note, err=True)
     if as_json:
@@ -113,8 +113,8 @@ COMPARED = tuple(
 @click.option("--seeds", type=int, default=3, show_default=True, help="Runs of each model.")
 @click.option("--kind", type=click.Choice(get_args(Kind)), help="What is predicted [by the labels].")
 @click.option("--text", help="Column with the text [found].")
-@click.option("--held-out", metavar="FILE", help="Also measure bits per byte on this text, a file or folder.")
-@click.option("--blimp", type=click.Path(path_type=Path), metavar="FOLDER", help="Also measure minimal pairs.")
+@click.option("--held-out", metavar="FILE", help="Also measure bits per byte on this text, a file or folder [no].")
+@click.option("--blimp", type=click.Path(path_type=Path), metavar="FOLDER", help="Also measure minimal pairs [no].")
 @click.option("--pairs", type=int, help="Pairs of each paradigm, chosen by hash [all].")
 @click.option("--keep-models", is_flag=True, help="Keep the fine-tuned weights of every run.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -169,10 +169,12 @@ def compare(
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--text", metavar="FILE", help="Held-out text for all models, a file or folder [each run's own].")
-@click.option("--blimp", type=click.Path(path_type=Path), metavar="FOLDER", help="Minimal pairs, a .jsonl a paradigm.")
+@click.option(
+    "--blimp", type=click.Path(path_type=Path), metavar="FOLDER", help="Minimal pairs, a .jsonl a paradigm [none]."
+)
 @click.option("--pairs", type=int, help="Pairs of each paradigm, chosen by hash [all].")
 @click.option("--words", type=int, default=20_000, show_default=True, help="Most words for bits per byte; 0: none.")
-@click.option("--sequence-length", type=int, default=128, show_default=True, help="Rows of --text, in tokens.")
+@click.option("--sequence-length", type=int, help="Rows of --text, in tokens [128].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @settings(DataConfig, TrainingConfig, only=("text_field", "document", "encoding", "device", "threads"))
 def evaluate(models: tuple[str, ...], text: str | None, as_json: bool, **flags: Any) -> None:
@@ -183,13 +185,19 @@ def evaluate(models: tuple[str, ...], text: str | None, as_json: bool, **flags: 
     from bertsmith.evaluate import evaluate as measure
     from bertsmith.evaluation.table import evaluation_table, keep_in_runs, notes
 
-    reading = {name: flags.pop(name) for name in ("text_field", "document", "encoding")}
+    reading = {name: flags.pop(name) for name in ("text_field", "document", "encoding", "sequence_length")}
     given = {name: value for name, value in reading.items() if value is not None}
+    for name in given if text is None else ():
+        raise UserError(
+            f"{name} is {given[name]}, and there is no --text that it could be of; name one, or leave it out"
+        )
+    length = given.pop("sequence_length", Wanted().sequence_length)
     device, threads = flags.pop("device"), flags.pop("threads")
     reporter = make_reporter(aside=as_json)
     try:
         corpus = open_corpus([text], **given) if text is not None else None
-        found = measure(models, Wanted(corpus, **flags), device=device or "auto", threads=threads, reporter=reporter)
+        wanted = Wanted(corpus, **flags, sequence_length=length)
+        found = measure(models, wanted, device=device or "auto", threads=threads, reporter=reporter)
     finally:
         reporter.close()
     if as_json:

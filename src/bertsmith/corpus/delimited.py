@@ -15,16 +15,20 @@ _MAX_CELL_CHARACTERS = 1 << 26
 UNCLOSED = "a quote is not closed: its line is read as it stands"
 _DELIMITERS = ",;\t|"
 _COLUMN_NAME = re.compile(r"[^\W\d][\w .:/()#%+-]{0,39}")
+_SEPARATOR = re.compile(r'"?sep=([,;\t|])"?', re.IGNORECASE)
+"""A first line by which Excel is told what stands between cells."""
 
 
 def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report: CorpusReport) -> Iterator[Row]:
     """The rows of a table in text form, as mappings from column to cell.
 
     The delimiter is a tab in .tsv, else the one of , ; tab | that is most
-    frequent in the first line. The first row names the columns if it holds the
-    wanted or a usual name, or only short names; else they are "1", "2", ... A
-    .tsv in which all lines have the same number of tabs has no quoted fields.
-    Cells beyond the last column belong to it.
+    frequent in the first line, or that this line names ("sep=;"). The first row
+    names the columns if it holds the wanted or a usual name, numbers from 0, or
+    only short names; else they are "1", "2", ... A .tsv in which all lines have
+    the same number of tabs, and some, has no quoted fields. Cells that a row has more than
+    there are columns belong to the text, where a column has a usual name for it,
+    else to the last column.
 
     Args:
         lines: The lines of the file.
@@ -37,9 +41,11 @@ def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report
     lines = iter(lines)
     sample = list(islice(lines, SAMPLE_ROWS))
     first = next((line for _, line in sample if line.strip()), "")
-    delimiter = "\t" if kind == ".tsv" else max(_DELIMITERS, key=first.count)
+    if named := _SEPARATOR.fullmatch(first.strip(" ")):
+        sample = [(number, "" if line == first else line) for number, line in sample]
+    delimiter = named[1] if named else "\t" if kind == ".tsv" else max(_DELIMITERS, key=first.count)
     tabs = Counter(line.count("\t") for _, line in sample if line.strip())
-    is_quoted = delimiter != "\t" or len(tabs) > 1
+    is_quoted = delimiter != "\t" or len(tabs) > 1 or not any(tabs)
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
     text = (line for _, line in chain(sample, lines))
     parsed = _parsed(text, delimiter, quoting, name, report)
@@ -51,9 +57,12 @@ def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report
     is_header = _names_columns([cells for _, cells in beginning], text_field)
     top = beginning[0][1]
     columns = _distinct(top) if is_header else [str(number) for number in range(1, len(top) + 1)]
+    wide = next((place for place, name in enumerate(columns) if name.lower() in TEXT_FIELDS), len(columns) - 1)
     for number, cells in chain(beginning[is_header:], rows):
-        if len(cells) > len(columns):
-            cells = [*cells[: len(columns) - 1], delimiter.join(cells[len(columns) - 1 :])]
+        while len(cells) > len(columns) and not cells[-1]:  # some programs end each line with a delimiter
+            cells = cells[:-1]
+        if (more := len(cells) - len(columns)) > 0:
+            cells = [*cells[:wide], delimiter.join(cells[wide : wide + more + 1]), *cells[wide + more + 1 :]]
         yield number, dict(zip(columns, cells, strict=False))
 
 
@@ -151,14 +160,22 @@ class _Source:
 def _names_columns(rows: Sequence[Sequence[str]], text_field: str | None) -> bool:
     """Whether the first row of a table names its columns. A name is no value of its column, a label mostly is."""
     names = [cell.strip() for cell in rows[0]]
-    if text_field in names or any(name.lower() in TEXT_FIELDS for name in names):
+    numbered = [str(number) for number in range(len(names))]  # as pandas writes columns without names
+    if names in (numbered, ["", *numbered[:-1]]) or any(name.lower() in TEXT_FIELDS for name in names):
+        return True
+    is_named = text_field in names
+    if is_named and text_field not in [*numbered[1:], str(len(names))]:  # else it may be a label and a place
         return True
     others = [[cell.strip() for cell in row] for row in rows[1:]]
     others = [row for row in others if row != names]  # a table that was put together repeats them
     if any(cell == name != "" for row in others for name, cell in zip(names, row, strict=False)):
         return False
-    return len(set(names)) == len(names) and all(
-        not name or (_COLUMN_NAME.fullmatch(name) and len(name.split()) <= 4) for name in names
+    if is_named:
+        return True
+    most_words = 4 if len(names) > 1 else 2  # one column alone may well be texts without a name
+    given = list(filter(None, names))  # spreadsheets leave columns without a name
+    return len(set(given)) == len(given) and all(
+        not name or (_COLUMN_NAME.fullmatch(name) and len(name.split()) <= most_words) for name in names
     )
 
 

@@ -106,6 +106,8 @@ def find_files(source: str) -> list[FoundFile]:
     path = Path(source).expanduser()
     if path.is_dir():
         found = [FoundFile(file, _shown(file.relative_to(path)), False) for file in _walk(path)]
+        if not found and _is_run(str(path), os.listdir(path)):
+            raise UserError(f"folder {source} is a run, a model or prepared text, which is no text here; name the text")
         if not found:
             raise UserError(f"folder {source} has no file in it; name a folder or file with text")
         return found

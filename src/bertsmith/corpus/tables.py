@@ -35,7 +35,8 @@ def json_rows(lines: _Lines, name: str, report: CorpusReport) -> Iterator[Row]:
     """The rows of a .json file: JSON lines, or one array or object over many lines.
 
     The first lines tell which: if half of them are whole values, the file is
-    JSON lines, of which some may be broken. Of an object with one list in it, the list's items are the rows.
+    JSON lines, of which some may be broken. Of an object with one list in it, the list's items are the rows; one
+    of columns, each a list or with values by number, is a table as pandas writes it.
 
     Raises:
         Unusable: The file is one value of more than 268 million characters, or not JSON at all.
@@ -72,9 +73,20 @@ def _parses(line: str) -> bool:
 def _items(value: Any) -> list[Any]:
     """The rows of a JSON value."""
     if isinstance(value, dict):
+        columns = list(value.values())
+        if columns and all(isinstance(each, dict) and each and all(map(str.isdecimal, each)) for each in columns):
+            numbers = dict.fromkeys(number for column in columns for number in column)
+            return [{name: column.get(number) for name, column in value.items()} for number in numbers]
+        if len(columns) > 1 and all(map(_is_column, columns)) and len(set(map(len, columns))) == 1:
+            return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
         lists = [item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], dict)]
         return lists[0] if len(lists) == 1 else [value]
     return value if isinstance(value, list) else [value]
+
+
+def _is_column(value: Any) -> bool:
+    """Whether a JSON value is a list of single values, more than one."""
+    return isinstance(value, list) and len(value) > 1 and not any(isinstance(item, list | dict) for item in value)
 
 
 def parquet_rows(file: FoundFile, text_field: str | None, report: CorpusReport) -> Iterator[Row]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bertsmith.checkpoint import newest_checkpoint, read_state
 from bertsmith.errors import UserError
 from bertsmith.evaluation.foreign import load_foreign
 from bertsmith.evaluation.pll import Scorer
@@ -34,6 +35,9 @@ class AnyModel:
 
     run: Run | None
     """The run it came from, whose held-out text it can be measured on."""
+
+    step: int | None = None
+    """Of a run, the step whose weights these are; one that trains may write others at any time."""
 
     @property
     def scorer(self) -> Scorer:
@@ -70,9 +74,10 @@ def open_model(source: str, device: torch.device, reporter: Reporter | None = No
     """
     path = local_folder(source)
     run = read_run(path) if (path / CONFIG).is_file() else None
+    step = _step_of(run) if run else None
     network: Any
     is_folder = run is None and (path / "config.json").is_file()
-    if is_folder and read_config(path).get("model_type") not in MODEL_TYPES:
+    if is_folder and read_config(path).get("model_type", "bert") not in MODEL_TYPES:
         network, tokenizer, longest = load_foreign(path)
     else:
         try:
@@ -85,4 +90,10 @@ def open_model(source: str, device: torch.device, reporter: Reporter | None = No
                 network, tokenizer, longest = load_foreign(path)
             except UserError:
                 raise error from None
-    return AnyModel(source, network.to(device).eval(), tokenizer, longest, run)
+    return AnyModel(source, network.to(device).eval(), tokenizer, longest, run, step)
+
+
+def _step_of(run: Run) -> int:
+    """The step whose weights a run gives: of its model, else of its newest checkpoint."""
+    newest = None if run.model.is_dir() else newest_checkpoint(run.checkpoints).folder
+    return int(read_state(newest)["step"]) if newest else run.config.training.steps or 0

@@ -63,17 +63,30 @@ class ForeignModel(nn.Module):
         if packed is not None:
             rows = to_rows(input_ids, packed.cu_seqlens)
             index = rows.places if masked_index is None else rows.places[masked_index]
-            return BertPretrainingOutput(self._score(rows.input_ids, rows.attention_mask, index), None)
+            length = rows.input_ids.shape[1]
+            # Rows without an asked place, such as padding, are left out: some models refuse them.
+            asked, row = (index // length).unique(return_inverse=True)  # type: ignore[no-untyped-call]
+            index = row * length + index % length
+            return BertPretrainingOutput(self._score(rows.input_ids[asked], rows.attention_mask[asked], index), None)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         index = torch.arange(input_ids.numel(), device=input_ids.device) if masked_index is None else masked_index
         logits = self._score(input_ids, mask, index)
         return BertPretrainingOutput(logits if masked_index is not None else logits.view(*input_ids.shape, -1), None)
 
     def _score(self, input_ids: Tensor, attention_mask: Tensor, index: Tensor) -> Tensor:
-        """Logits [M, V] at flat places of [B, L]."""
+        """Logits [M, V] at flat places of [B, L].
+
+        Raises:
+            UserError: The model does not take such input.
+        """
         self._index = index
         try:
             logits: Tensor = self.network(input_ids=input_ids, attention_mask=attention_mask).logits
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # its code is not ours, and there are fifty architectures
+            name = type(self.network).__name__
+            raise UserError(f"{name} of transformers cannot score masked words here: {_line(error)}") from error
         finally:
             self._index = None
         # A model whose last matrix is hidden from `get_output_embeddings` has scored every place.
@@ -180,7 +193,8 @@ def load_foreign_tokenizer(folder: Path, network: Any) -> tuple[Tokenizer, int]:
     if lacking:
         raise UserError(f"the tokenizer in {folder} has no {lacking[0]}; masked words cannot be scored without it")
     content = json.loads(theirs.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
-    tokenizer, places = Tokenizer(content, names), network.get_input_embeddings().num_embeddings
+    tokenizer, table = Tokenizer(content, names), network.get_input_embeddings()
+    places = int(getattr(table, "num_embeddings", getattr(network.config, "vocab_size", tokenizer.vocab_size)))
     if tokenizer.vocab_size > places:
         raise UserError(
             f"the tokenizer in {folder} has {tokenizer.vocab_size:,} pieces and the model {places:,}; "

@@ -17,7 +17,7 @@ from bertsmith.data.masking import Masking
 from bertsmith.data.shards import Int64Array
 from bertsmith.errors import UserError
 from bertsmith.prepare.chunks import section_share, shard_content
-from bertsmith.tokenizer import Encoded, Tokenizer
+from bertsmith.tokenizer import Tokenizer
 
 TEXT_WORDS = 400_000
 """Of a longer text so many words are measured, about 4,096 rows of 128 tokens."""
@@ -79,8 +79,6 @@ class TextTokens:
     def __init__(self, sections: Iterable[Section], tokenizer: Tokenizer) -> None:
         """Turn sections into ids, as `bertsmith prepare` does.
 
-        A tokenizer to which " b" is not "b" gets each sentence with the space that stands before it in running text.
-
         Args:
             sections: The text.
             tokenizer: Makes the ids.
@@ -90,11 +88,7 @@ class TextTokens:
         """
         held = sorted(sections, key=lambda section: section.document)  # sections of a document stand together
         documents, texts = [section.document for section in held], [section.text for section in held]
-
-        def encode(sentences: list[str]) -> Encoded:
-            return tokenizer.encode_corpus([f" {s}" for s in sentences] if tokenizer.reads_space else sentences)
-
-        content = shard_content(documents, texts, encode, tokenizer.vocab_size)
+        content = shard_content(documents, texts, tokenizer)
         self.ids = content.ids.astype(np.int64)
         self.num_tokens = len(self.ids)
         if not self.num_tokens:

@@ -31,6 +31,9 @@ Scores = npt.NDArray[np.float64]
 CPU_PLACES, GPU_PLACES = 1 << 12, 1 << 16
 """Token places of a batch."""
 
+MOST_PLACES = 512
+"""Longest copy of a sentence, also where the model reads more: time and memory grow with the square."""
+
 SPECIAL = -1
 """Word number of [CLS] and [SEP]."""
 
@@ -75,8 +78,8 @@ def pseudo_log_likelihoods(
 ) -> list[Scores]:
     """Score every token of every sentence.
 
-    A sentence longer than the model reads is seen through a window for each
-    token: as much as fits, with the token in its middle.
+    A sentence of more than 512 places, or longer than the model reads, is seen
+    through a window for each token: as much as fits, with the token in its middle.
 
     Args:
         scorer: Its network is in evaluation mode.
@@ -174,7 +177,8 @@ def _score(scorer: Scorer, sentences: list[Sentence], within_word: bool, tell: T
     """Scores of distinct sentences."""
     scores = [np.zeros(int((sentence.words != SPECIAL).sum())) for sentence in sentences]
     special = [len(sentence.ids) - len(score) for sentence, score in zip(sentences, scores, strict=True)]
-    lengths = [min(len(sentence.ids), scorer.max_length) for sentence in sentences]
+    longest = min(scorer.max_length, MOST_PLACES)
+    lengths = [min(len(sentence.ids), longest) for sentence in sentences]
     total = sum(len(score) * length for score, length in zip(scores, lengths, strict=True))
     done = 0
     device = next(scorer.network.parameters()).device
@@ -183,7 +187,7 @@ def _score(scorer: Scorer, sentences: list[Sentence], within_word: bool, tell: T
 
     def parts() -> Iterator[tuple[int, _Copies]]:
         for number in order:
-            room = scorer.max_length - special[number]
+            room = longest - special[number]
             mask = scorer.tokenizer.mask_token_id
             yield (
                 number,
@@ -218,12 +222,21 @@ def _batches(parts: Iterator[tuple[int, _Copies]], limit: int) -> Iterator[list[
 
 @torch.inference_mode()
 def _log_probabilities(network: nn.Module, copies: _Copies, device: torch.device, limit: int) -> Scores:
-    """Log-probability of the hidden token of each copy, float64 [n]; a long sentence in several batches."""
+    """Log-probability of the hidden token of each copy, float64 [n]; in several batches where one has no room."""
     rows = max(1, limit // copies.input_ids.shape[1])
     found: list[Tensor] = []
-    for start in range(0, len(copies.targets), rows):
-        ids, places, targets = (torch.from_numpy(part[start : start + rows]).to(device) for part in copies)
+    done = 0
+    while done < len(copies.targets):
+        ids, places, targets = (torch.from_numpy(part[done : done + rows]).to(device) for part in copies)
         index = torch.arange(len(ids), device=device) * ids.shape[1] + places
-        logits = network(ids, masked_index=index).mlm_logits.float()
+        try:
+            logits = network(ids, masked_index=index).mlm_logits.float()
+        except torch.OutOfMemoryError:
+            if rows == 1:
+                raise
+            torch.cuda.empty_cache()
+            rows = max(1, min(rows, len(ids)) // 2)
+            continue
         found.append(logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(1))
+        done += len(ids)
     return torch.cat(found).cpu().numpy().astype(np.float64)

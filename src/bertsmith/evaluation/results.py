@@ -19,6 +19,9 @@ class Evaluation:
     max_length: int
     """Longest sequence, in tokens."""
 
+    step: int | None
+    """Of a run, the step whose weights these are."""
+
     text: str | None
     """The held-out text, in words."""
 

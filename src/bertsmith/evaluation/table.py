@@ -1,12 +1,11 @@
 """What was measured, for a person: one column a model, and what must be known to read it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from bertsmith import atomic
-from bertsmith.checkpoint import newest_checkpoint, read_state
 from bertsmith.errors import UserError
 from bertsmith.evaluation.minimal_pairs import MinimalPairScore, ParadigmScore
 from bertsmith.evaluation.pll import PseudoLikelihoodScore
@@ -15,7 +14,6 @@ from bertsmith.evaluation.token_scores import NextSentenceScore
 from bertsmith.metrics import MEASURED
 from bertsmith.output_folder import CONFIG
 from bertsmith.report import PAGE, write_report
-from bertsmith.run_folder import read_run
 
 NOTHING = "-"
 
@@ -51,7 +49,7 @@ def keep_in_runs(evaluations: Sequence[Evaluation]) -> list[str]:
         brief = replace(evaluation, minimal_pairs=replace(pairs, paradigms=()) if pairs else None)
         cells = {full: text for full, text in _with_full_labels(_cells(brief)) if text != NOTHING}
         try:
-            said = [f"Of the weights after step {evaluated_step(folder):,}.", *notes([evaluation])]
+            said = [f"Of the weights after step {evaluation.step or 0:,}.", *notes([evaluation])]
             atomic.write_json(folder / MEASURED, {"values": cells, "notes": said})
             if (folder / PAGE).exists():
                 write_report([folder], folder / PAGE)
@@ -67,13 +65,6 @@ def _with_full_labels(cells: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         if not label.startswith(" "):
             what = label.partition(":")[0]
         yield (f"{what}: {label.strip()}" if label.startswith(" ") else label), text
-
-
-def evaluated_step(folder: Path) -> int:
-    """The step whose weights a run gives: of its model, else of its newest checkpoint."""
-    run = read_run(folder)
-    newest = None if run.model.is_dir() else newest_checkpoint(run.checkpoints).folder
-    return int(read_state(newest)["step"]) if newest else run.config.training.steps or 0
 
 
 def _cells(evaluation: Evaluation) -> dict[str, str]:
@@ -127,7 +118,8 @@ def notes(evaluations: Sequence[Evaluation]) -> list[str]:
     if scores:
         lines.append(
             "Bits per byte: pseudo-log-likelihood (PLL-word-l2r), a score and not a likelihood, of "
-            f"{scores[0].sentences:,} sentences chosen by hash, {scores[0].words:,} words, each by itself."
+            f"{_range(s.sentences for s in scores)} sentences chosen by hash, {_range(s.words for s in scores)} words, "
+            "each by itself."
         )
     unknown = [
         f"{e.model} {score.unknown_fraction:.2%}"
@@ -138,10 +130,15 @@ def notes(evaluations: Sequence[Evaluation]) -> list[str]:
         lines.append(f"Unknown tokens, whose bytes cost little: {', '.join(unknown)}.")
     pairs = next((e.minimal_pairs for e in evaluations if e.minimal_pairs), None)
     if pairs:
-        counts = sorted({p.pairs for p in pairs.paradigms})
-        each = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
         lines.append(
-            f"Minimal pairs: mean of {len(pairs.paradigms)} paradigms of {each} pairs; each token masked singly, level "
-            "pairs count one half. Intervals: Wilson; of the mean, normal, paradigms as given."
+            f"Minimal pairs: mean of {len(pairs.paradigms)} paradigms of {_range(p.pairs for p in pairs.paradigms)} "
+            "pairs; each token masked singly, level pairs count one half. Intervals: Wilson; of the mean, normal, "
+            "paradigms as given."
         )
     return lines
+
+
+def _range(counts: Iterable[int]) -> str:
+    """A number, or the least and the largest of several."""
+    found = sorted(counts)
+    return f"{found[0]:,}" if found[0] == found[-1] else f"{found[0]:,} to {found[-1]:,}"

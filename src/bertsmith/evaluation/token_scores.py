@@ -14,14 +14,13 @@ import numpy as np
 from bertsmith.corpus import Section
 from bertsmith.data.batch import Batch, collate
 from bertsmith.data.examples import TrainingRows
-from bertsmith.data.shards import read_manifest
+from bertsmith.data.shards import Int64Array, read_manifest
 from bertsmith.evaluation.any_model import AnyModel
 from bertsmith.evaluation.held_out import TextTokens, text_rows
 from bertsmith.evaluation.pll import Tell
 from bertsmith.intervals import wilson_interval
 from bertsmith.objective import sum_losses
 from bertsmith.planning.decisions import VALIDATION_MLM_PROBABILITY, VALIDATION_SEED, rows_of
-from bertsmith.prepare.facts import unigram_loss
 from bertsmith.run_folder import Run
 from bertsmith.step import Measured, evaluate_loss
 
@@ -127,7 +126,7 @@ def score_text(model: AnyModel, sections: Sequence[Section], sequence_length: in
         accuracy=measured.mlm_accuracy,
         tokens=measured.mlm_targets,
         sequence_length=length,
-        unigram_loss=unigram_loss(counts, counts),
+        unigram_loss=_entropy(counts),
         unigram_counts="the text itself",
         uniform_loss=math.log(vocab_size),
     )
@@ -135,6 +134,12 @@ def score_text(model: AnyModel, sections: Sequence[Section], sequence_length: in
         return TokenScores(masked, None)
     measured = _measure(model, rows("mlm+nsp"), lambda share: tell((1 + share) / tasks))
     return TokenScores(masked, _next_sentences(measured))
+
+
+def _entropy(counts: Int64Array) -> float:
+    """Nats per token of a text whose own frequencies [V] are known: pieces that it does not have take no share."""
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
 
 
 def _next_sentences(measured: Measured) -> NextSentenceScore | None:

@@ -1,6 +1,7 @@
-"""The folder of an export: it appears when it is whole and checked, or not at all."""
+"""The folder of an export: it appears when it is whole and checked, or not at all; and the card that goes with it."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,3 +38,32 @@ def staged(output: Path) -> Iterator[Path]:
         atomic.publish(staging, output)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def carried_card(folder: Path, *, library: str, task: str) -> str:
+    """The card of a model for a folder of another form: its numbers, without the code that loads the first form.
+
+    Args:
+        folder: The Hugging Face folder.
+        library: That loads the other form, as the hub calls it.
+        task: What the other form is for, as the hub calls it.
+
+    Returns:
+        The card and an empty line after it; "" where there is none.
+    """
+    path = folder / "README.md"
+    if not path.is_file():
+        return ""
+    card = path.read_text(encoding="utf-8", errors="replace")
+    header = re.match(r"---\n.*?\n---\n", card, re.DOTALL)
+    head, body = (header.group(), card[header.end() :]) if header else ("", card)
+    for name, value in (("library_name", library), ("pipeline_tag", task)):
+        head = re.sub(rf"^{name}:.*$", f"{name}: {value}", head, flags=re.MULTILINE)
+    for part in (r"^## Use\n.*?(?=^## |\Z)", r"^```python\n.*?^```\n+"):
+        body = re.sub(
+            part,
+            lambda found: "" if "path/to/this/folder" in found.group() else found.group(),
+            body,
+            flags=re.DOTALL | re.MULTILINE,
+        )
+    return f"{head}{body}".rstrip() + "\n\n"

@@ -19,7 +19,7 @@ from bertsmith.errors import UserError
 from bertsmith.evaluation.foreign import quiet
 from bertsmith.export.runtime import Session, require_onnx
 from bertsmith.finetuning.any_classifier import ForeignClassifier, read_classifier
-from bertsmith.model import AnyConfig, architecture, load_model, pad, unpad
+from bertsmith.model import AnyConfig, architecture, architecture_of, load_model, pad, unpad
 from bertsmith.model.classifier import SEQUENCE, TOKEN, BertClassifier, ModernBertClassifier
 from bertsmith.model.folder import ModelFolder, Naming, read_config
 from bertsmith.sentence_vectors import read_encoder
@@ -85,7 +85,7 @@ def task_of(folder: Path, wanted: str = "auto") -> str:
 
 
 def _naming(folder: Path) -> Naming:
-    return architecture(str(read_config(folder).get("model_type")), f"model_type in {folder / 'config.json'}").naming
+    return architecture_of(folder).naming
 
 
 def _has(folder: Path, prefix: str) -> bool:
@@ -159,9 +159,13 @@ def write_graph(folder: Path, task: str, ours: Ours, path: Path) -> None:
     bare = bare if architecture(ours.config.model_type).adds_pooler else {}
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
     with _silent(transformers):
-        network = getattr(transformers, TASKS[task]).from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, trust_remote_code=False, **bare
-        )
+        try:
+            network = getattr(transformers, TASKS[task]).from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, trust_remote_code=False, **bare
+            )
+        except (OSError, ValueError) as error:
+            why = str(error).strip().splitlines()[0]
+            raise UserError(f"transformers {transformers.__version__} does not read {folder}: {why}") from error
         try:
             program = torch.onnx.export(
                 _Named(network.float().eval(), list(inputs), names),

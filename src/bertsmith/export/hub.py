@@ -12,6 +12,7 @@ from typing import Any
 from bertsmith import atomic
 from bertsmith.errors import UserError
 from bertsmith.export.folder import staged
+from bertsmith.finetuning.any_classifier import inspect_folder, is_foreign
 from bertsmith.model import load_model
 from bertsmith.reporter import Reporter
 from bertsmith.sentence_vectors import find_encoder
@@ -21,7 +22,7 @@ FILES = (
     "config.json", "model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt",
     "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json",
-    "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors", "2_Normalize/config.json",
+    "*_Pooling/config.json", "*_Dense/config.json", "*_Dense/model.safetensors", "*_Normalize/config.json",
 )  # fmt: skip
 """What is shared of a folder, as patterns; whatever else lies in it stays where it is."""
 
@@ -60,10 +61,11 @@ def export_hub(
     licence, description = _check(licence, data_description, upload, repo)
     hub = require_hub()
     folder = find_encoder(source)
-    load_fitting_tokenizer(folder, load_model(folder).config.vocab_size)
-    if not (folder / "README.md").is_file():
-        raise UserError(f"{folder} has no model card (README.md) with measured numbers; export a run, or write one")
-    card = hub.ModelCard((folder / "README.md").read_text(encoding="utf-8"))
+    if is_foreign(folder):
+        inspect_folder(folder)
+    else:
+        load_fitting_tokenizer(folder, load_model(folder).config.vocab_size)
+    card = read_card(hub, folder / "README.md")
     with staged(output) as staging:
         for pattern in FILES:
             for path in folder.glob(pattern):
@@ -95,11 +97,32 @@ def require_hub() -> Any:
     return huggingface_hub
 
 
+def read_card(hub: Any, path: Path) -> Any:
+    """The model card of a folder, as the library of the hub has it.
+
+    Raises:
+        UserError: There is none, or the hub could not read its header.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"{path.parent} has no model card ({path.name}) with measured numbers; export a run, or write one"
+        )
+    try:
+        return hub.ModelCard(path.read_text(encoding="utf-8"))
+    except Exception as error:  # no UTF-8, no YAML, no mapping, results of a form it does not know
+        raise UserError(f"the header of {path} is not what the hub reads ({first_line(error)}); mend it") from error
+
+
+def first_line(error: Exception) -> str:
+    """What a library says, in one line."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def _check(licence: str | None, description: str | None, upload: bool, repo: str | None) -> tuple[str, str]:
     """See that all is given that only the user knows."""
     if not licence:
         raise UserError("--to hub needs --licence, under which others may use the model, such as apache-2.0 or other")
-    if not LICENCE.fullmatch(licence):
+    if not LICENCE.fullmatch(licence.lower()):
         raise UserError(
             f"--licence is {licence!r}; give an identifier of the hub, such as apache-2.0, cc-by-4.0 or other"
         )
@@ -110,7 +133,7 @@ def _check(licence: str | None, description: str | None, upload: bool, repo: str
         raise UserError(f"{given} is given without {missing}; nothing is uploaded without both")
     if repo is not None and not REPO.fullmatch(repo):
         raise UserError(f"--repo is {repo!r}; give OWNER/NAME")
-    return licence, (description or "").strip()
+    return licence.lower(), (description or "").strip()
 
 
 def _with_description(text: str, description: str) -> str:
@@ -131,5 +154,7 @@ def _upload(hub: Any, folder: Path, repo: str) -> None:
         api.create_repo(repo, private=True, exist_ok=False)
         api.upload_folder(repo_id=repo, folder_path=str(folder), commit_message="Upload model")
     except Exception as error:  # of many kinds: no token, no right, no network, the name is taken
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{folder} is ready, but the upload to {repo} failed: {line}") from error
+        raise UserError(
+            f"{folder} is ready, but the upload to {repo} failed: {first_line(error)}; when that is mended, "
+            f"`hf upload --private OWNER/NAME {folder}` sends it"
+        ) from error

@@ -6,9 +6,9 @@ feature-extraction   cosine between the mean vectors of a text
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from bertsmith.finetuning.tasks.batches import by_length
 from bertsmith.finetuning.tasks.dataset import Part, encode_part, load_task
 from bertsmith.finetuning.tasks.encoding import Input, encode_texts
 from bertsmith.finetuning.tasks.examples import read_labelled, refuse_unseen
+from bertsmith.finetuning.tasks.rows import Columns
 from bertsmith.finetuning.tasks.scoring import judge
 from bertsmith.model.classifier import Head, read_head
 from bertsmith.objective import sum_losses
@@ -120,7 +121,11 @@ def make_judge(source: Path, folder: Path, task: str, *, tokenizer: Tokenizer, l
         )
     if classifies:
         head = read_head(folder)
-        part = _rows_of_file(data, head, tokenizer, longest) if data else _rows_of_run(source, tokenizer, longest)
+        saved = read_settings(source) if is_tuned else {}
+        if data is None:
+            part = _rows_of_run(source, saved, tokenizer, longest)
+        else:
+            part = _rows_of_file(data, head, saved, tokenizer, longest)
         rows = f"{len(part.examples):,} held-out rows"
         return Judge(rows, lambda *graphs: _both(graphs, lambda graph: _classification(graph, part, head)))
     if task == "fill-mask":
@@ -143,7 +148,10 @@ def _sections(source: Path, data: str | None) -> list[Section]:
     if data is not None:
         return sample_sections(open_corpus([data]).sections(), MOST_WORDS).sections
     run = read_run(source)
-    return sample_sections(held_out_sections(run.config.data, read_manifest(source / "data")), MOST_WORDS).sections
+    try:
+        return sample_sections(held_out_sections(run.config.data, read_manifest(source / "data")), MOST_WORDS).sections
+    except UserError as error:
+        raise UserError(f"what {source} held out cannot be read again ({error}); name some text with --data") from None
 
 
 def _masked_rows(source: Path, tokenizer: Tokenizer, longest: int, data: str | None) -> TrainingRows:
@@ -173,17 +181,31 @@ def _masked(graph: Session, rows: TrainingRows, number: int) -> Scores:
     return {"masked-token loss, nats": measured.mlm_loss, "masked tokens guessed right": measured.mlm_accuracy}
 
 
-def _rows_of_run(source: Path, tokenizer: Tokenizer, longest: int) -> Part:
-    """The test rows of a fine-tuning run, the validation rows where it has none."""
-    saved = read_settings(source)
+def _rows_of_run(source: Path, saved: Mapping[str, Any], tokenizer: Tokenizer, longest: int) -> Part:
+    """The test rows of a fine-tuning run, the validation rows where it has none.
+
+    Raises:
+        UserError: The rows are gone, or others than those that were divided then.
+    """
     config = from_mapping(FinetuneConfig, saved["settings"])
-    task = load_task(saved["data"], config, tokenizer, longest=longest)
+    try:
+        task = load_task(saved["data"], config, tokenizer, longest=longest)
+    except UserError as error:
+        raise UserError(f"the rows of {source} cannot be read again ({error}); name others with --data") from None
+    if task.fingerprint != saved["hashes"]["rows"]:  # what it learnt from may be among them now
+        raise UserError(
+            f"{saved['data']} changed since {source} was made of it, so its held-out rows are not known; name some "
+            "with --data"
+        )
     return task.test or task.validation
 
 
-def _rows_of_file(data: str, head: Head, tokenizer: Tokenizer, longest: int) -> Part:
-    config = FinetuneConfig(task=head.kind)  # type: ignore[arg-type]
-    file = read_labelled(data, config, None, head.kind)  # type: ignore[arg-type]
+def _rows_of_file(data: str, head: Head, saved: Mapping[str, Any], tokenizer: Tokenizer, longest: int) -> Part:
+    """The rows of a file; where the model is a run, its columns are those of the run."""
+    config, columns = FinetuneConfig(task=head.kind), None  # type: ignore[arg-type]
+    if saved:
+        config, columns = from_mapping(FinetuneConfig, saved["settings"]), Columns(**saved["columns"])
+    file = read_labelled(data, config, columns, head.kind)  # type: ignore[arg-type]
     if head.kind != "regression":
         refuse_unseen(file, head.labels, "the training")
     return encode_part(file.examples, head, tokenizer, longest)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bertsmith import atomic
-from bertsmith.export.folder import staged
+from bertsmith.errors import UserError
+from bertsmith.export.folder import carried_card, staged
 from bertsmith.export.graph import Agreement, compare, our_outputs, task_of, write_graph
 from bertsmith.export.int8 import Cost, Judge, make_judge, quantize
 from bertsmith.export.runtime import Session, require_onnx
@@ -52,9 +53,11 @@ def export_onnx(
 
     Raises:
         UserError: The model cannot be read, has no such head, or its graph gives other values; a library is missing;
-            there is nothing to measure 8-bit weights on.
+            there is nothing to measure 8-bit weights on, or no such weights to measure.
     """
     reporter = reporter or Reporter()
+    if data is not None and not int8:
+        raise UserError(f"--data is {data}, which only 8-bit weights are measured on; add --int8, or leave --data out")
     require_onnx()
     folder = find_model(source)
     task = task_of(folder, task)
@@ -76,7 +79,7 @@ def export_onnx(
         names = architecture(ours.config.model_type).input_names
         tokenizer.save(staging, model_max_length=longest, model_input_names=names)
         shutil.copyfile(folder / "config.json", staging / "config.json")
-        card = _card(folder, task, session, agreement) + (_int8_section(staging, cost) if cost else "")
+        card = _card(folder, task, session, agreement, longest) + (_int8_section(staging, cost) if cost else "")
         atomic.write_text(staging / "README.md", card)
     reporter.say(f"written to {output}")
     return Exported(task, agreement, cost)
@@ -113,14 +116,12 @@ def _int8_section(folder: Path, cost: Cost) -> str:
 """
 
 
-def _card(folder: Path, task: str, session: Session, agreement: Agreement) -> str:
+def _card(folder: Path, task: str, session: Session, agreement: Agreement, longest: int) -> str:
     """The model's card, and how to run the graph."""
-    path = folder / "README.md"
-    card = path.read_text(encoding="utf-8").rstrip() + "\n\n" if path.is_file() else ""
-    return f"""{card}# ONNX
+    return f"""{carried_card(folder, library="onnx", task=task)}# ONNX
 
 `{GRAPH}` is the model for {task}. Inputs, int64 [rows, tokens]: {", ".join(session.input_names)}; outputs, float32: \
-{", ".join(session.output_names)}. Rows and tokens are free.
+{", ".join(session.output_names)}. Rows and tokens are free, up to {longest:,} tokens.
 Compared with the PyTorch model at {agreement.shapes} shapes of rows and tokens, with padding: largest difference \
 {agreement.difference:.1g}, of values up to {agreement.largest:.3g}.
 
@@ -131,6 +132,7 @@ from tokenizers import Tokenizer
 
 tokenizer = Tokenizer.from_file("path/to/this/folder/tokenizer.json")
 tokenizer.enable_padding()
+tokenizer.enable_truncation({longest})
 session = onnxruntime.InferenceSession("path/to/this/folder/{GRAPH}")
 
 rows = tokenizer.encode_batch(["A text.", "Another, longer text."])

@@ -31,7 +31,11 @@ def require_onnx() -> Any:
 
 
 class Session:
-    """A graph in ONNX Runtime, on the CPU."""
+    """A graph in ONNX Runtime, on the CPU.
+
+    Raises:
+        UserError: The runtime does not read it, as an old one does not read what a new PyTorch writes.
+    """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         require_onnx()
@@ -40,7 +44,14 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
         options.log_severity_level = 3  # errors alone
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # of many kinds of its own
+            why = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(
+                f"onnxruntime {onnxruntime.__version__} does not read a graph of torch {torch.__version__} ({why}); "
+                "take a newer onnxruntime"
+            ) from error
         self.input_names = [each.name for each in self._session.get_inputs()]
         self.output_names = [each.name for each in self._session.get_outputs()]
 

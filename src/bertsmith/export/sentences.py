@@ -13,7 +13,7 @@ import torch
 from bertsmith import atomic
 from bertsmith.errors import UserError
 from bertsmith.evaluation.foreign import quiet
-from bertsmith.export.folder import staged
+from bertsmith.export.folder import carried_card, staged
 from bertsmith.model import architecture
 from bertsmith.reporter import Reporter
 from bertsmith.sentence_vectors import SentenceEncoder, find_encoder, load_sentence_encoder
@@ -146,16 +146,19 @@ def made_up(encoder: SentenceEncoder) -> list[str]:
     return ["", *(encoder.tokenizer.decode(draw.choice(ordinary, length)) for length in lengths[1:])]
 
 
+def sentence_card(folder: Path) -> str:
+    """The card of a model for a folder of sentence-transformers, without the code that loads it as it was."""
+    return carried_card(folder, library="sentence-transformers", task="sentence-similarity")
+
+
 def _card(source: Path, encoder: SentenceEncoder, difference: float) -> str:
     """The model's card, and how its vectors are made."""
-    path = find_encoder(source) / "README.md"
-    card = path.read_text(encoding="utf-8").rstrip() + "\n\n" if path.is_file() else ""
     words = (
         "the pooled output: a layer with tanh over `[CLS]`, which was trained before this export"
         if encoder.pooling == "pooled"
         else "the mean over its tokens"
     )
-    return f"""{card}# Sentence vectors
+    return f"""{sentence_card(find_encoder(source))}# Sentence vectors
 
 The vector of a sentence is {words}: {encoder.model.config.hidden_size} numbers. \
 At most {encoder.longest:,} tokens are read.

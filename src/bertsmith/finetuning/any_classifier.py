@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from bertsmith.errors import UserError
@@ -58,7 +58,8 @@ class ForeignClassifier(nn.Module):
     ) -> Tensor:
         """Score the labels of packed sequences, as `BertClassifier.forward` does."""
         rows = to_rows(input_ids, packed.cu_seqlens)
-        given = {"input_ids": rows.input_ids, "attention_mask": rows.attention_mask}
+        ids = rows.input_ids.masked_fill(rows.attention_mask == 0, self.network.config.pad_token_id)  # some look for it
+        given = {"input_ids": ids, "attention_mask": rows.attention_mask}
         if self.has_segments:
             types = torch.zeros_like(rows.input_ids).flatten()
             types[rows.places] = token_type_ids
@@ -67,8 +68,16 @@ class ForeignClassifier(nn.Module):
         return logits.flatten(0, 1)[rows.places[places]] if self.head.per_token else logits
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a Hugging Face folder with the names of the labels."""
-        self.network.save_pretrained(folder)
+        """Write a Hugging Face folder with the names of the labels.
+
+        Raises:
+            OSError: The disk is full or not writable.
+        """
+        with quiet_transformers(Path(folder)):
+            try:
+                self.network.save_pretrained(folder)
+            except SafetensorError as error:  # its way to report what the disk said
+                raise OSError(f"cannot write {folder}: {error}") from error
 
     @classmethod
     def load(cls, folder: Path, head: Head, **settings: Any) -> tuple["ForeignClassifier", list[str]]:
@@ -81,7 +90,10 @@ class ForeignClassifier(nn.Module):
             kind = "TokenClassification" if head.per_token else "SequenceClassification"
             loader = getattr(transformers, f"AutoModelFor{kind}")
             network, missing = load_network(folder, loader, "encoder to classify with", **settings)
-        return cls(network, head, load_foreign_tokenizer(folder, network)[1]), missing
+            tokenizer, longest = load_foreign_tokenizer(folder, network)
+            if getattr(network.config, "pad_token_id", None) is None:
+                network.config.pad_token_id = tokenizer.pad_token_id
+        return cls(network, head, longest), missing
 
 
 AnyClassifier = BertClassifier | ModernBertClassifier | ForeignClassifier
@@ -162,6 +174,31 @@ def start_classifier(folder: Path, head: Head) -> AnyClassifier:
     if read_config(folder).get("model_type", "bert") == "bert":
         return BertClassifier.start(folder, head)
     return ModernBertClassifier.start(folder, head)
+
+
+def refuse_unfit(folder: Path, head: Head) -> None:
+    """See that a model reads rows of different lengths, before anything is written; of our architectures that is known.
+
+    Raises:
+        UserError: It does not, or has no bias to give numbers with.
+    """
+    if not is_foreign(folder):
+        return
+    model, tokenizer = start_classifier(folder, head).eval(), inspect_folder(folder).tokenizer
+    if head.kind == "regression" and model.last_layer.bias is None:
+        raise UserError(
+            f"{folder} has a last layer without a bias, which gives labels and no numbers; give another model"
+        )
+    lengths = (6, 10)
+    inside = [[tokenizer.unk_token_id] * (length - 2) for length in lengths]
+    ids = torch.tensor([i for part in inside for i in (tokenizer.cls_token_id, *part, tokenizer.sep_token_id)])
+    packed = Packed(torch.tensor([0, lengths[0], sum(lengths)], dtype=torch.int32), max(lengths))
+    try:
+        with torch.no_grad():
+            model(ids, torch.zeros_like(ids), packed, torch.arange(len(ids)))
+    except Exception as error:  # whatever it raises means that it does not read as an encoder does
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{folder} holds no encoder to classify with: {line}") from error
 
 
 def read_classifier(folder: Path) -> AnyClassifier:

@@ -16,6 +16,7 @@ from bertsmith.errors import UserError
 from bertsmith.finetuning.any_classifier import AnyClassifier, read_classifier, tokenizer_of
 from bertsmith.finetuning.folder import SETTINGS, find_model, read_settings
 from bertsmith.finetuning.outcome import answer
+from bertsmith.finetuning.tasks.cells import is_missing, words_of
 from bertsmith.finetuning.tasks.encoding import encode_texts
 from bertsmith.finetuning.tasks.examples import Text, as_text
 from bertsmith.finetuning.tasks.objective import probabilities
@@ -27,6 +28,12 @@ from bertsmith.tokenizer import Tokenizer, longest_input, replace_surrogates
 
 CHUNK_ROWS = 8192
 """Rows held at once; sorted by length among themselves, so that little is computed in vain."""
+
+CHUNK_CHARACTERS = 16_000_000
+"""Fewer rows are held at once where they have more characters: whole books as rows would fill the memory."""
+
+FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx", ".npy", ".npz", ".pt", ".safetensors")
+"""Ends of names that promise a format."""
 
 CPU_PLACES, GPU_PLACES = 2048, 32768
 """Token places computed at once: as many as a cache holds; as many as keep a GPU busy."""
@@ -111,20 +118,21 @@ def predict_file(
         output: Must not exist. It appears when it is whole.
         text: Column with the text; None: that of training, or found.
         text_pair: Column with the second text.
-        every_label: Write the probability of every label.
+        every_label: Write the probability of every label; a number has none.
         reporter: Who to tell.
 
     Returns:
         Rows predicted.
 
     Raises:
-        UserError: A file or column is not there, a row cannot be read, or `output` exists.
+        UserError: A file or column is not there, a row cannot be read, or `output` exists or has the name of another
+            format.
     """
     reporter = reporter or Reporter()
-    if output.exists():
-        raise UserError(f"{output} exists, and nothing is overwritten; choose another file with -o")
+    refuse_output(output, ".csv")
     report = CorpusReport()
     kind, per_token = classifier.head.kind, classifier.head.per_token
+    every_label = every_label and kind != "regression"
     sample, rows = peek(iter(open_rows(path, report, column=text, words=None if per_token else False)))
     columns = input_columns(path, sample, classifier, Columns(text or "", text_pair, None))
     trained = classifier.columns
@@ -135,7 +143,7 @@ def predict_file(
     header = ["row", "word"] if per_token else []
     header += ["prediction"] if kind == "regression" else ["prediction", "probability"]
     header += [f"probability_{label}" for label in classifier.head.labels] if every_label else []
-    count, empty, began = 0, 0, time.monotonic()
+    count, empty, began = 0, 0, time.perf_counter()
     staging = output.with_name(output.name + atomic.TEMPORARY_SUFFIX)
     with ExitStack() as stack:
         stack.callback(staging.unlink, missing_ok=True)
@@ -152,12 +160,12 @@ def predict_file(
                     cells += answer(kind, classifier.head.labels, target)[: 1 if kind == "regression" else 2]
                     writer.writerow([*cells, *(f"{p:.6f}" for p in target)] if every_label else cells)
             count += len(chunk)
-            rate = count / (time.monotonic() - began)
+            rate = count / (time.perf_counter() - began)
             reporter.progress(f"predicting: {count:,} rows, {rate:,.0f} rows/s", 0.0)
         handle.flush()
         atomic.sync_file(staging)
         staging.rename(output)
-    seconds = time.monotonic() - began
+    seconds = time.perf_counter() - began
     reporter.say(f"{count:,} rows in {seconds:.1f} s ({count / seconds:,.0f} rows/s), written to {output}")
     if empty:
         reporter.warn(f"{empty:,} of {count:,} rows have no text; their predictions mean nothing")
@@ -167,14 +175,35 @@ def predict_file(
     return count
 
 
+def refuse_output(output: Path, suffix: str) -> None:
+    """Refuse a file that is there, or whose name promises another format than it gets.
+
+    Raises:
+        UserError: It is such a one.
+    """
+    named = output.suffix.lower()
+    if named in FORMATS and named != suffix:
+        raise UserError(f"{output} is named {named}, and a {suffix} file is written; choose another name with -o")
+    if output.exists():
+        raise UserError(f"{output} exists, and nothing is overwritten; choose another file with -o")
+    if not output.parent.is_dir():
+        raise UserError(f"the folder {output.parent} does not exist; make it, or choose another file with -o")
+
+
 def chunks(rows: Iterator[NumberedRow], report: CorpusReport, fix: str) -> Iterator[list[NumberedRow]]:
-    """The rows, up to `CHUNK_ROWS` at a time.
+    """The rows, up to `CHUNK_ROWS` at a time, and about `CHUNK_CHARACTERS` characters.
 
     Raises:
         UserError: One could not be read, also the last.
     """
     while True:
-        chunk = list(islice(rows, CHUNK_ROWS))
+        chunk: list[NumberedRow] = []
+        room = CHUNK_CHARACTERS
+        for row in islice(rows, CHUNK_ROWS):
+            chunk.append(row)
+            room -= sum(len(str(value)) for value in row[1].values())
+            if room < 0:
+                break
         if report.skipped:
             raise UserError(f"{report.skipped_examples[0]}; {fix}")
         if not chunk:
@@ -200,10 +229,10 @@ def read_text(path: str, row: NumberedRow, column: str, *, as_words: bool) -> Te
     """The text of a row, "" where there is none; as words for tagging."""
     number, fields = row
     value: Any = fields.get(column)
+    value = "" if is_missing(value) else value
     if as_words:
-        words = value if isinstance(value, list) else str(value or "").split()
-        return tuple(replace_surrogates(str(word)) for word in words)
-    return "" if value is None else as_text(value, f"{path}:{number}")
+        return tuple(replace_surrogates(str(word)) for word in words_of(value))
+    return as_text(value, f"{path}:{number}")
 
 
 def _pair(path: str, row: NumberedRow, column: str | None) -> str | None:

@@ -29,7 +29,7 @@ class FinetuneConfig:
         "auto", "What is predicted; auto looks at the labels: lists, numbers with a fraction, anything else."
     )
     label_separator: str | None = _setting(
-        None, "Splits a cell into several labels, such as ';', where a row has several at once."
+        None, "Splits a cell into several labels, such as ';', where a row has several at once [none]."
     )
     validation: str | None = _setting(None, "File to choose the best weights on [a share of the rows, by label].")
     test: str | None = _setting(None, "File to measure the result on [a share of the rows, by label].")
@@ -43,9 +43,13 @@ class FinetuneConfig:
     metric: str | None = _setting(
         None, "Validation score that chooses, such as macro_f1 [accuracy, micro_f1, pearson or entity_f1, by task]."
     )
-    epochs: float | None = _setting(None, "Most passes over the rows [as many as give 600 steps, 3 to 20].")
+    epochs: float | None = _setting(
+        None, "Most passes over the rows [as many as give 600 steps, 3 to 20; over few rows 200 steps]."
+    )
     patience: int = _setting(3, "Validations in a row without a better score after which a try ends.")
-    validation_every: int | None = _setting(None, "Steps between validations [an epoch, at most 500].")
+    validation_every: int | None = _setting(
+        None, "Steps between validations [an epoch, 10 to 500; more where there are many rows to validate on]."
+    )
     tries: int = _setting(1, "Runs with other rates and seeds; the best on validation is kept, all are reported.")
     learning_rate: float | None = _setting(
         None, "Peak learning rate of the first try [by the width of the model: 6e-4 at 256, 7e-5 at 768]."

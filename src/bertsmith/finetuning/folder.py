@@ -38,15 +38,20 @@ def find_model(source: Path) -> Path:
         if (folder / "config.json").is_file():
             return folder
     if not source.exists():
-        raise UserError(f"{source} does not exist; give the folder of a run, or of a model that save_pretrained wrote")
+        raise UserError(
+            f"{source} does not exist; give the folder of a run, or of a model that save_pretrained wrote, or the id "
+            "of one on the hub, as OWNER/NAME"
+        )
     raise UserError(
         f"{source} is neither a run nor a model ({CONFIG}, {SETTINGS} and config.json are missing); give another folder"
     )
 
 
 def model_hash(folder: Path) -> str:
-    """Hash of the weights and the shape of a model."""
-    files = sorted([*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"])
+    """Hash of the weights, the shape and the vocabulary of a model."""
+    words = folder / "tokenizer.json"
+    words = words if words.exists() else folder / "vocab.txt"
+    files = sorted([*folder.glob("*.safetensors"), folder / "config.json", words])
     hashes = [atomic.sha256(path) for path in files if path.exists()]
     return hashlib.sha256("".join(hashes).encode("ascii")).hexdigest()
 

@@ -158,6 +158,7 @@ def model_card(outcome: Outcome) -> str:
     """README.md of the model folder. Numbers and names of labels alone: no text, path or name of a file."""
     task, config = outcome.task, outcome.config
     tag = "token-classification" if task.head.per_token else "text-classification"
+    cut = "" if task.head.per_token else ", truncation=True"  # that pipeline does not cut by itself
     rows = [
         (f"{part} {name.replace('_', ' ')}", f"{value:.4f}")
         for part, judged in outcome.judged.items()
@@ -170,7 +171,10 @@ def model_card(outcome: Outcome) -> str:
         *((f"{name} rows", f"{len(outcome.part(name).examples):,}") for name in ("train", *outcome.judged)),
         ("what the layer reads", outcome.sentence_vector or "the output at the first piece of each word"),
         ("peak learning rate", f"{chosen['learning_rate']:g}, {config.schedule}"),
-        ("steps of the kept weights", f"{chosen['best_step']:,} of {config.batch_size} rows"),
+        (
+            "steps of the kept weights",
+            f"{chosen['best_step']:,} of {min(config.batch_size, len(task.train.inputs))} rows",
+        ),
         ("tries", f"{len(outcome.tries)}, the best {config.metric} on validation kept"),
         ("class weights", config.class_weights),
         ("parameters", f"{outcome.parameters:,}"),
@@ -187,7 +191,7 @@ tags:
 ```python
 from transformers import pipeline
 
-model = pipeline("{tag}", "path/to/this/folder")
+model = pipeline("{tag}", "path/to/this/folder"{cut})
 ```
 
 ## Results

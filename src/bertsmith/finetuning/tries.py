@@ -64,9 +64,14 @@ class Work:
         return self.config.metric
 
     @property
+    def batch_size(self) -> int:
+        """Rows in a step: all of them where there are fewer than asked for."""
+        return min(self.config.batch_size, len(self.data.train.inputs))
+
+    @property
     def steps(self) -> int:
         """Most steps of a try."""
-        return max(1, ceil((self.config.epochs or 1) * len(self.data.train.inputs) / self.config.batch_size))
+        return max(1, ceil((self.config.epochs or 1) * len(self.data.train.inputs) / self.batch_size))
 
     @property
     def validation_every(self) -> int:

@@ -142,7 +142,7 @@ def batches_from(work: Work, seed: int, first_step: int) -> Iterator[list[TaskBa
     """The micro-batches of each step from `first_step` on. The step number alone says which rows it has."""
     inputs, targets = work.data.train.inputs, learning_targets(work.data, *work.scale)
     for step in range(first_step, work.steps):
-        numbers = rows_of_step(step, count=len(inputs), batch_size=work.config.batch_size, seed=seed)
+        numbers = rows_of_step(step, count=len(inputs), batch_size=work.batch_size, seed=seed)
         groups = by_length(inputs, numbers, work.config.micro_batch_tokens)
         yield [collate([inputs[n] for n in group], [targets[n] for n in group]) for group in groups]
 

@@ -12,19 +12,39 @@ from bertsmith.machine.limits import free_memory, usable_cores
 def find_device(name: str) -> torch.device:
     """The device to compute on; "auto" takes CUDA, then Apple's GPU, then the CPU.
 
+    Several processes have a GPU of CUDA each; Apple's cannot be shared.
+
     Raises:
-        UserError: A device was named that this machine does not have.
+        UserError: A device was named that this machine does not have, or not for each of its processes.
     """
+    several = distributed.is_one_of_several()
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name != "auto" and not available[name]:
         usable = ", ".join(kind for kind, there in available.items() if there)
         raise UserError(f"device is '{name}', which this machine does not have; it has {usable}")
+    if name == "mps" and several:
+        raise UserError("device is 'mps', which several processes cannot share; start one, or give --device cpu")
+    available["mps"] &= not several
     kind = next(kind for kind, there in available.items() if there) if name == "auto" else name
-    return torch.device(kind, distributed.local_rank()) if kind == "cuda" else torch.device(kind)
+    if kind != "cuda":
+        return torch.device(kind)
+    gpus, number = torch.cuda.device_count(), distributed.local_rank()
+    if number >= gpus:
+        raise UserError(
+            f"{distributed.local_world_size()} processes were started here and there are {gpus} GPUs to compute on; "
+            f"start {gpus}, or give --device cpu"
+        )
+    return torch.device("cuda", number)
 
 
 def set_threads(threads: int | None) -> int:
-    """Use so many CPU threads; None: as OMP_NUM_THREADS says, else all cores, shared between the local ranks."""
+    """Use so many CPU threads; None: as OMP_NUM_THREADS says, else all cores, shared between the local ranks.
+
+    Raises:
+        UserError: There cannot be so many.
+    """
+    if threads is not None and threads < 1:
+        raise UserError(f"threads is {threads}; give 1 or more, or leave --threads out")
     threads = threads or _asked_threads() or max(1, usable_cores() // distributed.local_world_size())
     torch.set_num_threads(threads)
     return threads
@@ -45,12 +65,15 @@ def free_room(device: torch.device) -> int:
     return free_memory() // distributed.local_world_size()
 
 
-def require_memory(parameters: int, device: torch.device) -> None:
+def require_memory(
+    parameters: int, device: torch.device, *, cure: str = "choose a smaller --preset or --vocab-size"
+) -> None:
     """See that a model can be trained here at all, before it is made.
 
     Args:
         parameters: Numbers in the model. Each is kept at least three times in float32: weight, gradient and a moment.
         device: Where it is trained.
+        cure: What the user can do.
 
     Raises:
         UserError: It does not fit.
@@ -60,5 +83,5 @@ def require_memory(parameters: int, device: torch.device) -> None:
     if needed > free:
         raise UserError(
             f"a model of {parameters / 1e6:,.0f} M parameters needs at least {needed / 1e9:,.1f} GB for its training "
-            f"state alone and {free / 1e9:,.1f} GB are free; choose a smaller --preset or --vocab-size"
+            f"state alone and {free / 1e9:,.1f} GB are free; {cure}"
         )

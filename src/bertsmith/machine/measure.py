@@ -29,6 +29,9 @@ FASTER = 1.05
 SECONDS_PER_CHOICE, MOST_SECONDS_PER_CHOICE = 0.4, 0.8
 """Passes are timed for the first; up to four of them until the second, and always one after that which warms up."""
 
+MOST_PASSES = 20
+"""Enough to time, however short they are: on a GPU there shall be time for larger micro-batches, too."""
+
 MOST_SECONDS_FOR_ROWS = 1.5
 """After this long no larger micro-batch is tried."""
 
@@ -62,7 +65,10 @@ def seconds_per_micro_batch(
     """
     times: list[float] = []
     try:
-        while len(times) < 2 or sum(times[1:]) < (MOST_SECONDS_PER_CHOICE if len(times) < 5 else SECONDS_PER_CHOICE):
+        while len(times) < 2 or (
+            len(times) <= MOST_PASSES
+            and sum(times[1:]) < (MOST_SECONDS_PER_CHOICE if len(times) < 5 else SECONDS_PER_CHOICE)
+        ):
             times.append(_time_pass(model, losses, batch, precision))
             if times[0] > hopeless:
                 break
@@ -100,7 +106,7 @@ def fastest(model: nn.Module, batch: Any, losses: SumLosses = sum_losses) -> Spe
 def has_fast_half(device: torch.device) -> bool:
     """Whether bfloat16 may pay: a processor without it multiplies in software, up to a hundred times as slow."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return HOPELESS * product_rate(device, "bfloat16") > product_rate(device, "float32")
 
 

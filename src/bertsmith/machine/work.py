@@ -8,6 +8,7 @@ anything computed twice count as nothing, so 100 % is out of reach.
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ LOOK_SHAPE, MOST_SECONDS = (64, 768, 768), 2.0
 multiplies bfloat16 in software would take minutes."""
 
 
-def step_operations(config: AnyConfig, *, tokens: int, row_length: int, predictions: float) -> float:
+def step_operations(config: AnyConfig, *, tokens: int, row_length: int, predictions: int) -> float:
     """Floating-point operations of one forward and backward pass.
 
     Args:
@@ -59,7 +60,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def matrix_rate(device: torch.device, precision: str, *, quick: bool = False) -> float:
-    """Operations a second in matrix products, the best of some large ones.
+    """Operations a second in matrix products, the best of some large ones that there is memory for.
 
     Args:
         device: Where.
@@ -69,7 +70,8 @@ def matrix_rate(device: torch.device, precision: str, *, quick: bool = False) ->
     best = product_rate(device, precision)
     for shape in (GPU_SHAPES if device.type == "cuda" else CPU_SHAPES)[: 1 if quick else None]:
         if operations_of(shape) / best <= MOST_SECONDS:
-            best = max(best, product_rate(device, precision, shape))
+            with suppress(torch.OutOfMemoryError):  # of a GPU on which a run has its place already
+                best = max(best, product_rate(device, precision, shape))
     return best
 
 

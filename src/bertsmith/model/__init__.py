@@ -9,6 +9,7 @@ from bertsmith.model.architecture import (
     AnyModel,
     AnyPretrainingModel,
     architecture,
+    architecture_of,
     has_dropout,
     multiply_adds,
     new_config,
@@ -53,6 +54,7 @@ __all__ = [
     "ModernBertPretrainingModel",
     "Packed",
     "architecture",
+    "architecture_of",
     "attend",
     "has_dropout",
     "load_model",
@@ -83,7 +85,9 @@ def load_model(folder: str | Path, *, heads: bool | None = None) -> AnyPretraini
         UserError: The folder can not be read, or has no such model.
     """
     folder = Path(folder)
-    kind = architecture(str(read_config(folder).get("model_type")), f"model_type in {folder / 'config.json'}")
-    if heads is None:
-        heads = ModelFolder(folder, kind.naming).has(kind.naming.mlm_head)
-    return kind.read_pretraining_model(folder) if heads else kind.model.from_pretrained(folder)
+    kind = architecture_of(folder)
+    source = ModelFolder(folder, kind.naming)
+    if heads or (heads is None and source.has(kind.naming.mlm_head)):
+        return kind.read_pretraining_model(folder)
+    pooler = {"add_pooling_layer": source.has("bert.pooler.")} if kind.adds_pooler else {}  # as it is: no warning
+    return kind.model.from_pretrained(folder, **pooler)

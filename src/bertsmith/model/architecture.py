@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from bertsmith.errors import UserError
 from bertsmith.model.bert import BertConfig, BertModel, BertPretrainingModel
 from bertsmith.model.bert_folder import BERT
-from bertsmith.model.folder import Naming
+from bertsmith.model.folder import Naming, read_config
 from bertsmith.model.modernbert import ModernBertConfig, ModernBertModel, ModernBertPretrainingModel
 from bertsmith.model.modernbert_folder import MODERNBERT
 
@@ -104,6 +105,15 @@ def architecture(model_type: str, where: str = "model_type") -> Architecture:
             fields_by_length=lambda length: {"global_rope_theta": 10_000.0 if length <= SHORT else 160_000.0},
         )
     raise UserError(f"{where} is {model_type!r}; only 'bert' and 'modernbert' can be read")
+
+
+def architecture_of(folder: Path) -> Architecture:
+    """That of a Hugging Face folder: BERT where its config.json does not say, since the oldest ones did not.
+
+    Raises:
+        UserError: It is another one, or there is no such folder.
+    """
+    return architecture(str(read_config(folder).get("model_type", "bert")), f"model_type in {folder / 'config.json'}")
 
 
 def new_config(

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from bertsmith.model.check import require
-from bertsmith.model.folder import Model, ModelFolder, Naming, refuse_others, write_folder
+from bertsmith.model.folder import NO_HEAD, Model, ModelFolder, Naming, refuse_others, write_folder
 from bertsmith.model.heads import initialize
 
 logger = logging.getLogger(__name__)
@@ -99,5 +99,5 @@ def read_encoder(folder: Path, build: Callable[[dict[str, Any], bool], Model], a
 def read_pretraining_model(folder: Path, build: Callable[[dict[str, Any], bool], Model]) -> Model:
     """Read the encoder and its heads. `build` gets the shape, and whether to predict next sentences."""
     source = ModelFolder(folder, BERT)
-    require(source.has(BERT.mlm_head), f"{folder} has no head for masked words; read it with BertModel.from_pretrained")
+    require(source.has(BERT.mlm_head), f"{folder} has no head for masked words; {NO_HEAD}")
     return source.load(lambda: build(source.shape, source.has("cls.seq_relationship.")))

@@ -83,7 +83,8 @@ def read_head(folder: Path) -> Head:
 def rescale(layer: nn.Linear, mean: float, deviation: float) -> None:
     """Let a layer give numbers as they are in the data, after learning them with mean 0 and deviation 1."""
     layer.weight *= deviation
-    layer.bias.mul_(deviation).add_(mean)
+    if layer.bias is not None:  # without it nothing can be added; such a layer gives labels alone
+        layer.bias.mul_(deviation).add_(mean)
 
 
 class BertClassifier(nn.Module):

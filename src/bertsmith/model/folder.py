@@ -29,6 +29,9 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 TRANSFORMERS_VERSION = "5.23.0"
 """The release whose folders these are."""
 
+NO_HEAD = "give a model that learnt them and was tuned for nothing else since"
+"""What to do with a folder that has no head for masked words."""
+
 FLOATS = ("F32", "F16", "BF16", "F64")
 """Number formats of safetensors that are read; all become float32."""
 

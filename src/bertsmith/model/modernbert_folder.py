@@ -13,7 +13,7 @@ from torch import nn
 
 from bertsmith.errors import UserError
 from bertsmith.model.check import require
-from bertsmith.model.folder import Model, ModelFolder, Naming, refuse_others, write_folder
+from bertsmith.model.folder import NO_HEAD, Model, ModelFolder, Naming, refuse_others, write_folder
 
 SHAPE_KEYS = (
     "attention_dropout", "cls_token_id", "embedding_dropout", "global_attn_every_n_layers", "global_rope_theta",
@@ -62,6 +62,8 @@ def _read_shape(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The fields of `ModernBertConfig`; a key that is not there keeps its default, which is that of transformers."""
     refuse_others(config, path, UNSUPPORTED)
     shape = {key: config[key] for key in SHAPE_KEYS if key in config}
+    if shape.get("local_rope_theta", 0) is None:  # transformers 4 then takes the other one
+        shape["local_rope_theta"] = shape.get("global_rope_theta", 160_000.0)
     if config.get("layer_types") is not None:
         shape["global_attn_every_n_layers"] = _global_every(config, path)
     rope = config.get("rope_parameters") or {}
@@ -142,5 +144,5 @@ def read_modernbert(folder: Path, build: Callable[[dict[str, Any]], Model], *, e
     """Read a model, with or without its head. `build` gets the shape."""
     source = ModelFolder(folder, MODERNBERT)
     fits = encoder_only or source.has(MODERNBERT.mlm_head)
-    require(fits, f"{folder} has no head for masked words; read it with ModernBertModel.from_pretrained")
+    require(fits, f"{folder} has no head for masked words; {NO_HEAD}")
     return source.load(lambda: build(source.shape), encoder_only=encoder_only)

@@ -33,6 +33,7 @@ from bertsmith.model import (
 from bertsmith.model.folder import ModelFolder
 from bertsmith.objective import sum_losses
 from bertsmith.planning.sizing import choose_size
+from bertsmith.planning.stages import mean_rows, mean_work
 from bertsmith.presets import PRESETS, sizes_of
 from bertsmith.replay import REPLAY, AnyRows, MixedRows
 from bertsmith.run_folder import Run
@@ -117,33 +118,32 @@ def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer
     half: dict[str, bool] = {}
 
     def seconds_per_row(preset: str) -> float:
+        """All processes together."""
         speed = row_speed(sized(preset), tokenizer, rows, device)
         half[preset] = bool(distributed.from_main(speed.precision == "bfloat16"))
-        return distributed.from_main(speed.seconds)
+        return distributed.from_main(speed.seconds) / distributed.world_size()
 
     def operations_per_row(preset: str) -> float:
-        return row_operations(sized(preset), tokenizer, device)
+        return distributed.from_main(row_operations(sized(preset), tokenizer, device))
 
+    amount = budget.operations or distributed.from_main(clock.left())
+    price_per_row = seconds_per_row if budget.operations is None else operations_per_row
     is_open = run.origin["preset"] == "default"
     sizes = sizes_of(run.config.model.family) if is_open else (run.config.model.preset,)
-    if budget.operations is None:
-        total = distributed.from_main(clock.left())
-        choice = choose_size(sizes, total, training.sequence_length, seconds_per_row)
-        all_rows = total * distributed.world_size() / choice.price_per_row
-    else:
-        choice = choose_size(sizes, budget.operations, training.sequence_length, operations_per_row)
-        all_rows = budget.operations / choice.price_per_row
+    choice = choose_size(sizes, amount, training.sequence_length, price_per_row)
     if is_open:
         run.decide("measured", preset=choice.preset)
     if training.precision == "auto" and choice.preset in half:
         run.decide("measured", precision="bfloat16" if half[choice.preset] else "float32")
     decide_shape(run)
-    steps = all_rows / (run.config.training.global_batch_size or 1)
-    if steps >= MOST_STEPS:
+    price = choice.price_per_row * (run.config.training.global_batch_size or 1)
+    if budget.operations is not None:
+        price = mean_work(model_config(run, tokenizer), run.config.training)
+    if amount / price >= MOST_STEPS:
         raise UserError(
-            f"budget is '{training.budget}', which {choice.preset} would spend in {steps:.0e} steps; give less"
+            f"budget is '{training.budget}', which {choice.preset} would spend in {amount / price:.0e} steps; give less"
         )
-    run.decide("measured", steps=max(1, int(steps)))
+    run.decide("measured", steps=max(1, int(amount / price)))
 
 
 def row_operations(run: Run, tokenizer: Tokenizer, device: torch.device) -> float:
@@ -169,7 +169,8 @@ def row_speed(run: Run, tokenizer: Tokenizer, rows: AnyRows, device: torch.devic
     try:
         require_memory(parameters_of(run, tokenizer), device)
         model = model_of(run, tokenizer).to(device)
-        most = rows_that_fit(model, first_rows, precision, state=training_state(model, optimizer=training.optimizer))
+        state = training_state(model, optimizer=training.optimizer, averaged=training.average_decay > 0)
+        most = rows_that_fit(model, first_rows, precision, state=state)
         if precision == "auto":
             speed, count = compare_precisions(model, first_rows, most)
         else:
@@ -200,7 +201,7 @@ def decide_length(run: Run, rows: AnyRows) -> None:
     training = run.config.training
     if training.steps is None:
         epochs = training.epochs or min(MAX_EPOCHS, max(1.0, round(TOKEN_GOAL / rows.source.num_tokens)))
-        steps = max(1, ceil(epochs * rows.rows_per_epoch / (training.global_batch_size or 1)))
+        steps = max(1, ceil(epochs * rows.rows_per_epoch / mean_rows(training)))
         run.decide("default", steps=steps)
     steps = run.config.training.steps or 1
     is_given = run.origin.get("warmup_steps") != "default"  # a budget may end a run before it has warmed up

@@ -56,7 +56,7 @@ class Pace:
             if first_step == 0 and self._revisions.recorded(0) == plan.steps:
                 self._record(0, plan.steps)
             plan.take_steps(self._revisions.steps_at(first_step))
-            self._save()
+            plan.save()
         self._first_step = first_step
         self._looks: deque[tuple[int, float]] = deque(maxlen=RECENT + 1)  # step and time
 
@@ -73,7 +73,7 @@ class Pace:
         self._looks.append((step, time.monotonic()))
         self._record(step, steps)
         self._plan.take_steps(steps)
-        self._save()
+        self._plan.save()
         return steps != before
 
     def _has_begun_to_fall(self, step: int) -> bool:
@@ -111,7 +111,3 @@ class Pace:
     def _record(self, step: int, steps: int) -> None:
         if self._revisions is not None:
             self._revisions.record(step, steps, seconds=self._plan.clock.used(), write=distributed.is_main())
-
-    def _save(self) -> None:
-        if distributed.is_main():
-            self._plan.run.save()

@@ -23,6 +23,7 @@ from bertsmith.machine.measure import (
     best_micro_batch,
     compare_precisions,
     compiled_losses,
+    halving,
     has_compiler,
     worth_compiling,
 )
@@ -137,9 +138,15 @@ class Plan:
         decide_length(self.run, self.rows[self.run.config.training.sequence_length])
         self.first_stages = self.stages = stages_of(self.run, self.rows, self.steps)
 
+    def save(self) -> None:
+        """Write the decisions to the run, on the main rank."""
+        if distributed.is_main():
+            self.run.save()
+
     def places(self, steps: range) -> int:
         """Token places of some steps, padding included."""
-        return sum(stage.places * len(_common(steps, stage.steps)) for stage in self.stages)
+        common = (range(max(steps.start, s.steps.start), min(steps.stop, s.steps.stop)) for s in self.stages)
+        return sum(stage.places * len(part) for stage, part in zip(self.stages, common, strict=True))
 
     def first_rows(self, number: int) -> Batch:
         """The first full-length rows, on the device: what speed is measured with."""
@@ -158,17 +165,13 @@ class Plan:
         )
 
 
-def _common(one: range, other: range) -> range:
-    return range(max(one.start, other.start), min(one.stop, other.stop))
-
-
 def stages_of(run: Run, rows: Mapping[int, AnyRows], steps: int) -> tuple[Stage, ...]:
     """The stages of a run of so many steps."""
     return make_stages(replace(run.config.training, steps=steps), lambda length: rows[length].rows_per_epoch)
 
 
 def make_plan(
-    run: Run, device: torch.device, reporter: Reporter, *, seconds_before: float = 0.0, is_begun: bool = False
+    run: Run, device: torch.device, reporter: Reporter, *, started: float, seconds_before: float, is_begun: bool
 ) -> Plan:
     """Open the prepared data and decide what is not decided yet; the decisions are saved with the run.
 
@@ -176,6 +179,7 @@ def make_plan(
         run: Its text is prepared.
         device: Where to train.
         reporter: Who to tell.
+        started: When this command began, by `time.monotonic`.
         seconds_before: Time that earlier commands have spent on the run.
         is_begun: It has a checkpoint, so that nothing that matters may change.
     """
@@ -187,7 +191,7 @@ def make_plan(
         decide_recipe(run)
     training = run.config.training
     used = max(seconds_before, seconds_at_last_look(run.folder))
-    clock = Clock(parse_budget(training.budget) if training.budget else None, used_before=used)
+    clock = Clock(parse_budget(training.budget) if training.budget else None, started=started, used_before=used)
     rows = {
         length: training_rows(run, length) for length in (training.sequence_length, training.short_length) if length
     }
@@ -204,8 +208,7 @@ def make_plan(
     decide_by_measuring(plan, reporter, is_begun=is_begun)
     if run.config.training.device == "auto":
         run.decide("measured", device=device.type)
-    if distributed.is_main():
-        run.save()
+    plan.save()
     return plan
 
 
@@ -229,7 +232,7 @@ def decide_by_measuring(plan: Plan, reporter: Reporter, *, is_begun: bool) -> No
         return
     reporter.progress("measuring this machine", 0.0)
     model = plan.keep_first_model()
-    state = training_state(model, optimizer=training.optimizer, averaged=training.average_decay is not None)
+    state = training_state(model, optimizer=training.optimizer, averaged=training.average_decay > 0)
     if training.precision == "auto":
         most = rows_that_fit(model, plan.first_rows, "auto", state=state)
         speed, _ = compare_precisions(model, plan.first_rows, min(share, training.micro_batch_size or share, most))
@@ -246,12 +249,15 @@ def decide_by_measuring(plan: Plan, reporter: Reporter, *, is_begun: bool) -> No
         take_what_fits(plan, most, reporter, is_begun=is_begun)
     if training.compile == "auto":
         division = plan.stages[-1].divide(run.config.training)
-        good = worth_compiling(
-            model,
-            plan.first_rows(division.micro_batch_size),
-            precision,
-            micro_batches=division.micro_batches * (training.steps or 1),
-            plain=plan.micro_batch_seconds,
+        good, _ = halving(  # a size that was given may be too large for a GPU, as the steps will find out, too
+            division.micro_batch_size,
+            lambda rows: worth_compiling(
+                model,
+                plan.first_rows(rows),
+                precision,
+                micro_batches=ceil(division.rows / rows) * (training.steps or 1),
+                plain=plan.micro_batch_seconds,
+            ),
         )
         run.decide("measured", compile="yes" if distributed.from_main(good) else "no")
     reporter.progress("measuring this machine", 1.0)

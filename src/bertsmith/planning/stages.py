@@ -15,10 +15,16 @@ from typing import NamedTuple
 from bertsmith import distributed
 from bertsmith.config import TrainingConfig
 from bertsmith.data.examples import Course
+from bertsmith.data.masking import share_at
 from bertsmith.errors import UserError
+from bertsmith.machine.work import step_operations
+from bertsmith.model import AnyConfig
 
 RAMP = (4, 2)
 """In each half of the ramp a step has this part of its rows."""
+
+SOME_STEPS = 1000
+"""Enough to tell the shares of the stages from."""
 
 
 class Division(NamedTuple):
@@ -123,3 +129,29 @@ def make_stages(training: TrainingConfig, rows_per_epoch: Callable[[int], int]) 
         stages.append(Stage(range(start, stop), now, count, ceil(read * rows_per_epoch(now)), steps))
         read += Fraction((stop - start) * count, rows_per_epoch(now))
     return tuple(stages)
+
+
+def work_of_step(config: AnyConfig, training: TrainingConfig, stage: Stage, step: float) -> float:
+    """Operations that a step cannot do without, all ranks together."""
+    progress = step / stage.max_steps
+    predictions = share_at(training.mlm_probability, training.end_probability, progress) * stage.places
+    return step_operations(config, tokens=stage.places, row_length=stage.sequence_length, predictions=predictions)
+
+
+def mean_work(config: AnyConfig, training: TrainingConfig) -> float:
+    """Operations of a step, the mean over a run, whatever its number of steps: its first ones may have fewer rows."""
+    work = 0.0
+    for stage in _stages_of_some_run(training):
+        middle = (stage.steps.start + stage.steps.stop) / 2
+        work += len(stage.steps) * work_of_step(config, training, stage, middle)
+    return work / SOME_STEPS
+
+
+def mean_rows(training: TrainingConfig) -> float:
+    """Rows of a step, the mean over a run, whatever its number of steps; short ones count by their places."""
+    places = sum(len(stage.steps) * stage.places for stage in _stages_of_some_run(training))
+    return places / SOME_STEPS / training.sequence_length
+
+
+def _stages_of_some_run(training: TrainingConfig) -> tuple[Stage, ...]:
+    return make_stages(replace(training, steps=SOME_STEPS), lambda _length: 1)

@@ -65,7 +65,7 @@ const show = {
       if (each.word === null || each.word !== last || chips === null) all.append((chips = element("span", "word-chips")));
       last = each.word;
       const chip = element("span", "chip" + (each.unknown ? " unknown" : each.word === null ? " special" : ""), each.piece);
-      chip.title = `id ${each.id}` + (each.unknown ? ", not in the vocabulary" : "");
+      chip.title = `id ${each.id}` + (each.unknown ? `, not in the vocabulary: ${each.text}` : "");
       chips.append(chip);
     }
     const unknown = reply.pieces.filter((each) => each.unknown).length;
@@ -166,7 +166,7 @@ async function ask(question, number) {
     const response = await fetch(`/ask/${question}`, { method: "POST", headers: { "Content-Type": "application/json" }, body });
     reply = await response.json();
   } catch {
-    reply = { error: "no answer: the playground was stopped" };
+    reply = { error: "no answer: the playground was stopped, or its terminal says what went wrong" };
   }
   if (number !== asked) return; // more was typed meanwhile
   complaint.textContent = reply.error || "";

@@ -9,6 +9,7 @@ from typing import Any
 
 from bertsmith.errors import UserError
 from bertsmith.playground.subject import Subject
+from bertsmith.tokenizer import replace_surrogates
 
 try:
     import uvicorn
@@ -51,9 +52,12 @@ def make_app(subject: Subject) -> Starlette:
     async def answer(request: Request) -> Response:
         try:
             given = await _read_question(request)
-            reply = await run_in_threadpool(partial(subject.ask, request.path_params["question"], *given))
         except UserError as error:
             return JSONResponse({"error": str(error)}, status_code=400)
+        try:
+            reply = await run_in_threadpool(partial(subject.ask, request.path_params["question"], *given))
+        except UserError as error:  # no fault: while one types there is often no mask yet
+            reply = {"error": str(error)}
         return JSONResponse(reply)
 
     routes = [Route(path, guarded(send_file)) for path in FILES]
@@ -96,7 +100,7 @@ async def _read_question(request: Request) -> tuple[str, str | None]:
         raise UserError('a question is {"text": ..., "pair": ...}') from None
     if not isinstance(text, str) or not isinstance(pair, str | None):
         raise UserError("text and pair are strings")
-    return text, pair or None
+    return replace_surrogates(text), replace_surrogates(pair) if pair else None
 
 
 def listen(port: int) -> socket.socket:

@@ -8,16 +8,17 @@ from typing import Any
 import torch
 
 from bertsmith.errors import UserError
-from bertsmith.finetuning.any_classifier import AnyClassifier, ForeignClassifier
+from bertsmith.finetuning.any_classifier import AnyClassifier
 from bertsmith.finetuning.classify import Classifier, load_classifier
 from bertsmith.finetuning.folder import SETTINGS
-from bertsmith.model import AnyPretrainingModel, read_config
+from bertsmith.model import AnyModel, AnyPretrainingModel, load_model, read_config
 from bertsmith.model.classifier import SEQUENCE, TOKEN
 from bertsmith.model_source import local_folder
+from bertsmith.output_folder import CONFIG
 from bertsmith.playground.attention import attention_weights
 from bertsmith.predict import fill, load_for_prediction
 from bertsmith.reporter import Reporter
-from bertsmith.tokenizer import Tokenizer
+from bertsmith.tokenizer import Tokenizer, load_fitting_tokenizer
 
 TOP_K = 8
 """Guesses shown for a mask."""
@@ -43,21 +44,22 @@ class Subject:
         self.classifier: Classifier | None = None
         self.filler: AnyPretrainingModel | None = None
         self.tokenizer: Tokenizer
-        model: AnyClassifier | AnyPretrainingModel
+        model: AnyClassifier | AnyPretrainingModel | AnyModel
         source = local_folder(source)
         if _is_classifier(source):
             self.classifier = load_classifier(source, device="cpu")
             model, self.tokenizer = self.classifier.model, self.classifier.tokenizer
         else:
-            model, self.tokenizer = load_for_prediction(source, reporter)
-            self.filler = model
+            model, self.tokenizer = _read(source, reporter)
+            self.filler = model if isinstance(model, AnyPretrainingModel) else None
         self._model = model
-        self.encoder = None if isinstance(model, ForeignClassifier) else model.bert
+        self.encoder: AnyModel | None = model if isinstance(model, AnyModel) else getattr(model, "bert", None)
         self.longest: int = model.config.max_position_embeddings
 
     def facts(self) -> dict[str, Any]:
         """What the page must know of the model: `can` names the questions it answers."""
-        can = ["pieces", *(["fill"] if self.filler else ["classify"]), *(["attention"] if self.encoder else [])]
+        asked = (("fill", self.filler), ("classify", self.classifier), ("attention", self.encoder))
+        can = ["pieces", *(question for question, answers in asked if answers is not None)]
         columns = self.classifier.columns if self.classifier else None
         return {
             "name": self.name,
@@ -96,10 +98,14 @@ class Subject:
 
     def _pieces(self, text: str, pair: str | None) -> dict[str, Any]:
         encoding = self.tokenizer.encode(text, pair)
+        spelt = [
+            (pair or "" if of_pair else text)[start:end]
+            for of_pair, (start, end) in zip(encoding.sequence_ids, encoding.offsets, strict=True)
+        ]
         pieces = [
-            {"piece": piece, "id": index, "word": word, "unknown": index == self.tokenizer.unk_token_id}
-            for piece, index, word in zip(
-                self.tokenizer.tokens(encoding.ids), encoding.ids, encoding.word_ids, strict=True
+            {"piece": piece, "id": index, "word": word, "text": of, "unknown": index == self.tokenizer.unk_token_id}
+            for piece, index, word, of in zip(
+                self.tokenizer.tokens(encoding.ids), encoding.ids, encoding.word_ids, spelt, strict=True
             )
         ]
         return {"pieces": pieces, "too_long": len(pieces) > self.longest}
@@ -132,6 +138,17 @@ class Subject:
             "weights": base64.b64encode((weights * 255).round().to(torch.uint8).numpy().tobytes()).decode("ascii"),
             "note": note,
         }
+
+
+def _read(source: Path, reporter: Reporter | None) -> tuple[AnyPretrainingModel | AnyModel, Tokenizer]:
+    """A model that fills masks; the encoder alone of a folder without that head, as for sentence vectors."""
+    is_run = (source / CONFIG).is_file()
+    inside = source / "model"  # where `finetune --embeddings` puts it
+    folder = inside if (inside / "config.json").is_file() and not (source / "config.json").is_file() else source
+    if is_run or not (folder / "config.json").is_file():
+        return load_for_prediction(source, reporter)
+    model = load_model(folder)
+    return model, load_fitting_tokenizer(folder, model.config.vocab_size)
 
 
 def _is_classifier(source: Path) -> bool:

@@ -7,7 +7,7 @@ shards are the same for any number of workers and any interruptions.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from bertsmith.corpus import Section, split_sentences
 from bertsmith.data.shards import ShardContent, Split, id_dtype, pack_shard, shard_name
-from bertsmith.tokenizer import Encoded, Tokenizer
+from bertsmith.tokenizer import Tokenizer
 
 CHUNK_CHARACTERS = 4_000_000
 MAX_CHUNK_CHARACTERS = 32_000_000
@@ -92,12 +92,10 @@ def group(sections: Iterable[tuple[Split, Section]], size: int) -> Iterator[Chun
 
 def tokenise(documents: list[int], texts: list[str], tokenizer: Tokenizer) -> bytes:
     """Turn sections into the bytes of a shard, as `shard_content` does."""
-    return pack_shard(shard_content(documents, texts, tokenizer.encode_corpus, tokenizer.vocab_size))
+    return pack_shard(shard_content(documents, texts, tokenizer))
 
 
-def shard_content(
-    documents: list[int], texts: list[str], encode: Callable[[list[str]], Encoded], vocab_size: int
-) -> ShardContent:
+def shard_content(documents: list[int], texts: list[str], tokenizer: Tokenizer) -> ShardContent:
     """Turn sections into ids with the bounds of sentences and sections.
 
     Sentences and sections without a token are left out.
@@ -105,15 +103,14 @@ def shard_content(
     Args:
         documents: Ordinal of the document of each section.
         texts: The sections.
-        encode: Makes the ids of sentences, as `Tokenizer.encode_corpus` does.
-        vocab_size: V.
+        tokenizer: Makes the ids of sentences, as of running text.
     """
     sentences = [split_sentences(text) for text in texts]
     flat = list(chain.from_iterable(sentences))
     section = np.repeat(np.arange(len(texts)), [len(part) for part in sentences])  # of each sentence
-    lengths, ids = [np.empty(0, np.int64)], [np.empty(0, id_dtype(vocab_size))]
+    lengths, ids = [np.empty(0, np.int64)], [np.empty(0, id_dtype(tokenizer.vocab_size))]
     for first in range(0, len(flat), _SENTENCES_AT_ONCE):
-        encoded = encode(flat[first : first + _SENTENCES_AT_ONCE])
+        encoded = tokenizer.encode_running(flat[first : first + _SENTENCES_AT_ONCE])
         lengths.append(encoded.lengths)
         ids.append(encoded.ids.astype(ids[0].dtype))
     length = np.concatenate(lengths)

@@ -18,8 +18,9 @@ from bertsmith.errors import UserError
 from bertsmith.prepare.reading import Text
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
 
-RULES = 1
-"""Raised whenever a change of the code gives other shards for the same input."""
+RULES, RULES_OF_SPACED = 1, 2
+"""Raised whenever a change of the code gives other shards for the same input; the second where a tokenizer tells a
+word after a space from one without."""
 
 TRAINED = ("wordpiece", "bpe")
 """Values of `DataConfig.tokenizer` that ask for a new tokenizer; any other is a path."""
@@ -76,7 +77,7 @@ def read_inputs(config: DataConfig) -> Inputs:
         if config.strip_accents is None:
             settings["strip_accents"] = config.lowercase
     fingerprint = {
-        "rules": RULES,
+        "rules": RULES_OF_SPACED if tokenizer and tokenizer.reads_space else RULES,
         "text": files_fingerprint(corpus),
         "validation": files_fingerprint(validation) if validation else None,
         "tokenizer": tokenizer.fingerprint() if tokenizer else None,

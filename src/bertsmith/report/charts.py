@@ -27,7 +27,7 @@ class Series:
     """With rising x. Of a level, one, whose x means nothing."""
 
     kind: Literal["line", "faint", "measured", "level"] = "line"
-    """A line; one in the background; one with a dot at each point; a dashed line across."""
+    """A line; one in the background; one with a dot at each point; a dashed line across. One point alone is a dot."""
 
     colour: int = 0
     """Number of a colour of the style sheet, 0 to 7."""
@@ -88,13 +88,12 @@ class _Frame:
 
 def _add_axes(svg: Element, frame: _Frame, both: tuple[list[float], list[float]], x_label: str, percent: bool) -> None:
     x_ticks, y_ticks = both
-    for value in y_ticks:
+    for value, text in zip(y_ticks, labels(y_ticks, percent=percent), strict=True):
         y = f"{frame.y(value):.1f}"
         add(svg, "line", x1=str(LEFT), x2=str(WIDTH - RIGHT), y1=y, y2=y, class_="grid")
-        text = f"{value:.0%}" if percent else short(value)
         add(svg, "text", text, x=str(LEFT - 6), y=y, text_anchor="end", dominant_baseline="middle")
-    for value in x_ticks:
-        add(svg, "text", short(value), x=f"{frame.x(value):.1f}", y=str(HEIGHT - BOTTOM + 15), text_anchor="middle")
+    for value, text in zip(x_ticks, labels(x_ticks), strict=True):
+        add(svg, "text", text, x=f"{frame.x(value):.1f}", y=str(HEIGHT - BOTTOM + 15), text_anchor="middle")
     add(svg, "text", x_label, x=str((WIDTH + LEFT) // 2), y=str(HEIGHT - 4), text_anchor="middle", class_="label")
 
 
@@ -106,14 +105,15 @@ def _add_series(svg: Element, frame: _Frame, series: Series) -> None:
         return
     places = [(frame.x(x), frame.y(y)) for x, y in series.points]
     add(group, "polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in places))
-    for (x, y), point in zip(places, series.points, strict=True) if series.kind == "measured" else ():
+    has_dots = series.kind == "measured" or len(places) == 1  # a line of one point could not be seen
+    for (x, y), point in zip(places, series.points, strict=True) if has_dots else ():
         dot = add(group, "circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r="3")
         add(dot, "title", f"{short(point[0])}: {point[1]:.4g}")
 
 
 def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     """Round values at equal distances that enclose an interval, about `TICKS` of them."""
-    if high <= low:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # equal, but for rounding
         high = low + (abs(low) or 1.0)
     rough = (high - low) / TICKS
     power = 10.0 ** floor(log10(rough))
@@ -122,9 +122,17 @@ def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     return [number * step for number in range(floor(low / step + 1e-9), ceil(high / step - 1e-9) + 1)]
 
 
-def short(value: float) -> str:
+def labels(values: Sequence[float], *, percent: bool = False) -> list[str]:
+    """Ticks as text, with as many digits as their distance needs."""
+    digits = floor(log10(max(map(abs, values)))) - floor(log10(values[1] - values[0])) + 2
+    if percent:
+        return [f"{100 * value:.{max(3, digits)}g}%" for value in values]
+    return [short(value, max(3, digits)) for value in values]
+
+
+def short(value: float, digits: int = 3) -> str:
     """A number with few digits: 1.5M, 12k, 0.25, 3e-5."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
-            return f"{value / size:.4g}{letter}"
-    return f"{value:.3g}"
+            return f"{value / size:.{max(4, digits)}g}{letter}"
+    return f"{value:.{digits}g}"

@@ -9,7 +9,7 @@ from bertsmith.report.html import add, add_table, bar, section
 def add_data(main: Element, facts: RunFacts) -> None:
     """Counts, lengths of the documents, most frequent pieces."""
     part = section(main, "Text", "" if facts.manifest else "The text is not prepared yet.")
-    if facts.manifest is None:
+    if facts.manifest is None or not {"train", "validation"} <= facts.manifest["splits"].keys():
         return
     columns = add(part, "div", class_="columns")
     add_table(add(columns, "div"), ("", "count"), _counts(facts), class_="numbers")
@@ -30,7 +30,8 @@ def add_data(main: Element, facts: RunFacts) -> None:
             rows = [(piece, bar(count / most), f"{count:,}") for piece, count in group]
             add_table(add(columns, "div"), (), rows, class_="bars numbers")
     if not (lengths and facts.pieces):
-        add(part, "p", "Lengths and frequent pieces were not counted when this text was prepared.", class_="note")
+        why = "Lengths or pieces were not counted when this text was prepared, or its tokenizer cannot be read."
+        add(part, "p", why, class_="note")
 
 
 def _interval(power: int) -> str:

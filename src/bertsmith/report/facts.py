@@ -68,7 +68,7 @@ def read_facts(folder: Path) -> RunFacts:
         environment=_read_json(folder / ENVIRONMENT) or {},
         manifest=manifest,
         steps=Steps(iterate_metrics(folder)),
-        fillings=[line for line in read_metrics(folder, FILLINGS) if isinstance(line.get("sentences"), list)],
+        fillings=[line for line in read_metrics(folder, FILLINGS) if _is_whole(line.get("sentences"))],
         evaluation=_read_json(folder / EVALUATION),
         measured=_read_json(folder / MEASURED),
         pieces=_frequent_pieces(folder, manifest or {}),
@@ -85,10 +85,19 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def _is_whole(sentences: Any) -> bool:
+    """Whether a line of filled sentences has all that is shown of them."""
+    shown = {"before", "after", "truth", "guesses"}
+    return isinstance(sentences, list) and all(isinstance(each, dict) and shown <= each.keys() for each in sentences)
+
+
 def _frequent_pieces(folder: Path, manifest: dict[str, Any]) -> list[tuple[str, int]]:
-    """The most frequent ids as the tokenizer spells them; none where they were not counted."""
+    """The most frequent ids as the tokenizer spells them; none where they were not counted, or it is gone."""
     counts = manifest.get("frequent_ids")
     if not counts:
         return []
-    tokenizer = load_tokenizer(folder / "tokenizer")
+    try:
+        tokenizer = load_tokenizer(folder / "tokenizer")
+    except UserError:
+        return []
     return list(zip(tokenizer.tokens(index for index, _ in counts), (count for _, count in counts), strict=True))

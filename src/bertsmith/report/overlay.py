@@ -46,13 +46,14 @@ def _add_curves(main: Element, runs: Sequence[RunFacts], names: Sequence[str]) -
     levels = {(facts.manifest or {}).get("unigram_loss") for facts in runs}
     for title, name, percent in (
         ("masked words: loss, nats", "mlm_loss", False),
-        ("next sentences: loss, nats", "nsp_loss", False),
+        ("pairs of sentences: loss, nats", "nsp_loss", False),
         ("masked words: guessed right", "mlm_accuracy", True),
     ):
         series: list[Series] = []
         for colour, (run, facts) in enumerate(zip(names, runs, strict=True)):
-            series.append(Series("", facts.steps.curve(name, by_tokens=True), "faint", colour))
-            series.append(Series(run, facts.steps.held_out_curve(name, by_tokens=True), "measured", colour))
+            held_out = facts.steps.held_out_curve(name, by_tokens=True)
+            series.append(Series("" if held_out else run, facts.steps.curve(name, by_tokens=True), "faint", colour))
+            series.append(Series(run, held_out, "measured", colour))
         if name == "mlm_loss" and len(levels) == 1:
             series += level_series("token frequencies alone", levels.pop(), 7)
         add_chart(charts, title, series, x_label="tokens read", percent=percent)
@@ -71,7 +72,11 @@ def _add_curves(main: Element, runs: Sequence[RunFacts], names: Sequence[str]) -
 def _add_results(main: Element, runs: Sequence[RunFacts], names: Sequence[str]) -> None:
     texts = {facts.environment.get("data") for facts in runs}
     note = "Measured on different texts or with different tokenizers, so these losses do not compare."
-    part = section(main, "Held-out text", note if len(texts) > 1 else "All on the same held-out text.")
+    if None in texts:
+        note = "Some runs do not say what text they were measured on, so these losses may not compare."
+    elif len(texts) == 1:
+        note = "All on the same held-out text."
+    part = section(main, "Held-out text", note)
     columns = [
         dict(evaluation_rows(facts))
         | {

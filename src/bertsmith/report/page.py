@@ -8,7 +8,7 @@ from xml.etree.ElementTree import Element
 from bertsmith.report.charts import Series, add_chart, short
 from bertsmith.report.data import add_data
 from bertsmith.report.facts import RunFacts
-from bertsmith.report.html import add, add_table, bar, new_page, section
+from bertsmith.report.html import add, add_table, bar, new_page, readable, section
 from bertsmith.report.settings import add_settings
 
 NOTICE = (
@@ -57,7 +57,7 @@ def _add_cards(main: Element, facts: RunFacts) -> None:
     if final.get("mlm_loss") is not None:
         level = f"nats; token frequencies alone {levels['unigram_loss']:.2f}" if "unigram_loss" in levels else "nats"
         shown.append(("held-out masked words", f"{final['mlm_loss']:.3f}", level))
-        shown.append(("masked words right", f"{final['mlm_accuracy']:.1%}", "of the held-out ones"))
+        shown.append(("masked words right", _value("accuracy", final.get("mlm_accuracy")), "of the held-out ones"))
     if final.get("nsp_accuracy") is not None:
         shown.append(("pairs of sentences right", f"{final['nsp_accuracy']:.1%}", "held out; half by chance"))
     if facts.steps:
@@ -148,7 +148,7 @@ def _add_fillings(main: Element, fillings: Sequence[Mapping[str, Any]]) -> None:
         block = add(columns, "div")
         line = add(block, "p", sentence["before"], class_="sentence", dir="auto")
         mark = add(line, "mark", sentence["truth"])
-        mark.tail = sentence["after"]
+        mark.tail = readable(sentence["after"])
         rows = [(entry["step"], same) for entry in fillings for same in entry["sentences"] if _same(same, sentence)]
         add_table(
             block,
@@ -187,7 +187,7 @@ def _add_evaluation(main: Element, facts: RunFacts) -> None:
         add(part, "p", "While it trained, on up to 512 rows:", class_="note")
         pairs = any("validation_nsp_loss" in line for line in facts.steps.validations)
         kinds = ("mlm_loss", "mlm_accuracy", *(("nsp_loss", "nsp_accuracy") if pairs else ()))
-        header = ("step", "masked: loss", "right", *(("next: loss", "right") if pairs else ()))
+        header = ("step", "masked: loss", "right", *(("pairs: loss", "right") if pairs else ()))
         rows = [
             (f"{line['step']:,}", *(_value(kind, line.get(f"validation_{kind}")) for kind in kinds))
             for line in spread(facts.steps.validations, 20)

@@ -45,9 +45,10 @@ def extend_tokenizer(tokenizer: Tokenizer, texts: Iterable[str], count: int) -> 
         if len(ids) > 1 and tokenizer.unk_token_id not in ids
     }
     if len(saved) < count:
+        cure = f"use --extend-vocab {len(saved)} or less" if saved else "leave --extend-vocab out"
         raise UserError(
             f"extend_vocab is {count:,}, but only {len(saved):,} words that are cut into pieces are seen {LEAST_COUNT} "
-            f"times or more; use --extend-vocab {len(saved)} or less, or give more text"
+            f"times or more; {cure}, or give more text"
         )
     chosen = sorted(saved, key=lambda word: (-saved[word], word))[:count]
     content["model"]["vocab"] |= {word: tokenizer.vocab_size + number for number, word in enumerate(chosen)}

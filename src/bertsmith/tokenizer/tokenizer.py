@@ -78,6 +78,13 @@ class Tokenizer:
         encoded = self.encode_corpus(sentences)
         return [part.tolist() for part in np.split(encoded.ids, np.cumsum(encoded.lengths)[:-1])][: len(sentences)]
 
+    def encode_running(self, sentences: Sequence[str]) -> Encoded:
+        """The ids of sentences as they stand in running text.
+
+        A tokenizer to which " b" is not "b" gets each with the space before it, as what it was trained on had it.
+        """
+        return self.encode_corpus([f" {each}" for each in sentences] if self.reads_space else sentences)
+
     @cached_property
     def _corpus_encoder(self) -> Callable[[Sequence[str]], Encoded]:
         """What `encode_corpus` calls: one that remembers, where that is right."""

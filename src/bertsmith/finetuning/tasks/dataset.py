@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from bertsmith.finetuning.tasks.examples import (
 )
 from bertsmith.finetuning.tasks.rows import Columns
 from bertsmith.finetuning.tasks.scores import require_libraries
-from bertsmith.finetuning.tasks.split import hold_out, shared_texts
+from bertsmith.finetuning.tasks.split import hold_out, shared_texts, text_key
 from bertsmith.finetuning.tasks.targets import targets_of
 from bertsmith.model.classifier import PROBLEM_TYPES, Head
 from bertsmith.tokenizer import Tokenizer
@@ -105,8 +105,10 @@ def load_task(path: str, config: FinetuneConfig, tokenizer: Tokenizer, *, longes
         if name not in given and fraction:
             train, given[name] = hold_out(train, fraction, kind, seed=seed, purpose=number)
             if not given[name] or not train:
+                texts = len(set(map(text_key, file.examples)))
+                few = f"{len(file.examples):,} rows" + (f" of {texts:,} texts" if texts < len(file.examples) else "")
                 raise UserError(
-                    f"{path} has {len(file.examples)} rows, too few to hold out {fraction:.0%} of each label; "
+                    f"{path} has {few}, too few to hold out {fraction:.0%} of each label; "
                     f"give more rows, or a file with --{name}"
                 )
             notes.append(f"{name}: {len(given[name]):,} rows of {path}, {fraction:.0%} of each label")
@@ -124,10 +126,20 @@ def load_task(path: str, config: FinetuneConfig, tokenizer: Tokenizer, *, longes
         name: encode_part(examples, head, tokenizer, length) for name, examples in {"train": train, **given}.items()
     }
     notes += _warnings(parts, length, config, head)
-    digest = hashlib.sha256(json.dumps([[name, part.examples] for name, part in parts.items()]).encode())
-    return TaskData(
-        head, file.columns, parts["train"], parts["validation"], parts.get("test"), notes, digest.hexdigest()
-    )
+    fingerprint = fingerprint_of({name: part.examples for name, part in parts.items()})
+    return TaskData(head, file.columns, parts["train"], parts["validation"], parts.get("test"), notes, fingerprint)
+
+
+def fingerprint_of(parts: Mapping[str, Sequence[Example]]) -> str:
+    """Hash of rows and their division: of the JSON of all of them, which is never in memory as a whole."""
+    digest = hashlib.sha256(b"[")
+    for place, (name, examples) in enumerate(parts.items()):
+        digest.update(f"{', ' * (place > 0)}[{json.dumps(name)}, [".encode())
+        for number, example in enumerate(examples):
+            digest.update(f"{', ' * (number > 0)}{json.dumps(example)}".encode())
+        digest.update(b"]]")
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def _kind_of(file: LabelledFile, config: FinetuneConfig) -> Kind:

@@ -4,7 +4,7 @@ What is too long is cut at its end; of a pair, the longer text first. A sentence
 to be tagged is cut into several sequences between words, so no word is lost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,9 @@ from bertsmith.finetuning.tasks.examples import Text
 from bertsmith.tokenizer import Tokenizer
 
 Int64Array = npt.NDArray[np.int64]
+
+TEXTS_AT_ONCE, CHARACTERS_AT_ONCE = 1024, 4_000_000
+"""Tokenised together: uncut, long texts take some hundred times the memory of what stays of them."""
 
 
 class Input(NamedTuple):
@@ -55,22 +58,36 @@ def encode_texts(
         return _encode_words(tokenizer, texts, max_length)
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     between, is_marked = tokenizer.pair_form
-    first = tokenizer.encode_sentences([str(text) for text in texts])
-    second = iter(tokenizer.encode_sentences([pair for pair in pairs if pair is not None]))
-    sequences, cut = [], 0
-    for row, (ids, pair) in enumerate(zip(first, pairs, strict=True)):
-        if pair is None:
-            cut += len(ids) + 2 > max_length
-            whole, begins = [cls, *ids[: max_length - 2], sep], None
-        else:
-            other = next(second)
-            keep_first, keep_second = shorten(len(ids), len(other), max_length - 2 - between)
-            cut += keep_first + keep_second < len(ids) + len(other)
-            begins = keep_first + 1 + between if is_marked else None
-            whole = [cls, *ids[:keep_first], *[sep] * between, *other[:keep_second], sep]
-        array = np.array(whole, dtype=np.int64)
-        sequences.append(Input(array, len(array) if begins is None else begins, row, array[:0]))
+    sequences: list[Input] = []
+    cut = 0
+    for part in _parts([len(text) + len(pair or "") for text, pair in zip(texts, pairs, strict=True)]):
+        first = tokenizer.encode_sentences([str(text) for text in texts[part]])
+        second = iter(tokenizer.encode_sentences([pair for pair in pairs[part] if pair is not None]))
+        for ids, pair in zip(first, pairs[part], strict=True):
+            if pair is None:
+                cut += len(ids) + 2 > max_length
+                whole, begins = [cls, *ids[: max_length - 2], sep], None
+            else:
+                other = next(second)
+                keep_first, keep_second = shorten(len(ids), len(other), max_length - 2 - between)
+                cut += keep_first + keep_second < len(ids) + len(other)
+                begins = keep_first + 1 + between if is_marked else None
+                whole = [cls, *ids[:keep_first], *[sep] * between, *other[:keep_second], sep]
+            array = np.array(whole, dtype=np.int64)
+            sequences.append(Input(array, len(array) if begins is None else begins, len(sequences), array[:0]))
     return Encoded(sequences, cut)
+
+
+def _parts(lengths: Sequence[int]) -> Iterator[slice]:
+    """Texts that are tokenised together, by the characters of each."""
+    first = characters = 0
+    for number, length in enumerate(lengths):
+        if number > first and (number - first == TEXTS_AT_ONCE or characters + length > CHARACTERS_AT_ONCE):
+            yield slice(first, number)
+            first, characters = number, 0
+        characters += length
+    if first < len(lengths):
+        yield slice(first, len(lengths))
 
 
 def shorten(first: int, second: int, room: int) -> tuple[int, int]:
@@ -92,10 +109,9 @@ def shorten(first: int, second: int, room: int) -> tuple[int, int]:
 
 def _encode_words(tokenizer: Tokenizer, sentences: Sequence[Text], max_length: int) -> Encoded:
     """Sentences as words: a word without any piece becomes the unknown token, so that each word has a place."""
-    space = " " if tokenizer.reads_space else ""
-    words = [space * (place > 0) + word for sentence in sentences for place, word in enumerate(sentence)]
-    pieces = iter(tokenizer.encode_sentences(words))
-    sequences, cut = [], 0
+    sequences: list[Input] = []
+    cut = 0
+    pieces = _pieces(tokenizer, sentences)
     for row, sentence in enumerate(sentences):
         ids: list[int] = []
         places: list[int] = []
@@ -110,6 +126,14 @@ def _encode_words(tokenizer: Tokenizer, sentences: Sequence[Text], max_length: i
         sequences.append(_with_ends(tokenizer, ids, places, row))
         cut += parts > 0
     return Encoded(sequences, cut)
+
+
+def _pieces(tokenizer: Tokenizer, sentences: Sequence[Text]) -> Iterator[list[int]]:
+    """The ids of each word of all sentences."""
+    space = " " if tokenizer.reads_space else ""
+    for part in _parts([sum(map(len, sentence)) for sentence in sentences]):
+        words = [space * (place > 0) + word for sentence in sentences[part] for place, word in enumerate(sentence)]
+        yield from tokenizer.encode_sentences(words)
 
 
 def _with_ends(tokenizer: Tokenizer, ids: list[int], places: list[int], row: int) -> Input:

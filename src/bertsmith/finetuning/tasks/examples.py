@@ -4,7 +4,6 @@ What a file lacks is said with its name and line. A row without text or label is
 left out and counted; a label that contradicts its row or its column is an error.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.errors import UserError, suggestion
 from bertsmith.finetuning.config import FinetuneConfig, Kind
+from bertsmith.finetuning.tasks.cells import is_missing, lists_of, number_of, numbers_of, words_of
 from bertsmith.finetuning.tasks.rows import Columns, choose_columns, open_rows, peek
 from bertsmith.tokenizer import replace_surrogates
 
@@ -66,7 +66,7 @@ def read_labelled(path: str, config: FinetuneConfig, columns: Columns | None, ki
     sample, rows = peek(rows)
     chosen = choose_columns(path, sample, wanted, labelled=True)
     chosen = chosen if columns is None else columns
-    found: list[tuple[int, Any, Any, Any]] = []
+    found: list[_Row] = []
     for number, fields in rows:
         text, label = fields.get(chosen.text), fields.get(chosen.label or "")
         pair = fields.get(chosen.pair) if chosen.pair else None
@@ -74,11 +74,15 @@ def read_labelled(path: str, config: FinetuneConfig, columns: Columns | None, ki
         if problem:
             report.skip(f"{path}:{number}", problem)
         else:
-            found.append((number, text, pair, label))
-    if not found:
+            found.append(_Row(number, text, pair, label))
+    if kind in (None, "multi-label", "tagging") and config.task in ("auto", "multi-label", "tagging"):
+        found = _with_lists(path, found, report)
+    kind = kind or (tell_kind(found, config) if found else None)
+    if kind == "regression":
+        found = _with_numbers(path, found, report)
+    if not found or kind is None:
         why = f" ({report.skipped_examples[0]})" if report.skipped_examples else ""
         raise UserError(f"{path} has no row with text and label{why}; {chosen.describe()} were read")
-    kind = kind or tell_kind([row[1] for row in found], [row[3] for row in found], config)
     examples = [_example(path, row, kind, config.label_separator) for row in found]
     counts = report.skipped_reasons.items()
     notes = [
@@ -88,36 +92,75 @@ def read_labelled(path: str, config: FinetuneConfig, columns: Columns | None, ki
     return LabelledFile(path, chosen, examples, notes)
 
 
+class _Row(NamedTuple):
+    """One row as its file has it."""
+
+    number: int
+    text: Any
+    pair: Any
+    label: Any
+
+
 def _missing(text: Any, label: Any, separator: str | None) -> str | None:
     """What a row lacks, None when nothing. An empty cell that could hold several labels is a row that has none."""
-    if text is None or (isinstance(text, str | list) and not (text.strip() if isinstance(text, str) else text)):
+    if is_missing(text) or (isinstance(text, str | list) and not (text.strip() if isinstance(text, str) else text)):
         return "empty text"
-    is_empty = isinstance(label, str) and not label.strip() and separator is None
-    if label is None or is_empty or (isinstance(label, float) and math.isnan(label)):
+    if is_missing(label) or (isinstance(label, str) and not label.strip() and separator is None):
         return "no label"
     return None
 
 
-def tell_kind(texts: Sequence[Any], labels: Sequence[Any], config: FinetuneConfig) -> Kind:
+def _with_lists(path: str, rows: Sequence[_Row], report: CorpusReport) -> list[_Row]:
+    """Rows of a table whose label cells, and then perhaps whose text cells, spell lists; without empty texts."""
+    before = [row.label for row in rows]
+    labels = lists_of(before)
+    texts = [row.text for row in rows]
+    if labels != before:
+        texts = lists_of(texts)
+    kept = []
+    for row, text, label in zip(rows, texts, labels, strict=True):
+        if text == []:
+            report.skip(f"{path}:{row.number}", "empty text")
+        else:
+            kept.append(row._replace(text=text, label=label))
+    return kept
+
+
+def _with_numbers(path: str, rows: Sequence[_Row], report: CorpusReport) -> list[_Row]:
+    """Rows with labels as numbers; those that spell a missing one are left out and counted."""
+    kept = []
+    for row, label in zip(rows, numbers_of([row.label for row in rows]), strict=True):
+        if label is None:
+            report.skip(f"{path}:{row.number}", "no label")
+        else:
+            kept.append(row._replace(label=label))
+    return kept
+
+
+def tell_kind(rows: Sequence[_Row], config: FinetuneConfig) -> Kind:
     """The kind of task, from what the columns hold, unless it was given."""
     if config.task != "auto":
         return config.task
-    if isinstance(texts[0], list):
+    if isinstance(rows[0].text, list) and (isinstance(rows[0].label, list) or all(map(_has_tag_for_each, rows))):
         return "tagging"
-    if config.label_separator is not None or any(isinstance(label, list) for label in labels):
+    if config.label_separator is not None or any(isinstance(row.label, list) for row in rows):
         return "multi-label"
-    numbers = [_number(label) for label in labels]
-    if all(number is not None for number in numbers) and any(number % 1 for number in numbers if number is not None):
+    numbers = numbers_of([row.label for row in rows])
+    has_fractions = any(isinstance(number, float) and number % 1 for number in numbers)
+    if has_fractions and not any(isinstance(number, str) for number in numbers):
         return "regression"
     return "classification"
 
 
-def _example(path: str, row: tuple[int, Any, Any, Any], kind: Kind, separator: str | None) -> Example:
+def _has_tag_for_each(row: _Row) -> bool:
+    return isinstance(row.text, list) and len(words_of(row.label)) == len(row.text)
+
+
+def _example(path: str, row: _Row, kind: Kind, separator: str | None) -> Example:
     number, text, pair, label = row
     place = f"{path}:{number}"
     if kind == "tagging":
-        words = text if isinstance(text, list) else str(text).split()
-        tags = label if isinstance(label, list) else str(label).split()
+        words, tags = words_of(text), words_of(label)
         if len(words) != len(tags):
             raise UserError(f"{place} has {len(words)} words and {len(tags)} tags; give each word one tag")
         names = tuple(map(label_name, tags))
@@ -138,14 +181,17 @@ def _label(label: Any, place: str, kind: Kind, separator: str | None) -> Label:
                 f"{place}: the label {label!r} is no list; give JSON lists, or say with --label-separator what "
                 "stands between two labels"
             )
+        if any(isinstance(part, list | dict) for part in parts):
+            raise UserError(
+                f"{place}: the label {str(label)[:40]!r} is no list of names; give spans as words with a tag each"
+            )
         return tuple(dict.fromkeys(filter(None, (label_name(part) for part in parts))))
     if isinstance(label, list | dict):
         raise UserError(f"{place}: the label is {str(label)[:40]!r}; give one value, or --task multi-label")
     if kind == "regression":
-        value = _number(label)
-        if value is None:
+        if not isinstance(label, float):
             raise UserError(f"{place}: {label!r} is no number; repair it, or give --task classification")
-        return value
+        return label
     return label_name(label)
 
 
@@ -159,19 +205,15 @@ def as_text(value: Any, place: str) -> str:
 
 
 def label_name(value: Any) -> str:
-    """How a label is called: 1.0 and "1" are the label "1"; true in JSON is "True", as pandas writes it to a table."""
+    """How a label is called: 1.0 and "1" are the label "1"; true in JSON is "True", as pandas writes it to a table.
+
+    What is not there, in a list of labels, has no name.
+    """
+    if is_missing(value):
+        return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return replace_surrogates(str(value)).strip()
-
-
-def _number(value: Any) -> float | None:
-    """A finite number, or None."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) and not isinstance(value, bool) else None
 
 
 def names_of(label: Label) -> tuple[str, ...]:
@@ -200,7 +242,7 @@ def find_labels(file: LabelledFile, kind: Kind) -> tuple[str, ...]:
             f"{column} has {len(counts):,} different labels in {len(file.examples):,} rows; "
             "name the column of the labels with --label, or give --task regression for numbers"
         )
-    return tuple(sorted(counts, key=lambda name: (name != "O" or kind != "tagging", _number(name) or 0.0, name)))
+    return tuple(sorted(counts, key=lambda name: (name != "O" or kind != "tagging", number_of(name) or 0.0, name)))
 
 
 def refuse_unseen(file: LabelledFile, labels: Iterable[str], source: str) -> None:

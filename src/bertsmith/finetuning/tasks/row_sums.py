@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertsmith.finetuning.config import Kind
-from bertsmith.finetuning.tasks.scores import FloatArray
+from bertsmith.finetuning.tasks.scores import FloatArray, entity_tags
 
 
 class RowSums(NamedTuple):
@@ -74,9 +74,9 @@ def _entities(
     """Of each sentence: entities that are right, guessed and true, as the CoNLL script counts them."""
     from seqeval.metrics.sequence_labeling import get_entities
 
-    counts = []
+    counts, tags = [], entity_tags(labels)
     for given, wanted in zip(probabilities, targets, strict=True):
-        guess, truth = (set(get_entities([labels[int(n)] for n in each])) for each in (given.argmax(1), wanted))
+        guess, truth = (set(get_entities([tags[int(n)] for n in each])) for each in (given.argmax(1), wanted))
         counts.append((float(len(guess & truth)), float(len(guess)), float(len(truth))))
     return counts
 

@@ -11,12 +11,13 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertsmith.corpus.files import FoundFile, find_files
+from bertsmith.corpus.files import Damage, FoundFile, find_files, read_blocks
 from bertsmith.corpus.formats import PARQUET, RECORDS, ReadOptions, open_lines, record_rows
 from bertsmith.corpus.records import Unusable, choose_field
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.corpus.tables import decoded
 from bertsmith.errors import UserError, suggestion
+from bertsmith.finetuning.tasks.cells import class_names, named
 
 Fields = Mapping[str, Any]
 NumberedRow = tuple[int, Fields]
@@ -69,7 +70,7 @@ def open_rows(path: str, report: CorpusReport, *, column: str | None = None, wor
         UserError: The file is not there, or is not what its name says.
     """
     if Path(path).expanduser().is_dir():
-        raise UserError(f"{path} is a folder; name one file with labelled rows")
+        raise UserError(f"{path} is a folder; name one file with rows")
     (file,) = find_files(path)
     try:
         rows = iter(_rows_of(file, report, column, words))
@@ -77,7 +78,7 @@ def open_rows(path: str, report: CorpusReport, *, column: str | None = None, wor
         if first is None:
             raise Unusable("has no row that can be read")
     except Unusable as error:
-        hint = "" if ";" in str(error) else "; name a file with labelled rows"
+        hint = "" if ";" in str(error) else "; name a file with rows"
         raise UserError(f"{path} {error}{hint}") from None
     return chain([first], rows)
 
@@ -98,9 +99,33 @@ def _rows_of(file: FoundFile, report: CorpusReport, column: str | None, words: b
     return _sentences(lines, file.name) if words else ((n, {"text": line}) for n, line in lines)
 
 
+class _Shape(NamedTuple):
+    """What the lines of a file of words have in common."""
+
+    width: int
+    """Columns; 0 where no line tells."""
+
+    has_tabs: bool
+
+    def is_word(self, line: str) -> bool:
+        """Whether a line is a word, or should be; else it is a comment or the begin of a document."""
+        if line.startswith("-DOCSTART-"):
+            return False
+        cells = cells_of(line)
+        is_alike = ("\t" in line) == self.has_tabs and len(cells) == self.width
+        return is_alike or not line.startswith("#") or len(cells) == 1 or not self.width
+
+
+def _shape_of(lines: Sequence[str]) -> _Shape:
+    """As the first line has it that is no comment."""
+    first = next((line for line in lines if line.strip() and not line.startswith(("#", "-DOCSTART-"))), "")
+    return _Shape(len(cells_of(first)), "\t" in first)
+
+
 def _looks_like_columns(lines: Sequence[str]) -> bool:
     """Whether all lines have the same few columns, and tabs or blank lines between sentences."""
-    widths = {len(cells_of(line)) for line in lines if line.strip()}
+    shape = _shape_of(lines)
+    widths = {len(cells_of(line)) for line in lines if line.strip() and shape.is_word(line)}
     is_divided = any("\t" in line for line in lines) or any(not line.strip() for line in lines)
     return len(widths) == 1 and max(widths) <= MOST_COLUMNS and is_divided
 
@@ -114,42 +139,49 @@ def _is_divided_columns(file: FoundFile, options: ReadOptions) -> bool:
 
 def _mappings(rows: Iterable[tuple[int, Any]], name: str, report: CorpusReport) -> Iterator[NumberedRow]:
     for number, value in rows:
-        if isinstance(value, Mapping):
-            yield number, value
+        if isinstance(value, Mapping | str):
+            yield number, {"text": value} if isinstance(value, str) else value
         else:
             report.skip(f"{name}:{number}", "not an object with fields")
 
 
 def _parquet_rows(file: FoundFile) -> Iterator[NumberedRow]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(str(file.path))
+        table = pq.ParquetFile(pa.BufferReader(b"".join(read_blocks(file))) if file.compression else str(file.path))
+        classes = class_names(table.schema_arrow.metadata)
         number = 0
         for batch in table.iter_batches(1_000):
             for value in batch.to_pylist():
                 number += 1
+                value |= {name: named(value[name], names) for name, names in classes.items() if name in value}
                 yield number, {name: decoded(cell) for name, cell in value.items()}
-    except (OSError, ValueError):
+    except (OSError, ValueError, Damage, pa.ArrowException):
         raise UserError(f"{file.path} is not a Parquet file, or damaged; write it again") from None
 
 
 def cells_of(line: str) -> list[str]:
-    """The columns of a line of words: between tabs, or where there are none between spaces."""
-    return line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
+    """The columns of a line of words: between tabs, or where there are none between spaces; others are in words."""
+    line = line.rstrip("\r\n")
+    return line.split("\t") if "\t" in line else [cell for cell in line.split(" ") if cell]
 
 
-def _sentences(lines: Iterable[tuple[int, str]], name: str) -> Iterator[NumberedRow]:
-    """Sentences between blank lines, each a list for each column.
+def _sentences(lines: Iterator[tuple[int, str]], name: str) -> Iterator[NumberedRow]:
+    """Sentences between blank lines, each a list for each column. Comments ("# ...") may stand before each.
 
     Raises:
-        UserError: A line has another number of columns than the first.
+        UserError: A line has another number of columns than the first, or the file is a table.
     """
+    sample = list(islice(lines, _SAMPLE_LINES))
+    shape = _shape_of([line for _, line in sample])
+    refuse_table([line for _, line in sample], shape, name)
     sentence: list[list[str]] = []
     began, width = 0, 0
-    for number, line in chain(lines, [(0, "")]):
+    for number, line in chain(sample, lines, [(0, "")]):
         cells = cells_of(line) if line.strip() else []
-        if cells and cells[0] != "-DOCSTART-":
+        if cells and (sentence or shape.is_word(line)) and cells[0] != "-DOCSTART-":
             width = width or len(cells)
             if len(cells) != width:
                 raise UserError(
@@ -161,6 +193,23 @@ def _sentences(lines: Iterable[tuple[int, str]], name: str) -> Iterator[Numbered
         elif sentence:
             yield began, {str(n): list(column) for n, column in enumerate(zip(*sentence, strict=True), 1)}
             sentence, began = [], 0
+
+
+def refuse_table(lines: Sequence[str], shape: _Shape, name: str) -> None:
+    """Refuse texts where words are looked for.
+
+    Raises:
+        UserError: No blank line divides sentences, and lines have cells of several words, or none like the others.
+    """
+    filled = [line for line in lines if line.strip()]
+    is_divided = len(filled) < len("\n".join(lines).strip().splitlines())
+    cells = [cells_of(line) for line in filled]
+    is_uneven = shape.width > 0 and sum(len(each) == shape.width for each in cells) <= len(cells) / 2
+    if not is_divided and (is_uneven or any(" " in cell.strip() for each in cells for cell in each)):
+        raise UserError(
+            f"{name} is no file of words and tags, a word a line and a blank line after each sentence; "
+            "call a table .csv or .tsv"
+        )
 
 
 def choose_columns(path: str, sample: Sequence[Fields], wanted: Columns | None, *, labelled: bool) -> Columns:
@@ -179,13 +228,15 @@ def choose_columns(path: str, sample: Sequence[Fields], wanted: Columns | None, 
     names = list(dict.fromkeys(name for row in sample for name in row))
     for name in filter(None, (text, pair, label if labelled else None)):
         if name not in names:
-            raise UserError(f"{path} has no column {name!r}{suggestion(name, map(str, names))}")
+            raise UserError(f"{path} has no column {name!r}{suggestion(name, map(_shown, names))}")
     is_columns = names == [str(n) for n in range(1, len(names) + 1)] and isinstance(sample[0].get("1"), list)
     if labelled and not label:
         lower = {name.lower(): name for name in reversed(names)}
         label = names[-1] if is_columns else next((lower[n] for n in LABEL_FIELDS if n in lower), None)
         if label is None or (is_columns and len(names) == 1):
-            raise UserError(f"{path} has no column named 'label'; name it with --label: {', '.join(map(str, names))}")
+            raise UserError(
+                f"{path} has no column named 'label'; name it with --label: {', '.join(map(_shown, names))}"
+            )
     if pair is None:
         text, pair = _usual_pair(names, text, label)
     if not text:
@@ -200,6 +251,11 @@ def choose_columns(path: str, sample: Sequence[Fields], wanted: Columns | None, 
     if text in (pair, label):
         raise UserError(f"column {text!r} of {path} is named twice; text, second text and label are different columns")
     return Columns(text, pair, label)
+
+
+def _shown(name: object) -> str:
+    """The name of a column on one line."""
+    return repr(str(name))[1:-1]
 
 
 def _usual_pair(names: Sequence[str], text: str, label: str | None) -> tuple[str, str | None]:

@@ -28,6 +28,9 @@ LOWER_IS_BETTER = ("rmse",)
 
 CALIBRATION_BINS = 10
 ENTITY_MARKS = ("B-", "I-", "E-", "S-", "L-", "U-")
+BARE_MARKS = {"B", "I", "O", "E", "S", "L", "U", "M"}
+_OTHER_MARKS = {"L": "E", "U": "S", "M": "I"}
+"""Of BILOU and BMES, by what they are called in BIOES, which seqeval reads."""
 
 
 class Scores(NamedTuple):
@@ -72,8 +75,15 @@ def is_better(name: str, score: float, than: float) -> bool:
 
 
 def has_entities(labels: Sequence[str]) -> bool:
-    """Whether tags mark beginnings and insides of entities, as B-X and I-X."""
-    return any(label.startswith(ENTITY_MARKS) for label in labels)
+    """Whether tags mark beginnings and insides of entities, as B-X and I-X, or as B and I where there is one kind."""
+    is_bare = "O" in labels and not {"B", "I"}.isdisjoint(labels) and BARE_MARKS.issuperset(labels)
+    return is_bare or any(label.startswith(ENTITY_MARKS) for label in labels)
+
+
+def entity_tags(labels: Sequence[str]) -> list[str]:
+    """Tags as seqeval reads them: those of BILOU and BMES as of BIOES, and "O" for what marks no entity."""
+    parts = [label.partition("-") for label in labels]
+    return [_OTHER_MARKS.get(mark, mark) + dash + kind if mark in BARE_MARKS else "O" for mark, dash, kind in parts]
 
 
 def score_all(
@@ -165,8 +175,9 @@ def _entities(
     """Entities that are right in kind and extent, as the CoNLL script counts them."""
     from seqeval import metrics
 
-    truth = [[labels[tag] for tag in sentence] for sentence in targets]
-    given = [[labels[tag] for tag in sentence.argmax(1)] for sentence in probabilities]
+    tags = entity_tags(labels)
+    truth = [[tags[tag] for tag in sentence] for sentence in targets]
+    given = [[tags[tag] for tag in sentence.argmax(1)] for sentence in probabilities]
     report = metrics.classification_report(truth, given, output_dict=True, zero_division=0)
     details["by_entity"] = {
         kind: {name: float(value) for name, value in row.items()} for kind, row in report.items() if " avg" not in kind
