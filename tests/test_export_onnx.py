@@ -66,6 +66,10 @@ def agree(source: Path, output: Path, task: str) -> None:
             torch.testing.assert_close(found[name][chosen], values[chosen], rtol=0, atol=1e-4)
 
 
+SLOW_HEADS = [pytest.param(task, marks=pytest.mark.slow) for task in HEADS]
+"""With ModernBERT, whose graphs take 12 s each: `test_8_bit_weights_of_a_modernbert_classifier` makes one always."""
+
+
 @pytest.mark.parametrize("task", ["fill-mask", "feature-extraction", *HEADS])
 def test_a_bert_gives_the_same_in_onnx_runtime(bert: Path, tmp_path: Path, task: str) -> None:
     source = tuned(bert, tmp_path / "model", task) if task in HEADS else bert
@@ -76,7 +80,7 @@ def test_a_bert_gives_the_same_in_onnx_runtime(bert: Path, tmp_path: Path, task:
     agree(source, tmp_path / "out", task)
 
 
-@pytest.mark.parametrize("task", ["fill-mask", pytest.param("feature-extraction", marks=pytest.mark.slow), *HEADS])
+@pytest.mark.parametrize("task", ["fill-mask", pytest.param("feature-extraction", marks=pytest.mark.slow), *SLOW_HEADS])
 def test_a_modernbert_gives_the_same_in_onnx_runtime(modern: Path, tmp_path: Path, task: str) -> None:
     source = modern
     if task in HEADS:
