@@ -67,6 +67,13 @@ def seconds_left(plan: Plan, seconds_per_row: float, *, first_step: int) -> floa
     return seconds_per_row * left / (plan.run.config.training.sequence_length * distributed.world_size())
 
 
+def _about(seconds: float) -> str:
+    """An estimate of time as a person says it."""
+    if seconds < 60:
+        return "less than a minute"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:,.1f} h"
+
+
 def describe(plan: Plan, reporter: Reporter, *, first_step: int, seconds: float) -> None:
     """Say sizes, length, estimated time and levels before the first step."""
     training, manifest = plan.run.config.training, plan.manifest
@@ -87,7 +94,7 @@ def describe(plan: Plan, reporter: Reporter, *, first_step: int, seconds: float)
         f"{training.precision} on {plan.device.type}, {training.micro_batch_size} rows at once"
         + (", compiled" if training.compile == "yes" else "")
         + (f", {distributed.world_size()} processes" if distributed.world_size() > 1 else "")
-        + f"; about {seconds / 60:,.0f} min on this machine"
+        + f"; {_about(seconds)} on this machine"
     )
     reporter.say(
         f"levels: a uniform guess scores {log(config.vocab_size):.2f} nats, "
