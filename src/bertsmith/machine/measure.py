@@ -27,7 +27,10 @@ FASTER = 1.05
 """A choice must win by this factor, so that noise does not decide."""
 
 SECONDS_PER_CHOICE, MOST_SECONDS_PER_CHOICE = 0.4, 0.8
-"""Passes are timed for the first; up to four of them until the second, and always one after that which warms up."""
+"""Passes are timed for the first; up to four of them until the second, and one at least after that which warms up."""
+
+LONG_PASS = 1.5
+"""Seconds. After one that took so long warming up matters no more, unless it was compiled in that time."""
 
 MOST_PASSES = 20
 """Enough to time, however short they are: on a GPU there shall be time for larger micro-batches, too."""
@@ -70,7 +73,7 @@ def seconds_per_micro_batch(
             and sum(times[1:]) < (MOST_SECONDS_PER_CHOICE if len(times) < 5 else SECONDS_PER_CHOICE)
         ):
             times.append(_time_pass(model, losses, batch, precision))
-            if times[0] > hopeless:
+            if times[0] > hopeless or (times[0] > LONG_PASS and losses is sum_losses):
                 break
     finally:  # a GPU without room must have it again
         model.zero_grad(set_to_none=True)

@@ -25,6 +25,7 @@ from bertsmith.machine.measure import (
     compiled_losses,
     halving,
     has_compiler,
+    has_fast_half,
     worth_compiling,
 )
 from bertsmith.machine.memory import even_part, rows_that_fit, training_state
@@ -234,10 +235,11 @@ def decide_by_measuring(plan: Plan, reporter: Reporter, *, is_begun: bool) -> No
     model = plan.keep_first_model()
     state = training_state(model, optimizer=training.optimizer, averaged=training.average_decay > 0)
     if training.precision == "auto":
-        most = rows_that_fit(model, plan.first_rows, "auto", state=state)
-        speed, _ = compare_precisions(model, plan.first_rows, min(share, training.micro_batch_size or share, most))
-        half = distributed.from_main(speed.precision == "bfloat16")
-        run.decide("measured", precision="bfloat16" if half else "float32")
+        if half := has_fast_half(plan.device):
+            most = rows_that_fit(model, plan.first_rows, "auto", state=state)
+            speed, _ = compare_precisions(model, plan.first_rows, min(share, training.micro_batch_size or share, most))
+            half = speed.precision == "bfloat16"
+        run.decide("measured", precision="bfloat16" if distributed.from_main(half) else "float32")
     precision = run.config.training.precision
     if training.micro_batch_size is None:
         most = rows_that_fit(model, plan.first_rows, precision, state=state)
