@@ -2,8 +2,8 @@
 
     python benchmarks/levers.py [--preset bert-mini] [--length 128] [--rounds 5]
 
-The full step (bfloat16, compiled, vocabulary at the masked tokens alone, gradient of
-the loss made with the loss, explicit softmax attention on a CPU, no dropout) is timed
+The full step (bfloat16, or float32 where that is software; compiled, vocabulary at the masked tokens
+alone, gradient of the loss made with the loss, explicit softmax attention on a CPU, no dropout) is timed
 against the same step without one of these, alternately, in one process.
 """
 
@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
+from sides import fast_precision
 from torch import Tensor, nn
 
 from bertsmith import objective
@@ -57,9 +58,10 @@ def pytorch_dropout(values: Tensor, chance: float, *, source: Tensor | None = No
 
 
 def step_of(
-    shape: dict[str, int], rows: int, *, dropout: float = 0.0, precision: str = "bfloat16", kind: str = "adamw"
+    shape: dict[str, int], rows: int, *, dropout: float = 0.0, precision: str | None = None, kind: str = "adamw"
 ) -> Callable[..., None]:
-    """A training step on one batch."""
+    """A training step on one batch, in the faster precision unless one is named."""
+    precision = precision or fast_precision()
     config = BertConfig(**shape, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     torch.manual_seed(0)
     model = BertPretrainingModel(config)

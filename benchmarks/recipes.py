@@ -24,10 +24,9 @@ from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
+from sides import fast_precision
 from time_to_loss import held_out_loss
 
-from bertsmith.machine.work import matrix_rate
 from bertsmith.presets import PRESETS
 
 ROWS = 16
@@ -208,8 +207,7 @@ def main() -> None:
     parser.add_argument("--goal", type=float)
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/recipes"))
     options = parser.parse_args()
-    rates = {kind: matrix_rate(torch.device("cpu"), kind, quick=True) for kind in ("float32", "bfloat16")}
-    options.precision = max(rates, key=lambda kind: rates[kind])
+    options.precision = fast_precision()
     options.output.mkdir(parents=True, exist_ok=True)
     recipes = [each for each in (*STEPS_FROM_2018, *ALONE) if not options.only or each.name in options.only]
     found: dict[str, list[Found]] = {}

@@ -14,6 +14,8 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
+from sides import fast_precision
+
 STEPS = 30
 
 
@@ -22,7 +24,7 @@ def speed(prepared: Path, preset: str, processes: int, rows: int) -> float:
     with tempfile.TemporaryDirectory() as name:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         command = [sys.executable, *(launcher if processes > 1 else []), "-m", "bertsmith", "pretrain", str(prepared)]
-        fixed = ["--compile", "no", "--precision", "bfloat16", "--threads", "1", "--micro-batch-size", str(rows)]
+        fixed = ["--compile", "no", "--precision", fast_precision(), "--threads", "1", "--micro-batch-size", str(rows)]
         sizes = ["--steps", str(STEPS), "--global-batch-size", str(rows * processes), "--validation-every", "1000"]
         run = Path(name) / "run"
         subprocess.run([*command, "-o", str(run), "--preset", preset, *fixed, *sizes], check=True, capture_output=True)

@@ -17,9 +17,16 @@ from typing import Any
 
 import torch
 
+from bertsmith.machine.measure import has_fast_half
+
 WARM_UP = 2
 GPU_LOADER_WORKERS = 2
 """Processes that make the batches for a GPU, on both sides; on a CPU they would only take its time."""
+
+
+def fast_precision(device: str = "cpu") -> str:
+    """Bfloat16, or float32 where that is software."""
+    return "bfloat16" if has_fast_half(torch.device(device)) else "float32"
 
 
 def process_memory(kind: str) -> int:

@@ -5,7 +5,8 @@
 
 PREPARED is what `bertsmith prepare` wrote: both sides learn from the same token ids and
 are measured on the same held-out rows and masks. The Trainer trains `BertForMaskedLM` at
-its fastest flags (bfloat16, compiled, fused AdamW), for each rate and batch as many steps
+its fastest flags (fused AdamW; compiled in bfloat16, or float32 where that is software), for each
+rate and batch as many steps
 as the time allows, the rate falling to 0; the best of these is the baseline. Bertsmith is
 given a twentieth, a tenth, ... of that time as `--budget`, until it reaches the baseline's
 loss, for each seed. Clocks run from the start of the process, compiling included; the last measurement
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sides import fast_precision
 
 BASELINE_PRESET = "bert-mini"
 PROBE_STEPS = 12
@@ -45,6 +47,7 @@ def train_baseline(case: dict[str, Any]) -> None:
     from bertsmith.presets import PRESETS
 
     started = time.monotonic()
+    half = fast_precision() == "bfloat16"  # without it compiling is no gain, either
     transformers.logging.set_verbosity_error()
     folder, length = Path(case["data"]), 128
     shards = open_shards(folder / "data", "train")
@@ -78,8 +81,8 @@ def train_baseline(case: dict[str, Any]) -> None:
             lr_scheduler_type="linear",
             warmup_steps=round(0.06 * steps),
             weight_decay=0.01,
-            bf16=True,
-            torch_compile=True,
+            bf16=half,
+            torch_compile=half,
             optim="adamw_torch_fused",
             use_cpu=not torch.cuda.is_available(),
             save_strategy="no",
