@@ -151,6 +151,27 @@ def test_muon_takes_the_same_matrices_of_modernbert() -> None:
     assert all(name.endswith(("norm.weight", ".bias")) for name in names[1])
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
+def test_muons_scale_multiplies_the_rate_of_its_matrices_alone(weight_decay: float) -> None:
+    config = BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+    moved = []
+    for scale in (1.0, 3.0):
+        torch.manual_seed(0)
+        model = BertPretrainingModel(config)
+        optimizer = make_optimizer(
+            model, weight_decay=weight_decay, beta2=0.98, kind="muon", precision="float32", muon_scale=scale
+        )
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        set_learning_rate(optimizer, 0.01)
+        optimizer.step()
+        moved.append({name: p.detach() - before[name] for name, p in model.named_parameters()})
+    for name, step in moved[0].items():
+        factor = 3.0 if ".blocks." in name and step.ndim == 2 else 1.0
+        torch.testing.assert_close(moved[1][name], factor * step, rtol=1e-4, atol=1e-6)
+
+
 def test_muons_update_is_nearly_orthogonal_and_as_large_as_adamws() -> None:
     torch.manual_seed(0)
     config = BertConfig(

@@ -89,6 +89,7 @@ def test_a_run_with_every_schedule_goes_on_exactly(text: Path, tmp_path: Path) -
         "mask_covering": True,
         "objective": "mlm+sop",
         "clip_updates": True,
+        "muon_scale": 2.0,
         "average_decay": 0.9,
     }
     run(tmp_path / "straight", text, **settings)

@@ -201,6 +201,11 @@ def _levers(training: TrainingConfig) -> list[tuple[str, str]]:
             f"{training.short_length}, for {training.short_share:.0%} of the steps",
         ),
         (training.clip_updates, "updates", "scaled down to a root mean square of 1"),
+        (
+            training.muon_scale != 1,
+            "learning rate of Muon's matrices",
+            f"{training.muon_scale:g} times that of the rest",
+        ),
     )
     return [(name, value) for is_on, name, value in levers if is_on]
 

@@ -103,6 +103,12 @@ class ModelConfig:
             _require(0 <= value < 1, f"{name} is {value}; give a probability in [0, 1)")
 
 
+_ABOVE_0 = (
+    *("global_batch_size", "micro_batch_size", "gradient_accumulation_steps", "epochs", "steps", "learning_rate"),
+    *("muon_scale", "max_grad_norm", "checkpoint_every", "keep", "validation_every", "threads"),
+)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig:
     """How the model is trained. Sizes of batches are counted in rows of `sequence_length` places."""
@@ -125,6 +131,7 @@ class TrainingConfig:
         "muon", "Muon for the matrices of the blocks and AdamW for the rest, or AdamW for all."
     )
     learning_rate: float | None = _setting(None, "Peak learning rate [preset].")
+    muon_scale: float = _setting(1.0, "Learning rate of Muon's matrices, as a multiple of the other weights'.")
     schedule: Literal["linear", "cosine", "constant", "trapezoid"] = _setting(
         "linear",
         "Learning rate after the warm-up: falls to 0 in a line or a cosine, stays, or stays and falls at the end.",
@@ -159,16 +166,10 @@ class TrainingConfig:
     keep: int = _setting(2, "Checkpoints that stay.")
 
     def __post_init__(self) -> None:
-        for name in ("global_batch_size", "micro_batch_size", "gradient_accumulation_steps", "epochs", "steps"):
+        for name in _ABOVE_0:
             value = getattr(self, name)
             _require(value is None or 0 < value < MOST_STEPS, f"{name} is {value}; give a number above 0")
-        for name in ("learning_rate", "max_grad_norm", "checkpoint_every", "keep", "validation_every", "threads"):
-            value = getattr(self, name)
-            _require(value is None or 0 < value < MOST_STEPS, f"{name} is {value}; give a number above 0")
-        _require(
-            self.warmup_steps is None or self.warmup_steps >= 0,
-            f"warmup_steps is {self.warmup_steps}; give 0 or more",
-        )
+        _require((self.warmup_steps or 0) >= 0, f"warmup_steps is {self.warmup_steps}; give 0 or more")
         _require(0 <= self.weight_decay < 1e6, f"weight_decay is {self.weight_decay}; give 0 or more")
         _require(0 <= self.adam_beta2 < 1, f"adam_beta2 is {self.adam_beta2}; give a number in [0, 1)")
         _require(0 <= self.seed < 2**63, f"seed is {self.seed}; give a number from 0 to 2^63 - 1")

@@ -24,15 +24,18 @@ RMS = 0.2
 class Muon(torch.optim.Optimizer):
     """Muon with Nesterov momentum and decoupled weight decay; its learning rate is set before each step."""
 
-    def __init__(self, matrices: Iterable[nn.Parameter], *, weight_decay: float, products: torch.dtype) -> None:
+    def __init__(
+        self, matrices: Iterable[nn.Parameter], *, weight_decay: float, products: torch.dtype, scale: float = 1.0
+    ) -> None:
         """Begin with no momentum.
 
         Args:
             matrices: Parameters [A, B].
             weight_decay: Times the learning rate is taken off the matrices.
             products: Of the iteration: bfloat16, or float32.
+            scale: What `optim.set_learning_rate` multiplies the learning rate with.
         """
-        super().__init__(matrices, {"lr": 0.0, "weight_decay": weight_decay})
+        super().__init__(matrices, {"lr": 0.0, "weight_decay": weight_decay, "scale": scale})
         self._products = products
 
     @torch.no_grad()

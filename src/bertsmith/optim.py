@@ -29,7 +29,7 @@ Schedule = Literal["linear", "cosine", "constant", "trapezoid"]
 class MuonWithAdamW:
     """Two optimizers that act as one: Muon for some matrices, AdamW for everything else.
 
-    Muon's updates have the size of AdamW's, so one learning rate serves both.
+    Muon's updates have the size of AdamW's times a scale, so one learning rate serves both.
     Each rank updates some of Muon's matrices and gets the others from their ranks.
     """
 
@@ -124,6 +124,7 @@ def make_optimizer(
     kind: Literal["adamw", "muon"] = "adamw",
     clip_updates: bool = False,
     precision: str = "bfloat16",
+    muon_scale: float = 1.0,
 ) -> AnyOptimizer:
     """Make the optimizer; its learning rate is set before each step by `set_learning_rate`.
 
@@ -134,6 +135,7 @@ def make_optimizer(
         kind: "muon" uses Muon for the matrices inside `blocks`; embeddings, heads, biases and norms stay with AdamW.
         clip_updates: Use `StableAdamW` for AdamW.
         precision: Of Muon's products, "bfloat16", or "float32": as the weights.
+        muon_scale: Learning rate of Muon's matrices, as a multiple of that of the others.
     """
     fused = next(model.parameters()).device.type in {"cuda", "cpu"}
     chosen = {p for name, p in model.named_parameters() if kind == "muon" and is_of_muon(name, p)}
@@ -148,13 +150,13 @@ def make_optimizer(
         return adamw
     matrices = [p for p in model.parameters() if p in chosen]  # in the model's order, the same in every process
     products = torch.bfloat16 if precision == "bfloat16" else next(model.parameters()).dtype
-    return MuonWithAdamW(adamw, Muon(matrices, weight_decay=weight_decay, products=products))
+    return MuonWithAdamW(adamw, Muon(matrices, weight_decay=weight_decay, products=products, scale=muon_scale))
 
 
 def set_learning_rate(optimizer: AnyOptimizer, learning_rate: float) -> None:
-    """Give the next step its learning rate."""
+    """Give the next step its learning rate; Muon's matrices get a multiple of it."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("scale", 1.0)
 
 
 def learning_rate_at(

@@ -43,8 +43,13 @@ class Preset:
 Family = Literal["bert", "modern"]
 """The 2018 architecture, or ModernBERT."""
 
-MODERN_RECIPE = (("schedule", "trapezoid"), ("mlm_probability", 0.3), ("end_probability", 0.15))
-"""What paid for modern-mini (docs/benchmarks.md, "The recipe, lever by lever")."""
+MODERN_RECIPE = (
+    ("schedule", "trapezoid"),
+    ("mlm_probability", 0.3),
+    ("end_probability", 0.15),
+    ("muon_scale", 2.0),
+)
+"""What paid for modern-tiny and modern-mini (docs/benchmarks.md, "The recipe, lever by lever")."""
 
 PRESETS = {
     "bert-tiny": Preset("bert", 2, 128, 512, 2.5e-3, 2e-3, 16),

@@ -105,6 +105,7 @@ def pretrain(
             kind=training.optimizer,
             clip_updates=training.clip_updates,
             precision=training.precision,
+            muon_scale=training.muon_scale,
         )
         average = WeightAverage(model, training.average_decay) if training.average_decay else None
         if found.folder is not None:
