@@ -43,9 +43,10 @@ class Recipe(NamedTuple):
 
 
 RECIPE_2018 = "--preset bert-SIZE --objective mlm+nsp --optimizer adamw --schedule linear"
-MODERN = "--preset modern-SIZE --objective mlm --optimizer muon --mlm-probability 0.15"
+MODERN = "--preset modern-SIZE --objective mlm --optimizer muon --mlm-probability 0.15 --muon-scale 1"
 BEST = f"{MODERN} --schedule trapezoid"
-RECOMMENDED = f"{BEST} --mlm-probability 0.3 --end-probability 0.15"
+MASKED = f"{BEST} --mlm-probability 0.3 --end-probability 0.15"
+RECOMMENDED = f"{MASKED} --muon-scale 2"
 """Of a flag that is given twice the last counts."""
 
 STEPS_FROM_2018 = (
@@ -54,12 +55,14 @@ STEPS_FROM_2018 = (
     Recipe("Muon", "--preset bert-SIZE --objective mlm --optimizer muon --schedule linear"),
     Recipe("modern encoder", f"{MODERN} --schedule linear"),
     Recipe("trapezoid", BEST),
-    Recipe("mask 30 % to 15 % (recommended)", RECOMMENDED),
+    Recipe("mask 30 % to 15 %", MASKED),
+    Recipe("Muon's matrices at twice the rate (recommended)", RECOMMENDED),
 )
 ALONE = (
     Recipe("8 rows a step", RECOMMENDED, 8),
     Recipe("32 rows a step", RECOMMENDED, 32),
-    Recipe("mask 30 %", f"{BEST} --mlm-probability 0.3"),
+    Recipe("mask 30 %", f"{BEST} --mlm-probability 0.3 --muon-scale 2"),
+    Recipe("Muon's matrices at four times the rate", f"{MASKED} --muon-scale 4"),
     Recipe("two thirds of the rate", f"{RECOMMENDED} --learning-rate RATE*0.67"),
     Recipe("twice the rate", f"{RECOMMENDED} --learning-rate RATE*2"),
     Recipe("decay share 0.6", f"{RECOMMENDED} --decay-share 0.6"),
