@@ -66,7 +66,7 @@ def test_two_processes_decide_together_what_nobody_gave(length: dict[str, object
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert (tmp_path / "two" / "model").is_dir()
-    assert "rows at once, 2 processes; about" in result.stdout
+    assert "rows at once, 2 processes; " in result.stdout
 
 
 def wait_for_steps(folder: Path, count: int) -> None:
