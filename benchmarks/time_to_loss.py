@@ -1,13 +1,14 @@
 """How much of the Trainer's time Bertsmith's modern recipe needs for the Trainer's final held-out loss.
 
     python benchmarks/time_to_loss.py PREPARED [--seconds 1800] [--rates 5e-4 1e-3 2e-3] [--rows 32 64]
-        [--shares 0.05 0.1 0.2 0.4 1] [--seeds 0] [-o FOLDER]
+        [--screen 300 --finalists 1] [--shares 0.05 0.1 0.2 0.4 1] [--seeds 0] [-o FOLDER]
 
 PREPARED is what `bertsmith prepare` wrote: both sides learn from the same token ids and
 are measured on the same held-out rows and masks. The Trainer trains `BertForMaskedLM` at
 its fastest flags (fused AdamW; compiled in bfloat16, or float32 where that is software), for each
 rate and batch as many steps
-as the time allows, the rate falling to 0; the best of these is the baseline. Bertsmith is
+as the time allows, the rate falling to 0; the best of these is the baseline. With `--screen`
+all are given so many seconds first, and only the best `--finalists` of them the whole time. Bertsmith is
 given a twentieth, a tenth, ... of that time as `--budget`, until it reaches the baseline's
 loss, for each seed. Clocks run from the start of the process, compiling included; the last measurement
 and the writing of the model are not counted on either side. Each part that is done is kept in
@@ -15,13 +16,14 @@ the output folder and not done again.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from sides import fast_precision
@@ -118,7 +120,7 @@ def train_baseline(case: dict[str, Any]) -> None:
     (Path(case["out"]) / "baseline.json").write_text(json.dumps(done), encoding="utf-8")
 
 
-def held_out_loss(model_folder: Path, data: Path, most_rows: int = 4096) -> float:
+def held_out_loss(model_folder: Path, data: Path, most_rows: int = 2048) -> float:
     """Loss on the held-out rows that Bertsmith's own runs on masked words are measured on, in float32."""
     from bertsmith.data.batch import collate
     from bertsmith.data.examples import open_rows
@@ -133,25 +135,39 @@ def held_out_loss(model_folder: Path, data: Path, most_rows: int = 4096) -> floa
     return evaluate_loss(load_model(model_folder, heads=True), sum_losses, batches, precision="float32").mlm_loss
 
 
-def baseline(options: argparse.Namespace) -> tuple[float, dict[str, Any]]:
+class Trained(NamedTuple):
+    """A run of the Trainer and what it reached."""
+
+    loss: float
+    rate: float
+    rows: int
+    facts: dict[str, Any]
+    """Its steps, seconds and tokens."""
+
+
+def trained(options: argparse.Namespace, rate: float, rows: int, seconds: float) -> Trained:
+    """The Trainer with one rate and batch for so long, or what it reached before."""
+    out = options.output / f"trainer-{rate:g}-{rows}-{seconds:g}"
+    if not (out / "baseline.json").exists():
+        case = {"data": str(options.data), "out": str(out), "rate": rate, "rows": rows, "seconds": seconds}
+        subprocess.run([sys.executable, __file__, "--baseline", json.dumps(case)], check=True)
+    facts = json.loads((out / "baseline.json").read_text(encoding="utf-8"))
+    loss = held_out_loss(out, options.data)
+    print(
+        f"  Trainer, rate {rate:g}, {rows} rows: {loss:.3f} after {facts['steps']:,} steps, "
+        f"{facts['tokens'] / 1e6:.1f} M tokens in {facts['seconds']:,.0f} s",
+        flush=True,
+    )
+    return Trained(loss, rate, rows, facts)
+
+
+def baseline(options: argparse.Namespace) -> Trained:
     """The lowest loss of the Trainer over rates and batches."""
-    found: list[tuple[float, dict[str, Any]]] = []
-    for rate in options.rates:
-        for rows in options.rows:
-            out = options.output / f"trainer-{rate:g}-{rows}-{options.seconds:g}"
-            if not (out / "baseline.json").exists():
-                case = {"data": str(options.data), "out": str(out), "rate": rate, "rows": rows}
-                case["seconds"] = options.seconds
-                subprocess.run([sys.executable, __file__, "--baseline", json.dumps(case)], check=True)
-            facts = json.loads((out / "baseline.json").read_text(encoding="utf-8"))
-            loss = held_out_loss(out, options.data)
-            found.append((loss, facts | {"rate": rate, "rows": rows}))
-            print(
-                f"  Trainer, rate {rate:g}, {rows} rows: {loss:.3f} after {facts['steps']:,} steps, "
-                f"{facts['tokens'] / 1e6:.1f} M tokens in {facts['seconds']:,.0f} s",
-                flush=True,
-            )
-    return min(found, key=lambda pair: pair[0])
+    cases = list(itertools.product(options.rates, options.rows))
+    if options.screen:
+        screened = sorted(trained(options, rate, rows, options.screen) for rate, rows in cases)
+        cases = [(each.rate, each.rows) for each in screened[: options.finalists]]
+    return min(trained(options, rate, rows, options.seconds) for rate, rows in cases)
 
 
 def ours(options: argparse.Namespace, share: float, seed: int) -> tuple[float, float]:
@@ -185,6 +201,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1800.0)
     parser.add_argument("--rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3])
     parser.add_argument("--rows", type=int, nargs="+", default=[32, 64])
+    parser.add_argument("--screen", type=float, help="seconds")
+    parser.add_argument("--finalists", type=int, default=1)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.4, 1.0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of our side")
     parser.add_argument("--preset", default="modern-mini")
@@ -200,15 +218,16 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     unigram = read_manifest(options.data / "data")["unigram_loss"]
     print(f"{options.data.name}, {torch.get_num_threads()} threads, baseline of {options.seconds:,.0f} s", flush=True)
-    goal, facts = baseline(options)
-    below = unigram - goal
+    best = baseline(options)
+    below = unigram - best.loss
     print(
-        f"baseline {goal:.3f} nats (rate {facts['rate']:g}, {facts['rows']} rows), {below:.2f} below the unigram level"
+        f"baseline {best.loss:.3f} nats (rate {best.rate:g}, {best.rows} rows), {below:.2f} below the unigram level",
+        flush=True,
     )
     if below < 0.3:
         print("that is less than 0.3 nats: the time is too short to compare anything")
-    times = [least_time(options, seed, goal) for seed in options.seeds]
-    ratios = sorted(each / facts["seconds"] for each in times if each is not None)
+    times = [least_time(options, seed, best.loss) for seed in options.seeds]
+    ratios = sorted(each / best.facts["seconds"] for each in times if each is not None)
     if len(ratios) < len(times):
         print(f"the baseline's loss was not reached with {len(times) - len(ratios)} of {len(times)} seeds")
     if ratios:
