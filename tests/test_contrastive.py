@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bertsmith.cli import run as command
-from bertsmith.contrastive import correlate, read_pairs, train_embeddings
+from bertsmith.contrastive import Pairs, correlate, read_pairs, train_embeddings
 from bertsmith.sentence_vectors import load_sentence_encoder
 from labelled import other_model, tiny_encoder, topic_rows, write_rows
 
@@ -127,3 +127,12 @@ def test_a_stopped_training_leaves_nothing_and_says_so(
     assert command(["finetune", str(bert), str(data), "-o", str(tmp_path / "run"), *flags]) == 130
     assert "keeps no checkpoints, and the same command begins anew\n" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+
+
+def test_equal_cosines_correlate_with_nothing() -> None:
+    class Constant:
+        def encode(self, texts: list[str]) -> np.ndarray:
+            return np.ones((len(texts), 4), dtype=np.float32)
+
+    pairs = Pairs(["a", "b"], ["c", "d"], [1.0, 2.0])
+    assert tuple(correlate(Constant(), pairs)) == (0.0, 0.0)  # type: ignore[arg-type]

@@ -299,6 +299,12 @@ def test_a_try_ends_early_when_nothing_improves(encoder: Path, topics: Path, tmp
     assert found["tries"][0]["steps"] < 100
 
 
+def test_labels_that_too_few_rows_leave_out_are_named(encoder: Path, topics: Path, tmp_path: Path) -> None:
+    lines = Listener()
+    tune(tmp_path / "run", encoder, topics, lines, label="topic", epochs=0.1, max_rows=2)
+    assert any("no training row has the label" in line and "raise --max-rows" in line for line in lines.lines)
+
+
 def test_balanced_weights_change_the_weights(encoder: Path, tmp_path: Path) -> None:
     rows = [row for number, row in enumerate(topic_rows(300)) if row["topic"] != "food" or number % 10 == 0]
     path = write_rows(tmp_path / "rows.csv", rows)

@@ -167,12 +167,14 @@ def read_pairs(path: str) -> Pairs:
 
 
 def correlate(encoder: SentenceEncoder, pairs: Pairs) -> Correlation:
-    """Correlation of the cosines of pairs with their scores."""
+    """Correlation of the cosines of pairs with their scores; 0 where all cosines are the same."""
     from scipy.stats import pearsonr, spearmanr
 
     one, other = (encoder.encode(texts) for texts in (pairs.first, pairs.second))
     lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     cosines = (one * other).sum(1) / np.maximum(lengths, 1e-12)
+    if np.ptp(cosines) == 0:
+        return Correlation(0.0, 0.0)
     return Correlation(*(float(find(cosines, pairs.scores).statistic) for find in (spearmanr, pearsonr)))
 
 

@@ -167,8 +167,13 @@ def _warnings(parts: dict[str, Part], length: int, config: FinetuneConfig, head:
     if cut:
         what = "are read in parts" if head.per_token else "are cut at their end"
         notes.append(f"{cut:,} of {rows:,} rows are longer than {length:,} tokens and {what}")
-    if PROBLEM_TYPES[head.kind] == "single_label_classification" and config.class_weights == "none":
-        counts = label_counts(parts["train"].examples, head.labels)
+    if PROBLEM_TYPES[head.kind] != "single_label_classification":
+        return notes
+    counts = label_counts(parts["train"].examples, head.labels)
+    if missing := [name for name, count in counts.items() if not count]:
+        few = "; raise --max-rows" if config.max_rows is not None else ""
+        notes.append(f"no training row has the label {missing[0]!r}{_and_more(missing)}, so it is not learnt{few}")
+    elif config.class_weights == "none":
         rarest = min(counts, key=lambda name: counts[name])
         share = counts[rarest] / sum(counts.values())
         if share * len(counts) < RARE:
@@ -177,3 +182,7 @@ def _warnings(parts: dict[str, Part], length: int, config: FinetuneConfig, head:
                 "try --class-weights balanced --metric macro_f1"
             )
     return notes
+
+
+def _and_more(names: Sequence[str]) -> str:
+    return f" (nor {len(names) - 1:,} others)" if len(names) > 1 else ""
