@@ -273,7 +273,7 @@ def _card(encoder: SentenceEncoder, metrics: Mapping[str, Any]) -> str:
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return f"""# Trained for sentence vectors
 
-Contrastively, without labels (SimCSE, arXiv:2104.08821): each sentence twice under different dropout. A vector is \\
+Contrastively, without labels (SimCSE, arXiv:2104.08821): each sentence twice under different dropout. A vector is \
 {"the mean over the tokens" if encoder.pooling == "mean" else "a layer with tanh over `[CLS]`"}.
 
 | | |
