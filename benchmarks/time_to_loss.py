@@ -135,6 +135,14 @@ def held_out_loss(model_folder: Path, data: Path, most_rows: int = 2048) -> floa
     return evaluate_loss(load_model(model_folder, heads=True), sum_losses, batches, precision="float32").mlm_loss
 
 
+def measured_once(out: Path, model_folder: Path, data: Path) -> float:
+    """`held_out_loss`, kept in the output folder."""
+    kept = out / "held_out.json"
+    if not kept.exists():
+        kept.write_text(json.dumps(held_out_loss(model_folder, data)), encoding="utf-8")
+    return float(json.loads(kept.read_text(encoding="utf-8")))
+
+
 class Trained(NamedTuple):
     """A run of the Trainer and what it reached."""
 
@@ -152,7 +160,7 @@ def trained(options: argparse.Namespace, rate: float, rows: int, seconds: float)
         case = {"data": str(options.data), "out": str(out), "rate": rate, "rows": rows, "seconds": seconds}
         subprocess.run([sys.executable, __file__, "--baseline", json.dumps(case)], check=True)
     facts = json.loads((out / "baseline.json").read_text(encoding="utf-8"))
-    loss = held_out_loss(out, options.data)
+    loss = measured_once(out, out, options.data)
     print(
         f"  Trainer, rate {rate:g}, {rows} rows: {loss:.3f} after {facts['steps']:,} steps, "
         f"{facts['tokens'] / 1e6:.1f} M tokens in {facts['seconds']:,.0f} s",
@@ -170,28 +178,46 @@ def baseline(options: argparse.Namespace) -> Trained:
     return min(trained(options, rate, rows, options.seconds) for rate, rows in cases)
 
 
-def ours(options: argparse.Namespace, share: float, seed: int) -> tuple[float, float]:
-    """Held-out loss of a run with a share of the time, and the seconds from its start to the end of its steps."""
-    from bertsmith.checkpoint import newest_checkpoint, read_state
+class Ours(NamedTuple):
+    """A run of our side."""
 
-    out = options.output / (f"{options.preset}-{share:g}-{options.seconds:g}" + (f"-seed-{seed}" if seed else ""))
+    preset: str
+    loss: float
+    tokens: int
+    seconds: float
+    """From its start to the end of its steps."""
+
+
+def ours(options: argparse.Namespace, share: float, seed: int) -> Ours:
+    """A run with a share of the time, or what it reached before."""
+    from bertsmith.checkpoint import newest_checkpoint, read_state
+    from bertsmith.run_folder import read_run
+
+    what = options.preset or "modern"
+    out = options.output / (f"{what}-{share:g}-{options.seconds:g}" + (f"-seed-{seed}" if seed else ""))
     if not (out / "model").exists():
         command = [sys.executable, "-m", "bertsmith", "pretrain", str(options.data), "-o", str(out)]
-        command += ["--preset", options.preset, "--budget", f"{share * options.seconds:g}s", "--seed", str(seed)]
+        command += ["--preset", options.preset] if options.preset else ["--family", "modern"]
+        command += ["--budget", f"{share * options.seconds:g}s", "--seed", str(seed)]
         command += ["--validation-every", "1000000"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     checkpoint = newest_checkpoint(out / "checkpoints").folder
     assert checkpoint is not None
-    return held_out_loss(out / "model", options.data), read_state(checkpoint)["wall_seconds"]
+    state, loss = read_state(checkpoint), measured_once(out, out / "model", options.data)
+    return Ours(read_run(out).config.model.preset, loss, state["tokens"], state["wall_seconds"])
 
 
 def least_time(options: argparse.Namespace, seed: int, goal: float) -> float | None:
     """Seconds of the shortest run that reaches a loss; None where none does."""
     for share in sorted(options.shares):
-        loss, seconds = ours(options, share, seed)
-        print(f"  {options.preset}, seed {seed}, {share:.0%} of the time ({seconds:,.0f} s): {loss:.3f}", flush=True)
-        if loss <= goal:
-            return seconds
+        run = ours(options, share, seed)
+        print(
+            f"  {run.preset}, seed {seed}, {share:.1%} of the time ({run.seconds:,.0f} s, {run.tokens / 1e6:.2f} M "
+            f"tokens): {run.loss:.3f}",
+            flush=True,
+        )
+        if run.loss <= goal:
+            return run.seconds
     return None
 
 
@@ -205,7 +231,7 @@ def main() -> None:
     parser.add_argument("--finalists", type=int, default=1)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.4, 1.0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of our side")
-    parser.add_argument("--preset", default="modern-mini")
+    parser.add_argument("--preset", help="of our side [the size of modern-* that the budget takes]")
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/time-to-loss"))
     parser.add_argument("--baseline", help=argparse.SUPPRESS)
     options = parser.parse_args()
