@@ -96,9 +96,9 @@ def plan_run(text: tuple[str, ...], output: Path | None, config: Path | None, **
     reporter = make_reporter()
     try:
         run_pretraining(folder, given, origin, reporter, plan_only=True, started=STARTED)
+        reporter.say(f"the plan is {folder / 'config.toml'}; nothing was trained")
     finally:
         reporter.close()
-    click.echo(f"the plan is {folder / 'config.toml'}; nothing was trained")
 
 
 @app.command()

@@ -18,8 +18,6 @@ from bertsmith.errors import UserError, suggestion
 from bertsmith.presets import PRESETS
 from bertsmith.strict import from_mapping
 
-Origin = Literal["default", "preset", "file", "flag", "init", "measured", "memory"]
-
 
 def _setting(default: Any, help_text: str) -> Any:
     """Declare a field with its line of help."""
@@ -59,7 +57,7 @@ class DataConfig:
             f"validation_fraction is {fraction}; give a share between 0 and 1, such as 0.01",
         )
         _require(
-            self.vocab_size is None or self.vocab_size > 5,
+            self.vocab_size is None or 5 < self.vocab_size < 1_000_000,
             f"vocab_size is {self.vocab_size}; give a number such as 8192, or leave it out",
         )
         _require(
@@ -168,7 +166,9 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in _ABOVE_0:
             value = getattr(self, name)
-            _require(value is None or 0 < value < MOST_STEPS, f"{name} is {value}; give a number above 0")
+            _require(
+                value is None or 0 < value < MOST_STEPS, f"{name} is {value}; give a number above 0 and below 1e12"
+            )
         _require((self.warmup_steps or 0) >= 0, f"warmup_steps is {self.warmup_steps}; give 0 or more")
         _require(0 <= self.weight_decay < 1e6, f"weight_decay is {self.weight_decay}; give 0 or more")
         _require(0 <= self.adam_beta2 < 1, f"adam_beta2 is {self.adam_beta2}; give a number in [0, 1)")

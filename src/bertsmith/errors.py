@@ -11,6 +11,11 @@ class UserError(ValueError):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's exception says, in one line; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def suggestion(wrong: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """Say which known name was probably meant.
 

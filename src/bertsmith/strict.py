@@ -31,7 +31,10 @@ def check_value(name: str, value: Any, expected: Any) -> Any:
             raise UserError(f'{name} is {value!r}; give a list of strings, such as ["my_texts/"]')
         return tuple(value)
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise UserError(f"{name} has too many digits; give a smaller number") from None
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
         raise UserError(f"{name} is {value!r}; give a value of type {expected.__name__}")
     return value

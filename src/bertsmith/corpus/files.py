@@ -103,7 +103,7 @@ def find_files(source: str) -> list[FoundFile]:
     Raises:
         UserError: The path does not exist or is no file, or the folder holds no file.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.is_dir():
         found = [FoundFile(file, _shown(file.relative_to(path)), False) for file in _walk(path)]
         if not found and _is_run(str(path), os.listdir(path)):
@@ -246,7 +246,7 @@ def _open(file: FoundFile) -> Any:
         case "zstd":
             import pyarrow
 
-            return pyarrow.input_stream(str(file.path), compression="zstd")
+            return pyarrow.input_stream(file.path.open("rb"), compression="zstd")
     return file.path.open("rb")
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bertsmith.errors import UserError
+from bertsmith.errors import UserError, first_line
 from bertsmith.evaluation.foreign import quiet
 from bertsmith.export.runtime import Session, require_onnx
 from bertsmith.finetuning.any_classifier import ForeignClassifier, read_classifier
@@ -164,8 +164,9 @@ def write_graph(folder: Path, task: str, ours: Ours, path: Path) -> None:
                 folder, use_safetensors=True, local_files_only=True, trust_remote_code=False, **bare
             )
         except (OSError, ValueError) as error:
-            why = str(error).strip().splitlines()[0]
-            raise UserError(f"transformers {transformers.__version__} does not read {folder}: {why}") from error
+            raise UserError(
+                f"transformers {transformers.__version__} does not read {folder}: {first_line(error)}"
+            ) from error
         try:
             program = torch.onnx.export(
                 _Named(network.float().eval(), list(inputs), names),
@@ -177,7 +178,7 @@ def write_graph(folder: Path, task: str, ours: Ours, path: Path) -> None:
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
-            why = str(error.__cause__ or error).splitlines()[0]
+            why = first_line(error.__cause__ or error)
             raise UserError(
                 f"{folder} cannot be traced with torch {torch.__version__} and transformers "
                 f"{transformers.__version__} ({why}); try other versions of them"

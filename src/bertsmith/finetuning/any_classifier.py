@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from bertsmith.errors import UserError
+from bertsmith.errors import UserError, first_line
 from bertsmith.evaluation.foreign import load_foreign_tokenizer, load_network, quiet_transformers, to_rows
 from bertsmith.model import MODEL_TYPES, Packed, architecture, read_config
 from bertsmith.model.classifier import BertClassifier, Head, ModernBertClassifier, read_head
@@ -197,7 +197,7 @@ def refuse_unfit(folder: Path, head: Head) -> None:
         with torch.no_grad():
             model(ids, torch.zeros_like(ids), packed, torch.arange(len(ids)))
     except Exception as error:  # whatever it raises means that it does not read as an encoder does
-        line = next(iter(str(error).splitlines()), type(error).__name__)
+        line = first_line(error)
         raise UserError(f"{folder} holds no encoder to classify with: {line}") from error
 
 

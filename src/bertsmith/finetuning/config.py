@@ -77,7 +77,7 @@ class FinetuneConfig:
         positive = ("epochs", "validation_every", "learning_rate", "max_grad_norm", "threads", "checkpoint_every")
         for name in (*positive, "max_rows", "patience", "tries", "batch_size", "micro_batch_tokens"):
             value = getattr(self, name)
-            _require(value is None or 0 < value < 1e12, f"{name} is {value}; give a number above 0")
+            _require(value is None or 0 < value < 1e12, f"{name} is {value}; give a number above 0 and below 1e12")
         fraction = self.validation_fraction
         _require(0 < fraction < 0.9, f"validation_fraction is {fraction}; give a share in (0, 0.9)")
         fraction = self.test_fraction
@@ -92,6 +92,9 @@ class FinetuneConfig:
         fits = self.label_separator is None or self.task in ("auto", "multi-label")
         _require(fits, f"label_separator is given and task is '{self.task}'; several labels at once are multi-label")
 
+
+FOUND_OUT = frozenset({"task", "device", "precision"})
+"""Settings that "auto" leaves to the data and the machine. Elsewhere it may be the name of a column."""
 
 FREE_SETTINGS = frozenset({"checkpoint_every"})
 """Settings that change no weight: a resume may change them."""

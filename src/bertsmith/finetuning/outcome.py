@@ -164,6 +164,10 @@ def model_card(outcome: Outcome) -> str:
         for part, judged in outcome.judged.items()
         for name, value in judged.scores.values.items()
     ]
+    tested = "; the test rows were looked at once" if "test" in outcome.judged else ""
+    calibrated = "- A probability is only as good as the calibration error above says.\n"
+    if task.kind == "regression":
+        calibrated = ""
     chosen = outcome.tries[outcome.chosen - 1]
     settings = [
         ("task", task.kind),
@@ -197,7 +201,7 @@ model = pipeline("{tag}", "path/to/this/folder"{cut})
 ## Results
 
 {_table(("measure", "value"), rows)}
-The validation rows chose the weights, so their figures are too good; the test rows were looked at once.
+The validation rows chose the weights, so their figures are too good{tested}.
 
 ## Recipe
 
@@ -205,8 +209,7 @@ The validation rows chose the weights, so their figures are too good; the test r
 ## Limits
 
 - It knows the rows it was fine-tuned on, and their topics, labels and errors; elsewhere it is worse.
-- A probability is only as good as the calibration error above says.
-- Nobody checked it for bias.
+{calibrated}- Nobody checked it for bias.
 """
 
 

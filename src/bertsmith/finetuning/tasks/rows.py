@@ -6,9 +6,9 @@ that of its first line. A file of plain text has one row a line, with the field
 "text".
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from bertsmith.corpus.files import Damage, FoundFile, find_files, read_blocks
@@ -69,7 +69,7 @@ def open_rows(path: str, report: CorpusReport, *, column: str | None = None, wor
     Raises:
         UserError: The file is not there, or is not what its name says.
     """
-    if Path(path).expanduser().is_dir():
+    if os.path.isdir(os.path.expanduser(path)):
         raise UserError(f"{path} is a folder; name one file with rows")
     (file,) = find_files(path)
     try:
