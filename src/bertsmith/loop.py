@@ -18,7 +18,7 @@ from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted, leave_signals_to_the_run, listening
 from bertsmith.machine.work import matrix_rate
 from bertsmith.metrics import MetricsLog
-from bertsmith.model import AnyPretrainingModel
+from bertsmith.model import AnyPretrainingModel, has_dropout
 from bertsmith.objective import sum_losses
 from bertsmith.optim import AnyOptimizer, MuonWithAdamW, learning_rate_at, set_learning_rate
 from bertsmith.planning.pace import Pace, quick_rows
@@ -59,7 +59,8 @@ def train(
         UserError: A checkpoint could not be written, or the losses stay not finite.
     """
     plan.run.trains = True
-    training, device = plan.run.config.training, plan.device
+    training, device, config = plan.run.config.training, plan.device, plan.config
+    draws = has_dropout(config)
     pace = Pace(plan, state["step"])
     batches = load_batches(plan, first_step=state["step"])
     watch = plan.watch(reporter)
@@ -89,7 +90,7 @@ def train(
                     optimizer,
                     max_grad_norm=training.max_grad_norm,
                     precision=training.precision,
-                    dropout_key=(training.seed, step) if plan.has_dropout else None,
+                    dropout_key=(training.seed, step) if draws else None,
                 )
             except StepTooLarge:
                 take_smaller_micro_batches(plan, reporter)
@@ -104,7 +105,7 @@ def train(
             record = result.record(step, learning_rate, seconds, stage.places)
             record |= {
                 "input_wait": round(waited / seconds, 5),
-                "matrix_share": round(work_of_step(plan.config, training, stage, step) / seconds / peak, 4),
+                "matrix_share": round(work_of_step(config, training, stage, step) / seconds / peak, 4),
             }
             with average.in_place() if average else nullcontext():
                 record |= measure_if_due(plan, model, step, diary)
