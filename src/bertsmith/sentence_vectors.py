@@ -27,6 +27,7 @@ from bertsmith.finetuning.tasks.encoding import encode_texts
 from bertsmith.model import AnyModel, BertModel, BertPooler, Packed, architecture_of
 from bertsmith.model.classifier import SEQUENCE
 from bertsmith.model.folder import ModelFolder, read_config
+from bertsmith.model.packed import mean_tokens
 from bertsmith.step import autocast
 from bertsmith.tokenizer import Tokenizer, load_fitting_tokenizer
 
@@ -92,10 +93,7 @@ class SentenceEncoder:
         if self.pooling == "pooled":
             vectors: Tensor = output.pooled_output.float()
         else:
-            hidden, lengths = output.sequence_output.float(), cu_seqlens.diff().long()
-            sentence = torch.arange(len(lengths), device=hidden.device).repeat_interleave(lengths)
-            sums = hidden.new_zeros(len(lengths), hidden.shape[1]).index_add(0, sentence, hidden)
-            vectors = sums / lengths[:, None]
+            vectors = mean_tokens(output.sequence_output.float(), cu_seqlens)
         return torch.nn.functional.normalize(vectors, dim=-1) if self.normalized else vectors
 
 
