@@ -12,8 +12,8 @@ from typing import Any
 from bertsmith import atomic
 from bertsmith.errors import UserError, first_line
 from bertsmith.export.folder import staged
-from bertsmith.finetuning.any_classifier import inspect_folder, is_foreign
-from bertsmith.model import load_model
+from bertsmith.finetuning.any_classifier import inspect_folder
+from bertsmith.model import is_foreign, load_model
 from bertsmith.reporter import Reporter
 from bertsmith.sentence_vectors import find_encoder
 from bertsmith.tokenizer import load_fitting_tokenizer
