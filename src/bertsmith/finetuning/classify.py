@@ -3,7 +3,6 @@
 import csv
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -133,7 +132,7 @@ def predict_file(
     report = CorpusReport()
     kind, per_token = classifier.head.kind, classifier.head.per_token
     every_label = every_label and kind != "regression"
-    sample, rows = peek(iter(open_rows(path, report, column=text, words=None if per_token else False)))
+    sample, rows = peek(open_rows(path, report, column=text, words=None if per_token else False))
     columns = input_columns(path, sample, classifier, Columns(text or "", text_pair, None))
     trained = classifier.columns
     if not text and trained is not None and columns.text != trained.text:
@@ -144,10 +143,7 @@ def predict_file(
     header += ["prediction"] if kind == "regression" else ["prediction", "probability"]
     header += [f"probability_{label}" for label in classifier.head.labels] if every_label else []
     count, empty, began = 0, 0, time.perf_counter()
-    staging = output.with_name(output.name + atomic.TEMPORARY_SUFFIX)
-    with ExitStack() as stack:
-        stack.callback(staging.unlink, missing_ok=True)
-        handle = stack.enter_context(staging.open("w", encoding="utf-8", newline=""))
+    with atomic.growing(output, "w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(header)
         for chunk in chunks(rows, report, "repair it, since each row gets one prediction"):
@@ -162,9 +158,6 @@ def predict_file(
             count += len(chunk)
             rate = count / (time.perf_counter() - began)
             reporter.progress(f"predicting: {count:,} rows, {rate:,.0f} rows/s", 0.0)
-        handle.flush()
-        atomic.sync_file(staging)
-        staging.rename(output)
     seconds = time.perf_counter() - began
     reporter.say(f"{count:,} rows in {seconds:.1f} s ({count / seconds:,.0f} rows/s), written to {output}")
     if empty:

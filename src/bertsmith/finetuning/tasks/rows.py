@@ -54,7 +54,9 @@ class Columns(NamedTuple):
         return f"text {self.text!r}{pair}" + (f", label {self.label!r}" if self.label else "")
 
 
-def open_rows(path: str, report: CorpusReport, *, column: str | None = None, words: bool | None = None) -> Any:
+def open_rows(
+    path: str, report: CorpusReport, *, column: str | None = None, words: bool | None = None
+) -> Iterator[NumberedRow]:
     """Read a file, row by row.
 
     Args:
@@ -63,7 +65,7 @@ def open_rows(path: str, report: CorpusReport, *, column: str | None = None, wor
         column: A column that was named, by which the header of a table is known.
         words: Whether plain text is columns of words; None: if it looks like them.
 
-    Yields:
+    Returns:
         The rows; nothing is held but what is being read.
 
     Raises:
