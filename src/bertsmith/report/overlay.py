@@ -7,8 +7,9 @@ from bertsmith.config import flat
 from bertsmith.report.charts import Series, add_chart
 from bertsmith.report.facts import RunFacts
 from bertsmith.report.html import add, add_table, new_page, section
-from bertsmith.report.page import add_heading, duration, evaluation_rows, level_series, state
+from bertsmith.report.page import add_heading, evaluation_rows, level_series, state
 from bertsmith.report.settings import command, hashes, shown
+from bertsmith.reporter import duration
 
 NOTICE = "This page shows names of your files and your settings. Share it only with those who may see them."
 

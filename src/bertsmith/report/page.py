@@ -10,6 +10,7 @@ from bertsmith.report.data import add_data
 from bertsmith.report.facts import RunFacts
 from bertsmith.report.html import add, add_table, bar, new_page, readable, section
 from bertsmith.report.settings import add_settings
+from bertsmith.reporter import duration
 
 NOTICE = (
     "This page shows your own text: held-out sentences, the most frequent pieces, and names of files. "
@@ -82,13 +83,6 @@ def held_out(facts: RunFacts) -> Mapping[str, Any]:
 def _share_of_peak(facts: RunFacts) -> str:
     share = facts.steps.recent("matrix_share")
     return "" if share is None else f"{share:.0%} of the machine's matrix rate"
-
-
-def duration(seconds: float) -> str:
-    """A time as a person says it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _add_curves(main: Element, facts: RunFacts) -> None:
