@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bertsmith import atomic
+from bertsmith.card import markdown_table
 from bertsmith.finetuning.config import FinetuneConfig
 from bertsmith.finetuning.tasks.dataset import Part, TaskData
 from bertsmith.finetuning.tasks.examples import label_counts
@@ -200,19 +201,14 @@ model = pipeline("{tag}", "path/to/this/folder"{cut})
 
 ## Results
 
-{_table(("measure", "value"), rows)}
+{markdown_table(("measure", "value"), rows)}
 The validation rows chose the weights, so their figures are too good{tested}.
 
 ## Recipe
 
-{_table(("setting", "value"), settings)}
+{markdown_table(("setting", "value"), settings)}
 ## Limits
 
 - It knows the rows it was fine-tuned on, and their topics, labels and errors; elsewhere it is worse.
 {calibrated}- Nobody checked it for bias.
 """
-
-
-def _table(header: tuple[str, str], rows: list[tuple[str, str]]) -> str:
-    lines = [f"| {header[0]} | {header[1]} |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
-    return "\n".join(lines) + "\n"
