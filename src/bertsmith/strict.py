@@ -1,12 +1,18 @@
 """Strict building of configs: an unknown key or a value of the wrong type is an error, with a suggestion."""
 
 from collections.abc import Mapping
+from dataclasses import field
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from bertsmith.errors import UserError, suggestion
 
 Config = TypeVar("Config")
+
+
+def setting(default: Any, help_text: str) -> Any:
+    """Declare a field of a config with its line of help."""
+    return field(default=default, metadata={"help": help_text})
 
 
 def check_value(name: str, value: Any, expected: Any) -> Any:

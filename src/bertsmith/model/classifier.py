@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bertsmith.errors import UserError
+from bertsmith.errors import UserError, require
 from bertsmith.model.bert import BertConfig, BertModel, BertPooler
 from bertsmith.model.bert_folder import BERT, write_bert
-from bertsmith.model.check import require
 from bertsmith.model.dropout import Dropout
 from bertsmith.model.folder import ModelFolder, read_config
 from bertsmith.model.heads import activation, initialize
