@@ -18,6 +18,9 @@ from bertsmith.errors import UserError, require, suggestion
 from bertsmith.presets import PRESETS
 from bertsmith.strict import from_mapping, setting
 
+TRAINED = ("wordpiece", "bpe")
+"""Values of `DataConfig.tokenizer` that ask for a new tokenizer; any other is a path."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
@@ -51,7 +54,7 @@ class DataConfig:
             f"vocab_size is {self.vocab_size}; give a number such as 8192, or leave it out",
         )
         require(
-            self.vocab_size is None or self.tokenizer in ("wordpiece", "bpe"),
+            self.vocab_size is None or self.tokenizer in TRAINED,
             f"vocab_size is {self.vocab_size}, but the tokenizer {self.tokenizer} exists already and keeps its own; "
             "leave one out",
         )

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from bertsmith.config import DataConfig
+from bertsmith.config import TRAINED, DataConfig
 from bertsmith.corpus import CorpusReport
 from bertsmith.errors import UserError, suggestion
 from bertsmith.prepare.chunks import section_share, split_of
 from bertsmith.prepare.facts import measure_split, most_frequent, unigram_loss
-from bertsmith.prepare.fingerprint import TRAINED, Inputs, difference, held_out_share, read_inputs
+from bertsmith.prepare.fingerprint import Inputs, difference, held_out_share, read_inputs
 from bertsmith.prepare.folder import PreparedFolder
 from bertsmith.prepare.job import Job, Progress, Report, tell_nobody
 from bertsmith.prepare.tokenising import make_shards
