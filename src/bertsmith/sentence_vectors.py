@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bertsmith.errors import UserError
 from bertsmith.finetuning.folder import find_model
-from bertsmith.finetuning.tasks.batches import by_length, collate
+from bertsmith.finetuning.tasks.batches import CPU_PLACES, GPU_PLACES, by_length, collate
 from bertsmith.finetuning.tasks.encoding import encode_texts
 from bertsmith.model import AnyModel, BertModel, BertPooler, Packed, architecture_of
 from bertsmith.model.classifier import SEQUENCE
@@ -36,9 +36,6 @@ FloatArray = npt.NDArray[np.float32]
 
 MODULES, SETTINGS = "modules.json", "sentence_bert_config.json"
 """The first marks a folder of sentence-transformers; the second stands beside the encoder."""
-
-CPU_PLACES, GPU_PLACES = 2048, 32768
-"""Token places computed at once: as many as a cache holds; as many as keep a GPU busy."""
 
 
 @dataclass(slots=True)

@@ -11,19 +11,17 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from bertsmith.corpus import Section, split_sentences
+from bertsmith.corpus.documents import WORD_CHARACTERS
 from bertsmith.data.examples import SpecialIds, TrainingRows
 from bertsmith.data.keyed import text_hash
 from bertsmith.data.masking import Masking
-from bertsmith.data.shards import Int64Array
+from bertsmith.data.packing import Int64Array
 from bertsmith.errors import UserError
 from bertsmith.prepare.chunks import section_share, shard_content
 from bertsmith.tokenizer import Tokenizer
 
 TEXT_WORDS = 400_000
 """Of a longer text so many words are measured, about 4,096 rows of 128 tokens."""
-
-_WORD_CHARACTERS = 8
-"""Characters that count as a word where there are fewer spaces, as in Chinese."""
 
 
 class Sample(NamedTuple):
@@ -39,7 +37,7 @@ class Sample(NamedTuple):
 
 def count_words(text: str) -> int:
     """Words by the spaces between them, or eighths of characters where these are more."""
-    return max(len(text.split()), len(text) // _WORD_CHARACTERS)
+    return max(len(text.split()), len(text) // WORD_CHARACTERS)
 
 
 def sample_sections(sections: Iterable[Section], words: int = TEXT_WORDS) -> Sample:

@@ -14,7 +14,8 @@ import numpy as np
 from bertsmith.corpus import Section
 from bertsmith.data.batch import Batch, collate
 from bertsmith.data.examples import TrainingRows
-from bertsmith.data.shards import Int64Array, read_manifest
+from bertsmith.data.packing import Int64Array
+from bertsmith.data.shards import read_manifest
 from bertsmith.evaluation.any_model import AnyModel
 from bertsmith.evaluation.held_out import TextTokens, text_rows
 from bertsmith.evaluation.pll import Tell

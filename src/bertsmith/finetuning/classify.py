@@ -15,12 +15,14 @@ from bertsmith.errors import UserError
 from bertsmith.finetuning.any_classifier import AnyClassifier, read_classifier, tokenizer_of
 from bertsmith.finetuning.folder import SETTINGS, find_model, read_settings
 from bertsmith.finetuning.outcome import answer
+from bertsmith.finetuning.tasks.batches import CPU_PLACES, GPU_PLACES
 from bertsmith.finetuning.tasks.cells import is_missing, words_of
 from bertsmith.finetuning.tasks.encoding import encode_texts
 from bertsmith.finetuning.tasks.examples import Text, as_text
 from bertsmith.finetuning.tasks.objective import probabilities
 from bertsmith.finetuning.tasks.rows import Columns, Fields, NumberedRow, choose_columns, open_rows, peek
-from bertsmith.finetuning.tasks.scoring import FloatArray, all_logits
+from bertsmith.finetuning.tasks.scores import FloatArray
+from bertsmith.finetuning.tasks.scoring import all_logits
 from bertsmith.machine.device import find_device
 from bertsmith.reporter import Reporter
 from bertsmith.tokenizer import Tokenizer, longest_input, replace_surrogates
@@ -33,9 +35,6 @@ CHUNK_CHARACTERS = 16_000_000
 
 FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx", ".npy", ".npz", ".pt", ".safetensors")
 """Ends of names that promise a format."""
-
-CPU_PLACES, GPU_PLACES = 2048, 32768
-"""Token places computed at once: as many as a cache holds; as many as keep a GPU busy."""
 
 
 class Classifier:

@@ -14,8 +14,8 @@ from bertsmith.card import markdown_table
 from bertsmith.finetuning.config import FinetuneConfig
 from bertsmith.finetuning.tasks.dataset import Part, TaskData
 from bertsmith.finetuning.tasks.examples import label_counts
-from bertsmith.finetuning.tasks.scores import majority
-from bertsmith.finetuning.tasks.scoring import FloatArray, Judged
+from bertsmith.finetuning.tasks.scores import FloatArray, majority
+from bertsmith.finetuning.tasks.scoring import Judged
 
 MOST_MISTAKES = 100
 """Rows in mistakes.csv."""

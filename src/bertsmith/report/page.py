@@ -19,6 +19,13 @@ NOTICE = (
 MOST_ROWS = 8
 """Of a table that follows the training; the first and the last are among them."""
 
+RATES = (
+    ("learning rate", "learning_rate", False),
+    ("tokens per second", "tokens_per_second", False),
+    ("share of the machine's peak matrix rate", "matrix_share", True),
+)
+"""Charts of one curve a run: title, name of the value, whether it is a share."""
+
 
 def run_page(facts: RunFacts) -> Element:
     """The page of a run, whatever there is of it."""
@@ -101,11 +108,7 @@ def _add_curves(main: Element, facts: RunFacts) -> None:
     add_chart(charts, "masked words: guessed right", accuracy, x_label=x_label, from_zero=True, percent=True)
     pairs = loss_series(facts, "nsp_accuracy")
     add_chart(charts, "pairs of sentences: told right", [*pairs, *chance], x_label=x_label, percent=True)
-    for title, name, percent in (
-        ("learning rate", "learning_rate", False),
-        ("tokens per second", "tokens_per_second", False),
-        ("share of the machine's peak matrix rate", "matrix_share", True),
-    ):
+    for title, name, percent in RATES:
         line = [Series("", facts.steps.curve(name))]
         add_chart(charts, title, line, x_label=x_label, from_zero=True, percent=percent)
 

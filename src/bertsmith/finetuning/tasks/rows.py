@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from bertsmith.corpus.files import Damage, FoundFile, find_files, read_blocks
 from bertsmith.corpus.formats import PARQUET, RECORDS, ReadOptions, open_lines, record_rows
-from bertsmith.corpus.records import Unusable, choose_field
+from bertsmith.corpus.records import Unusable, choose_field, printable
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.corpus.tables import decoded
 from bertsmith.errors import UserError, suggestion
@@ -230,14 +230,14 @@ def choose_columns(path: str, sample: Sequence[Fields], wanted: Columns | None, 
     names = list(dict.fromkeys(name for row in sample for name in row))
     for name in filter(None, (text, pair, label if labelled else None)):
         if name not in names:
-            raise UserError(f"{path} has no column {name!r}{suggestion(name, map(_shown, names))}")
+            raise UserError(f"{path} has no column {name!r}{suggestion(name, map(printable, names))}")
     is_columns = names == [str(n) for n in range(1, len(names) + 1)] and isinstance(sample[0].get("1"), list)
     if labelled and not label:
         lower = {name.lower(): name for name in reversed(names)}
         label = names[-1] if is_columns else next((lower[n] for n in LABEL_FIELDS if n in lower), None)
         if label is None or (is_columns and len(names) == 1):
             raise UserError(
-                f"{path} has no column named 'label'; name it with --label: {', '.join(map(_shown, names))}"
+                f"{path} has no column named 'label'; name it with --label: {', '.join(map(printable, names))}"
             )
     if pair is None:
         text, pair = _usual_pair(names, text, label)
@@ -253,11 +253,6 @@ def choose_columns(path: str, sample: Sequence[Fields], wanted: Columns | None, 
     if text in (pair, label):
         raise UserError(f"column {text!r} of {path} is named twice; text, second text and label are different columns")
     return Columns(text, pair, label)
-
-
-def _shown(name: object) -> str:
-    """The name of a column on one line."""
-    return repr(str(name))[1:-1]
 
 
 def _usual_pair(names: Sequence[str], text: str, label: str | None) -> tuple[str, str | None]:
