@@ -1,7 +1,7 @@
 """The steps of a run: batches in, updates, a line in the log, checkpoints, and stopping when asked."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from math import isfinite
 from typing import Any, NoReturn
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from bertsmith import distributed
 from bertsmith.averaging import WeightAverage
 from bertsmith.checkpoint import save_checkpoint
-from bertsmith.data.batch import Batch, collate
+from bertsmith.data.batch import Batch, batches_of, collate
 from bertsmith.diary import Diary
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted, leave_signals_to_the_run, listening
@@ -244,12 +244,8 @@ def measure_held_out(plan: Plan, model: torch.nn.Module, most_rows: int) -> Meas
     """Loss on held-out rows with fixed masks, each rank measuring its share."""
     numbers = list(range(min(most_rows, plan.held_out.rows_per_epoch)))[distributed.rank() :: distributed.world_size()]
     size = plan.stages[-1].divide(plan.run.config.training).micro_batch_size
-
-    def batches() -> Iterable[Batch]:
-        for start in range(0, len(numbers), size):
-            yield collate(plan.held_out.__getitems__(numbers[start : start + size])).to(plan.device)
-
-    return evaluate_loss(model, sum_losses, batches(), precision=plan.run.config.training.precision)
+    batches = (batch.to(plan.device) for batch in batches_of(plan.held_out, numbers, size))
+    return evaluate_loss(model, sum_losses, batches, precision=plan.run.config.training.precision)
 
 
 def save(
