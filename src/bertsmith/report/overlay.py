@@ -56,7 +56,7 @@ def _add_curves(main: Element, runs: Sequence[RunFacts], names: Sequence[str]) -
             series.append(Series("" if held_out else run, facts.steps.curve(name, by_tokens=True), "faint", colour))
             series.append(Series(run, held_out, "measured", colour))
         if name == "mlm_loss" and len(levels) == 1:
-            series += level_series("token frequencies alone", levels.pop(), 7)
+            series += level_series("token frequencies alone", levels.pop())
         add_chart(charts, title, series, x_label="tokens read", percent=percent)
     for title, name, percent in RATES:
         lines = [

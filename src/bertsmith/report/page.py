@@ -82,7 +82,7 @@ def _add_cards(main: Element, facts: RunFacts) -> None:
 def held_out(facts: RunFacts) -> Mapping[str, Any]:
     """Means over the held-out text, at the end or when it was measured last."""
     if facts.evaluation is not None and facts.evaluation.get("step") == facts.steps.last:
-        return {name: value for name, value in facts.evaluation.items() if value == value}
+        return facts.evaluation
     last = facts.steps.validations[-1] if facts.steps.validations else {}
     return {name.removeprefix("validation_"): value for name, value in last.items() if name.startswith("validation_")}
 
@@ -97,23 +97,23 @@ def _add_curves(main: Element, facts: RunFacts) -> None:
     charts = add(part, "div", class_="charts")
     levels = facts.manifest or {}
     masked = [
-        *loss_series(facts, "mlm_loss"),
-        *level_series("token frequencies alone", levels.get("unigram_loss"), 7),
+        *value_series(facts, "mlm_loss"),
+        *level_series("token frequencies alone", levels.get("unigram_loss")),
     ]
     x_label = "step"
     add_chart(charts, "masked words: loss, nats", masked, x_label=x_label)
-    chance = level_series("chance", 0.5, 7)
-    add_chart(charts, "pairs of sentences: loss, nats", loss_series(facts, "nsp_loss"), x_label=x_label)
-    accuracy = [*loss_series(facts, "mlm_accuracy")]
+    chance = level_series("chance", 0.5)
+    add_chart(charts, "pairs of sentences: loss, nats", value_series(facts, "nsp_loss"), x_label=x_label)
+    accuracy = value_series(facts, "mlm_accuracy")
     add_chart(charts, "masked words: guessed right", accuracy, x_label=x_label, from_zero=True, percent=True)
-    pairs = loss_series(facts, "nsp_accuracy")
+    pairs = value_series(facts, "nsp_accuracy")
     add_chart(charts, "pairs of sentences: told right", [*pairs, *chance], x_label=x_label, percent=True)
     for title, name, percent in RATES:
         line = [Series("", facts.steps.curve(name))]
         add_chart(charts, title, line, x_label=x_label, from_zero=True, percent=percent)
 
 
-def loss_series(facts: RunFacts, name: str) -> list[Series]:
+def value_series(facts: RunFacts, name: str) -> list[Series]:
     """A value in training, and held out."""
     return [
         Series("training text", facts.steps.curve(name), "faint"),
@@ -121,9 +121,9 @@ def loss_series(facts: RunFacts, name: str) -> list[Series]:
     ]
 
 
-def level_series(name: str, value: float | None, colour: int) -> list[Series]:
+def level_series(name: str, value: float | None) -> list[Series]:
     """A level to compare with."""
-    return [] if value is None else [Series(f"{name}, {value:.3g}", [(0.0, value)], "level", colour)]
+    return [] if value is None else [Series(f"{name}, {value:.3g}", [(0.0, value)], "level", 7)]
 
 
 def spread(items: Sequence[Any], most: int = MOST_ROWS) -> list[Any]:

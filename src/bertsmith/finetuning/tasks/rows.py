@@ -214,7 +214,7 @@ def refuse_table(lines: Sequence[str], shape: _Shape, name: str) -> None:
         )
 
 
-def choose_columns(path: str, sample: Sequence[Fields], wanted: Columns | None, *, labelled: bool) -> Columns:
+def choose_columns(path: str, sample: Sequence[Fields], wanted: Columns, *, labelled: bool) -> Columns:
     """Find the fields that hold text, second text and label.
 
     Args:
@@ -226,7 +226,7 @@ def choose_columns(path: str, sample: Sequence[Fields], wanted: Columns | None, 
     Raises:
         UserError: A field is not there, or cannot be told.
     """
-    text, pair, label = wanted or ("", None, None)
+    text, pair, label = wanted
     names = list(dict.fromkeys(name for row in sample for name in row))
     for name in filter(None, (text, pair, label if labelled else None)):
         if name not in names:
