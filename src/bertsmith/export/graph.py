@@ -21,7 +21,7 @@ from bertsmith.export.runtime import Session, require_onnx
 from bertsmith.finetuning.any_classifier import ForeignClassifier, read_classifier
 from bertsmith.model import AnyConfig, architecture, architecture_of, load_model, pad, unpad
 from bertsmith.model.classifier import SEQUENCE, TOKEN, BertClassifier, ModernBertClassifier
-from bertsmith.model.folder import ModelFolder, Naming, read_config
+from bertsmith.model.folder import ModelFolder, read_config
 from bertsmith.sentence_vectors import read_encoder
 
 TASKS = {
@@ -81,15 +81,11 @@ def task_of(folder: Path, wanted: str = "auto") -> str:
         return "text-classification"
     if name.endswith("ForTokenClassification"):
         return "token-classification"
-    return "fill-mask" if _has(folder, _naming(folder).mlm_head) else "feature-extraction"
-
-
-def _naming(folder: Path) -> Naming:
-    return architecture_of(folder).naming
+    return "fill-mask" if _has(folder, architecture_of(folder).naming.mlm_head) else "feature-extraction"
 
 
 def _has(folder: Path, prefix: str) -> bool:
-    return ModelFolder(folder, _naming(folder)).has(prefix)
+    return ModelFolder(folder, architecture_of(folder).naming).has(prefix)
 
 
 def our_outputs(folder: Path, task: str) -> Ours:
