@@ -216,7 +216,7 @@ def calibration(confidence: FloatArray, right: npt.NDArray[np.bool_]) -> tuple[f
     return error, rows
 
 
-def majority(kind: Kind, targets: Mapping[str, int]) -> float | None:
+def majority(kind: Kind, counts: Mapping[str, int]) -> float | None:
     """Accuracy of always giving the most frequent label, from how often each one is true; None for other tasks."""
-    total = sum(targets.values())
-    return max(targets.values()) / total if kind in ("classification", "tagging") and total else None
+    total = sum(counts.values())
+    return max(counts.values()) / total if kind in ("classification", "tagging") and total else None
