@@ -4,7 +4,6 @@ import json
 import shutil
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +23,7 @@ from bertsmith.run_folder import read_run
 from bertsmith.strict import from_mapping
 
 from prose import write_prose
-from runs import FLAGS, TINY, Listener, train
+from runs import FLAGS, TINY, Listener, refused, train
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +32,6 @@ def stopped(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.raises(Interrupted):
         train(folder, text, Listener(stop_after=2), steps=4)
     return folder
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
-    """The one line that a mistaken command prints."""
-    assert command([str(each) for each in arguments]) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bertsmith: ")]
-    return line
 
 
 def test_a_tokenizer_is_never_written_into_a_model_or_a_run(
