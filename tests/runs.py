@@ -5,6 +5,11 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bertsmith.cli import run as command
 from bertsmith.pretrain import pretrain
 from bertsmith.reporter import Reporter
 
@@ -58,3 +63,15 @@ def train(
     """Train a model of two small layers for three steps, settings given by flags."""
     given = {**TINY, "text": (str(text),), **changes}
     return pretrain(folder, given, dict.fromkeys(given, "flag"), reporter, started=started)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """Those of the finished model."""
+    return load_file(run / "model" / "model.safetensors")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line that a mistaken command prints."""
+    assert command([str(each) for each in arguments]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bertsmith: ")]
+    return line

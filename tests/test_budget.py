@@ -184,7 +184,7 @@ def decided(monkeypatch: pytest.MonkeyPatch, budget: Budget, **training: Any) ->
         return Speed("float32", SPEED.get(run.config.model.preset, inf))
 
     monkeypatch.setattr("bertsmith.planning.decisions.row_speed", speed)
-    run = Run(Path("unused"), run_config({"training": training}), {"preset": "default"}, is_new=True)
+    run = Run(Path("unused"), run_config({"training": training}), {"preset": "default"})
     ids = dict.fromkeys(("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"), 0)
     words: Any = SimpleNamespace(vocab_size=8192, **ids)
     decide_by_budget(run, Clock(budget), None, words, torch.device("cpu"))  # type: ignore[arg-type]
@@ -211,7 +211,7 @@ def test_a_budget_of_work_is_spent_also_when_the_first_steps_are_smaller(monkeyp
 
 
 def test_without_a_budget_the_family_is_a_mini() -> None:
-    run = Run(Path("unused"), run_config({"model": {"family": "modern"}}), {"family": "flag"}, is_new=True)
+    run = Run(Path("unused"), run_config({"model": {"family": "modern"}}), {"family": "flag"})
     decide_family(run)
     assert run.config.model.preset == "modern-mini"
 

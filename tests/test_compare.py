@@ -169,7 +169,7 @@ def test_counted_words_learn_what_words_tell(
     assert task.test is not None
     plain, words = baselines(task, metric)
     targets = task.test.by_row(task.test.targets)
-    values = [score_all(task.kind, task.head.labels, each.probabilities, targets).values for each in (plain, words)]
+    values = [score_all(task.kind, task.head.labels, each.probabilities[0], targets).values for each in (plain, words)]
     assert values[1][metric] > least
     assert values[1][metric] > values[0][metric]
     assert plain.seconds >= 0 < words.rows_per_second
@@ -181,10 +181,10 @@ def test_a_word_gets_the_tag_it_had_most_often(tmp_path: Path) -> None:
     assert task.test is not None
     frequent, words = baselines(task, "accuracy")
     labels = task.head.labels
-    assert [[labels[n] for n in each.argmax(1)] for each in words.probabilities] == [["O", "B-x", "O"]] * len(
+    assert [[labels[n] for n in each.argmax(1)] for each in words.probabilities[0]] == [["O", "B-x", "O"]] * len(
         task.test.examples
     )
-    assert all(labels[n] == "O" for each in frequent.probabilities for n in each.argmax(1))
+    assert all(labels[n] == "O" for each in frequent.probabilities[0] for n in each.argmax(1))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from bertsmith.contrastive import Pairs, correlate, read_pairs, train_embeddings
 from bertsmith.sentence_vectors import load_sentence_encoder
 from labelled import other_model, tiny_encoder, topic_rows, write_rows
 
-from runs import Listener
+from runs import Listener, refused
 
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("scipy")
@@ -80,12 +80,6 @@ def test_a_model_without_dropout_gets_some_and_its_run_can_be_embedded(bert: Pat
     flags = ["--label", "topic", "--epochs", "1", "--threads", "1", "--device", "cpu"]
     assert command(["finetune", str(out), str(data), "-o", str(tmp_path / "tuned"), *flags]) == 0
     assert (tmp_path / "tuned" / "model" / "config.json").is_file()
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    assert command([str(each) for each in arguments]) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bertsmith: ")]
-    return line
 
 
 def test_what_cannot_be_trained_on_is_said_in_one_line(

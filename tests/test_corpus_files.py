@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from bertsmith.corpus import open_corpus
+from bertsmith.corpus.files import find_files, read_blocks
 from bertsmith.errors import UserError
 
 from corpus_helpers import read, texts, write
@@ -174,3 +175,11 @@ def test_file_name_that_is_no_unicode_is_shown(tmp_path: Path) -> None:
         handle.write(b"Some text.")
     assert [file.name for file in open_corpus([str(tmp_path)]).files] == ["caf\ufffd.txt"]
     assert texts(tmp_path) == ["Some text."]
+
+
+def test_a_name_that_is_no_utf_8_is_read_in_every_compression(tmp_path: Path) -> None:
+    for suffix, compress in COMPRESS.items():
+        path = tmp_path / (os.fsdecode(b"\xff") + ".txt" + suffix)
+        path.write_bytes(compress(b"Some text.\n"))
+        (found,) = find_files(str(path))
+        assert b"".join(read_blocks(found)) == b"Some text.\n"

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from bertsmith.cli import run as command
 from bertsmith.errors import UserError
@@ -37,7 +36,7 @@ from labelled import (
     write_rows,
 )
 
-from runs import Listener
+from runs import Listener, weights
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +80,6 @@ def scores(folder: Path) -> dict[str, Any]:
     for attempt in found["tries"]:
         del attempt["seconds"]
     return found
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model" / "model.safetensors")
 
 
 def same_weights(one: Path, other: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_finished_run(finished: Path) -> None:
     assert facts["model"] == str(finished / "model")
     assert facts["damaged"] == []
     assert facts["checkpoints"]["newest"] == checkpoint_name(3)
-    lines = describe_run(run_facts(finished, verify=True), verify=True)
+    lines = describe_run(run_facts(finished, verify=True))
     assert lines[0] == f"{finished}: finished, step 3 of 3 (100%)"
     assert "verified: all shards and checkpoints match their hashes" in lines
 
@@ -149,7 +149,7 @@ def test_verifying_reads_what_is_not_read_otherwise(stopped: Path) -> None:
         f"{shard} is damaged or missing",
         f"checkpoint {checkpoint_name(1)} is damaged (optimizer.safetensors does not match its hash)",
     ]
-    lines = describe_run(run_facts(stopped, verify=True), verify=True)
+    lines = describe_run(run_facts(stopped, verify=True))
     assert [line for line in lines if line.startswith("damaged: ")] == [f"damaged: {line}" for line in damaged]
     assert not any(line.startswith("verified") for line in lines)
 
@@ -168,7 +168,7 @@ def test_looking_changes_nothing(stopped: Path) -> None:
         return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in stopped.rglob("*")}
 
     before = everything()
-    describe_run(run_facts(stopped, verify=True), verify=True)
+    describe_run(run_facts(stopped, verify=True))
     assert everything() == before
 
 

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import pytest
 
+from bertsmith.board import Board
 from bertsmith.checkpoint import list_checkpoints
 from bertsmith.data.examples import open_rows
 from bertsmith.errors import UserError
@@ -227,3 +228,14 @@ def test_nohup_keeps_a_run_alive_unless_torchrun_is_about_to_end_it(
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_broken_tensorboard_costs_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bertsmith.board.find_spec", lambda _: True)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # importing it fails
+    warnings: list[str] = []
+    board = Board(tmp_path, first_step=0, warn=warnings.append)
+    board.write({"step": 1, "loss": 2.0})
+    board.close()
+    assert len(warnings) == 1
+    assert "going on without" in warnings[0]

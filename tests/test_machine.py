@@ -152,7 +152,7 @@ def test_a_gpu_without_room_for_a_large_product_is_measured_with_a_small_one(mon
 def test_there_is_at_least_one_thread(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["playground", "m"], ["embed", "m", "d", "-o", "o"], ["predict", "m", "d", "-o", "o"]):
         assert command([*arguments, "--threads", "-2"]) == 2
-        assert capsys.readouterr().err == "bertsmith: threads is -2; give 1 or more, or leave --threads out\n"
+        assert capsys.readouterr().err == "bertsmith: threads is -2; give 1 to 1024, or leave --threads out\n"
 
 
 def make_batch(rows: int) -> Any:

@@ -117,6 +117,14 @@ def test_masks_are_filled_as_the_command_does(encoder: Path) -> None:
     assert reply["masks"] == [[[c.token, c.probability] for c in mask] for mask in expected.masks]
 
 
+def test_the_length_shown_is_the_length_of_the_fine_tuning(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.csv", topic_rows(60))
+    tune(tmp_path / "short", tiny_encoder(tmp_path / "encoder"), rows, epochs=0.1, max_length=16)
+    subject = Subject(tmp_path / "short")
+    assert subject.facts()["longest"] == 16
+    assert subject.ask("classify", "ball " * 20, None)["note"] == "longer than the 16 tokens that the model reads"
+
+
 def test_pieces_are_those_of_the_tokenizer(encoder: Path) -> None:
     tokenizer = load_tokenizer(encoder)
     reply = Subject(encoder).ask("pieces", "goalgoal \u4f60 ball", None)

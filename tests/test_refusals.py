@@ -4,7 +4,6 @@ import json
 import shutil
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,12 +13,17 @@ from bertsmith.checkpoint import list_checkpoints
 from bertsmith.cli import run as command
 from bertsmith.config import DataConfig, TrainingConfig, run_config
 from bertsmith.corpus import open_corpus
+from bertsmith.data.shards import read_manifest
 from bertsmith.errors import UserError
+from bertsmith.finetuning.tasks.cells import number_of
 from bertsmith.interrupt import Interrupted
+from bertsmith.prepare.held_out import held_out_sections
+from bertsmith.pretrain import pretrain
 from bertsmith.run_folder import read_run
+from bertsmith.strict import from_mapping
 
 from prose import write_prose
-from runs import FLAGS, TINY, Listener, train
+from runs import FLAGS, TINY, Listener, refused, train
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +32,6 @@ def stopped(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.raises(Interrupted):
         train(folder, text, Listener(stop_after=2), steps=4)
     return folder
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
-    """The one line that a mistaken command prints."""
-    assert command([str(each) for each in arguments]) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bertsmith: ")]
-    return line
 
 
 def test_a_tokenizer_is_never_written_into_a_model_or_a_run(
@@ -196,3 +193,28 @@ def test_the_settings_of_a_checkpoint_are_kept_beside_it(stopped: Path) -> None:
     assert state["settings"]["seed"] == 0
     assert state["settings"]["hidden_size"] == TINY["hidden_size"]
     assert "text" not in state["settings"]
+
+
+@pytest.mark.parametrize("arguments", [("info", "~nobodyhere/run"), ("plan", "~nobodyhere/texts", "-o", "new")])
+def test_the_home_of_nobody_is_a_path_that_does_not_exist(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "~nobodyhere" in refused(capsys, *arguments)
+
+
+def test_a_run_that_names_itself_as_its_text_is_told_so(text: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    pretrain(folder, {"text": (str(text),), **TINY}, plan_only=True)
+    pretrain(folder, {"text": (str(folder),), **TINY}, plan_only=True)
+    config = read_run(folder).config.data
+    with pytest.raises(UserError, match="names itself as its text"):
+        list(held_out_sections(config, read_manifest(folder / "data")))
+
+
+def test_numbers_beyond_all_bounds_are_refused() -> None:
+    with pytest.raises(UserError, match="learning_rate has too many digits"):
+        from_mapping(TrainingConfig, {"learning_rate": 10**400})
+    with pytest.raises(UserError, match="vocab_size is 100000000000000000000"):
+        DataConfig(vocab_size=10**20)
+    assert number_of(10**400) is None

@@ -10,7 +10,6 @@ from xml.etree.ElementTree import Element
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from bertsmith.cli import app
 from bertsmith.cli import run as command_line
@@ -27,7 +26,7 @@ from bertsmith.tokenizer import load_tokenizer
 
 from browser import open_page
 from prose import write_prose
-from runs import TINY, Listener, train
+from runs import TINY, Listener, train, weights
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 NASTY = 'The old dog sees <script>alert(1)</script> &amp; "the" <b>green</b> river \' again.'
@@ -68,10 +67,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = write_prose(folder / "a <i>text<i>.txt")
     text.write_text(f"{NASTY}\n\n" * 40 + text.read_text(encoding="utf-8"), encoding="utf-8")
     return train(folder / "run <b> & 'co", text, steps=8, validation_every=2).parent
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "model" / "model.safetensors")
 
 
 def test_the_page_of_a_finished_run_is_whole(finished: Path) -> None:

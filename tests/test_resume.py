@@ -21,7 +21,7 @@ from bertsmith.reporter import Reporter
 from bertsmith.run_folder import read_run
 from bertsmith.step import StepResult, StepTooLarge, train_step
 
-from runs import Listener, train
+from runs import Listener, train, weights
 
 SETTINGS: dict[str, Any] = {
     "steps": 12,
@@ -42,10 +42,6 @@ def straight(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("straight") / "run"
     run(folder, text)
     return folder
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model" / "model.safetensors")
 
 
 def log(folder: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from bertsmith.sentence_vectors import SentenceEncoder, load_sentence_encoder
 from bertsmith.tokenizer import load_tokenizer, train_tokenizer
 from labelled import LONGEST, other_model, tiny_encoder, topic_rows, write_rows
 
-from runs import Listener
+from runs import Listener, refused
 
 pytest.importorskip("sentence_transformers")
 
@@ -147,12 +147,6 @@ def test_rows_without_text_and_long_rows_are_told(bert: Path, tmp_path: Path) ->
     assert np.isfinite(np.load(tmp_path / "out.npy")).all()
     assert "warning: 2 of 4 rows have no text; their vectors mean nothing" in lines.lines
     assert any("1 of 4 rows are longer than the model reads" in line for line in lines.lines)
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    assert command([str(each) for each in arguments]) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bertsmith: ")]
-    return line
 
 
 def test_what_cannot_be_embedded_is_said_in_one_line(

@@ -42,7 +42,7 @@ def test_a_ramp_grows_to_all_rows_and_reads_each_row_once() -> None:
 @pytest.mark.parametrize("levers", [{}, {"batch_ramp": 0.5}, {"batch_ramp": 0.3, "short_length": 32}])
 def test_epochs_are_passes_over_the_text_also_when_the_first_steps_are_smaller(levers: dict[str, object]) -> None:
     settings = {"epochs": 2.0, "global_batch_size": 16, **levers}
-    run = Run(Path("unused"), run_config({"training": settings}), {}, is_new=True)
+    run = Run(Path("unused"), run_config({"training": settings}), {})
     decide_length(run, SimpleNamespace(rows_per_epoch=1000))  # type: ignore[arg-type]
     parts = make_stages(run.config.training, ROWS.__getitem__)
     rows = sum(len(stage.steps) * stage.places for stage in parts) / 128
@@ -87,7 +87,7 @@ def test_ranks_share_the_rows_of_a_step_each_once(ranks: int, monkeypatch: pytes
 
 @pytest.mark.parametrize(("ranks", "expected"), [(1, 8), (3, 3), (4, 2)])
 def test_accumulation_is_the_same_on_every_rank(ranks: int, expected: int) -> None:
-    run = Run(Path("unused"), run_config({"training": {"gradient_accumulation_steps": 2}}), {}, is_new=True)
+    run = Run(Path("unused"), run_config({"training": {"gradient_accumulation_steps": 2}}), {})
     _take_accumulation(run, 16, ceil(16 / ranks))
     assert run.config.training.micro_batch_size == expected
 

@@ -8,8 +8,10 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 TEMPORARY_SUFFIX = ".tmp"
 """Ends the name of everything that is not finished. Such files may be removed at any time."""
@@ -42,6 +44,19 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file in one step, keys in the order given."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def growing(path: Path, mode: str, **options: Any) -> Iterator[IO[Any]]:
+    """Open a file that is written bit by bit, and is there when the block ends without an error."""
+    staging = path.with_name(path.name + TEMPORARY_SUFFIX)
+    try:
+        with staging.open(mode, **options) as handle:
+            yield handle
+        sync_file(staging)
+        staging.rename(path)
+    finally:
+        staging.unlink(missing_ok=True)
 
 
 def publish(staging: Path, final: Path) -> None:

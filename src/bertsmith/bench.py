@@ -14,7 +14,7 @@ import torch
 
 from bertsmith.data.batch import Batch
 from bertsmith.data.shards import read_manifest
-from bertsmith.errors import UserError
+from bertsmith.errors import UserError, first_line
 from bertsmith.machine.device import find_device, require_memory, set_threads
 from bertsmith.machine.measure import (
     best_micro_batch,
@@ -200,7 +200,7 @@ def _ways(update: Update, compile_setting: str, device: torch.device) -> Iterato
         except (UserError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # of many kinds
-            problem = f"the compiler failed: {next(iter(str(error).splitlines()), type(error).__name__)}; put it right"
+            problem = f"the compiler failed: {first_line(error)}; put it right"
     update.problem = problem
     if problem is None:
         yield "compiled", update.run_compiled

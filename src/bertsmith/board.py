@@ -5,6 +5,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bertsmith.errors import first_line
+
 
 class Board:
     """Writes TensorBoard files. They are a picture of the run, so what goes wrong here ends them and not the run."""
@@ -14,10 +16,14 @@ class Board:
         self._folder = folder
         self._warn = warn
         self._writer: Any = None
-        if find_spec("tensorboard") is not None:
+        if find_spec("tensorboard") is None:
+            return
+        try:
             from torch.utils.tensorboard import SummaryWriter
-
-            self._attempt(self._open, SummaryWriter, first_step + 1)
+        except Exception as error:  # a part of it is missing, or too old: of many kinds
+            warn(f"TensorBoard does not load here ({first_line(error)}); going on without")
+            return
+        self._attempt(self._open, SummaryWriter, first_step + 1)
 
     def write(self, values: dict[str, Any]) -> None:
         """Add the numbers of a step."""

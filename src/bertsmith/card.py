@@ -143,7 +143,7 @@ def _results(
                 f"{measured.nsp_accuracy:.1%} of {measured.nsp_targets:,} ({low:.1%} to {high:.1%})",
             ),
         ]
-    return f"## Results on held-out text\n\n{_table(rows, ('measure', 'value'))}"
+    return f"## Results on held-out text\n\n{markdown_table(('measure', 'value'), rows)}"
 
 
 def _text(manifest: Mapping[str, Any]) -> str:
@@ -159,7 +159,7 @@ def _text(manifest: Mapping[str, Any]) -> str:
         ("vocabulary, pieces", f"{manifest['vocab_size']:,}"),
         ("unknown tokens", f"{manifest['unknown_fraction']:.3%}"),
     ]
-    return f"## Text\n\n{_table(rows, ('count', 'value'))}"
+    return f"## Text\n\n{markdown_table(('count', 'value'), rows)}"
 
 
 def _recipe(config: AnyConfig, training: TrainingConfig, manifest: Mapping[str, Any], state: Mapping[str, Any]) -> str:
@@ -186,7 +186,7 @@ def _recipe(config: AnyConfig, training: TrainingConfig, manifest: Mapping[str, 
         ("training time", f"{state['seconds'] / 60:.1f} min"),
         ("dropout set for fine-tuning", f"{architecture(config.model_type).fine_tuning_dropout:g}"),
     ]
-    return f"## Recipe\n\n{_table(rows, ('setting', 'value'))}"
+    return f"## Recipe\n\n{markdown_table(('setting', 'value'), rows)}"
 
 
 def _levers(training: TrainingConfig) -> list[tuple[str, str]]:
@@ -232,6 +232,7 @@ def _limits(config: AnyConfig, training: TrainingConfig, init_sha256: str | None
     return "## Limits\n\n" + "\n".join(lines) + "\n"
 
 
-def _table(rows: list[tuple[str, str]], header: tuple[str, str]) -> str:
+def markdown_table(header: tuple[str, str], rows: list[tuple[str, str]]) -> str:
+    """A table of two columns."""
     lines = [f"| {header[0]} | {header[1]} |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
     return "\n".join(lines) + "\n"

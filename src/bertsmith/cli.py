@@ -96,9 +96,9 @@ def plan_run(text: tuple[str, ...], output: Path | None, config: Path | None, **
     reporter = make_reporter()
     try:
         run_pretraining(folder, given, origin, reporter, plan_only=True, started=STARTED)
+        reporter.say(f"the plan is {folder / 'config.toml'}; nothing was trained")
     finally:
         reporter.close()
-    click.echo(f"the plan is {folder / 'config.toml'}; nothing was trained")
 
 
 @app.command()
@@ -115,17 +115,17 @@ def prepare(text: tuple[str, ...], output: Path, config: Path | None, **flags: A
     from bertsmith.prepare import prepare as run_preparation
 
     given, _ = gather(text, flags, config)
-    settings = run_config(by_table(given))
+    chosen = run_config(by_table(given))
     refuse_run(output)
     reporter = make_reporter()
     try:
         with new_folder(output, owned_by=("data", "tokenizer")), locked(output):
             run_preparation(
-                settings.data,
+                chosen.data,
                 output,
                 report=reporter.say,
                 progress=reporter.progress,
-                sequence_length=settings.training.sequence_length,
+                sequence_length=chosen.training.sequence_length,
                 explicit=frozenset(given),
             )
     finally:
@@ -168,7 +168,7 @@ def info(run: Path, verify: bool, as_json: bool) -> None:
     from bertsmith.info import describe_run, run_facts
 
     facts = run_facts(run, verify=verify)
-    for line in [json.dumps(facts, indent=2)] if as_json else describe_run(facts, verify=verify):
+    for line in [json.dumps(facts, indent=2)] if as_json else describe_run(facts):
         click.echo(line)
     if verify and facts["damaged"]:
         sys.exit(1)

@@ -24,7 +24,8 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from bertsmith import atomic
-from bertsmith.comparison.contenders import Answers, Comparison, judge_all, plain_answers
+from bertsmith.comparison.baselines import baselines
+from bertsmith.comparison.contenders import Answers, Comparison, judge_all
 from bertsmith.errors import UserError
 from bertsmith.finetune import finetune_and_judge
 from bertsmith.finetuning.any_classifier import inspect_folder, refuse_unfit
@@ -104,7 +105,8 @@ def compare(
     for source in sources.values():
         refuse_unfit(source, task.head)
     limits = {model: min(start.longest, config.max_length or start.longest) for model, start in starts.items()}
-    config = replace(config, metric=choosing_metric(task.kind, task.head.labels, config.metric))
+    metric = choosing_metric(task.kind, task.head.labels, config.metric)
+    config = replace(config, metric=metric)
     for line in task.notes:
         reporter.say(line)
     with ExitStack() as stack:
@@ -116,15 +118,13 @@ def compare(
             run = _run_folder(folder, sources[model], seed)
             if not (run / ANSWERS).exists():
                 aside = _Aside(reporter, f"{model}, seed {seed}", place, len(runs))
-                settings = {**given, "metric": config.metric, "seed": seed, "split_seed": config.split_seed}
+                settings = {**given, "metric": metric, "seed": seed, "split_seed": config.split_seed}
                 if config.max_length:
                     settings["max_length"] = limits[model]
                 outcome = finetune_and_judge(run, sources[model], data, settings, aside)
                 _keep_answers(run, outcome, task, keep_models=keep_models)
         reporter.progress("the plain methods", 0.0)
-        table = judge_all(
-            task, config.metric or "", _models(folder, sources, limits, seeds), plain_answers(task, config)
-        )
+        table = judge_all(task, metric, _models(folder, sources, limits, seeds), baselines(task, metric))
         reporter.progress("the plain methods", 1.0)
         atomic.write_json(folder / TABLE, asdict(table))
     return table

@@ -14,93 +14,84 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bertsmith.budget import MOST_STEPS, parse_budget
-from bertsmith.errors import UserError, suggestion
+from bertsmith.errors import UserError, require, suggestion
 from bertsmith.presets import PRESETS
-from bertsmith.strict import from_mapping
+from bertsmith.strict import from_mapping, setting
 
-Origin = Literal["default", "preset", "file", "flag", "init", "measured", "memory"]
-
-
-def _setting(default: Any, help_text: str) -> Any:
-    """Declare a field with its line of help."""
-    return field(default=default, metadata={"help": help_text})
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)
+TRAINED = ("wordpiece", "bpe")
+"""Values of `DataConfig.tokenizer` that ask for a new tokenizer; any other is a path."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
     """What is read and how it becomes token ids. Decides the prepared shards."""
 
-    text: tuple[str, ...] = _setting((), "Files, folders or data set names to learn from; none: the built-in corpus.")
-    text_field: str | None = _setting(None, "Column or key that holds the text in tables and JSON lines [found].")
-    document: Literal["auto", "file", "blank-line", "line"] = _setting(
+    text: tuple[str, ...] = setting((), "Files, folders or data set names to learn from; none: the built-in corpus.")
+    text_field: str | None = setting(None, "Column or key that holds the text in tables and JSON lines [found].")
+    document: Literal["auto", "file", "blank-line", "line"] = setting(
         "auto", "What one document is in plain text: decided by the file, or one per file, block or line."
     )
-    encoding: str | None = _setting(None, "Character encoding of the text, such as cp1252 [UTF-8, else detected].")
-    validation: str | None = _setting(None, "Held-out text, a file or folder [a part of the text, by hash].")
-    validation_fraction: float | None = _setting(
+    encoding: str | None = setting(None, "Character encoding of the text, such as cp1252 [UTF-8, else detected].")
+    validation: str | None = setting(None, "Held-out text, a file or folder [a part of the text, by hash].")
+    validation_fraction: float | None = setting(
         None, "Share of the sections held out when no --validation is given [0.01, more of a small text]."
     )
-    tokenizer: str = _setting("wordpiece", "Train 'wordpiece' or 'bpe', or the path of an existing tokenizer.")
-    vocab_size: int | None = _setting(None, "Pieces in the vocabulary [chosen from the size of the text].")
-    extend_vocab: int | None = _setting(None, "Add so many words of the text to an existing WordPiece tokenizer [0].")
-    lowercase: bool = _setting(True, "Lower-case the text (an uncased model).")
-    strip_accents: bool | None = _setting(None, "Remove accents [as --lowercase].")
-    workers: int | None = _setting(None, "Processes that prepare the text [all cores].")
+    tokenizer: str = setting("wordpiece", "Train 'wordpiece' or 'bpe', or the path of an existing tokenizer.")
+    vocab_size: int | None = setting(None, "Pieces in the vocabulary [chosen from the size of the text].")
+    extend_vocab: int | None = setting(None, "Add so many words of the text to an existing WordPiece tokenizer [0].")
+    lowercase: bool = setting(True, "Lower-case the text (an uncased model).")
+    strip_accents: bool | None = setting(None, "Remove accents [as --lowercase].")
+    workers: int | None = setting(None, "Processes that prepare the text [all cores].")
 
     def __post_init__(self) -> None:
         fraction = self.validation_fraction
-        _require(
+        require(
             fraction is None or 0 < fraction < 1,
             f"validation_fraction is {fraction}; give a share between 0 and 1, such as 0.01",
         )
-        _require(
-            self.vocab_size is None or self.vocab_size > 5,
+        require(
+            self.vocab_size is None or 5 < self.vocab_size < 1_000_000,
             f"vocab_size is {self.vocab_size}; give a number such as 8192, or leave it out",
         )
-        _require(
-            self.vocab_size is None or self.tokenizer in ("wordpiece", "bpe"),
+        require(
+            self.vocab_size is None or self.tokenizer in TRAINED,
             f"vocab_size is {self.vocab_size}, but the tokenizer {self.tokenizer} exists already and keeps its own; "
             "leave one out",
         )
-        _require(
+        require(
             self.extend_vocab is None or 0 < self.extend_vocab < 1_000_000,
             f"extend_vocab is {self.extend_vocab}; give a number of words such as 1000",
         )
-        _require(self.workers is None or self.workers > 0, f"workers is {self.workers}; give at least 1")
+        require(self.workers is None or self.workers > 0, f"workers is {self.workers}; give at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
     """Shape of the model: a preset, and what differs from it."""
 
-    init: str | None = _setting(None, "Go on from this model: a run, a BERT or ModernBERT folder, or a hub id [none].")
-    init_sha256: str | None = _setting(None, "Hash of that model [found]; another one is refused.")
-    family: Literal["bert", "modern"] = _setting(
+    init: str | None = setting(None, "Go on from this model: a run, a BERT or ModernBERT folder, or a hub id [none].")
+    init_sha256: str | None = setting(None, "Hash of that model [found]; another one is refused.")
+    family: Literal["bert", "modern"] = setting(
         "bert", "Whose size a budget finds, or -mini, where no --preset is given."
     )
-    preset: str = _setting("bert-mini", f"Architecture and size of the model: {', '.join(PRESETS)}.")
-    num_hidden_layers: int | None = _setting(None, "Blocks [preset].")
-    hidden_size: int | None = _setting(None, "Width of the model [preset].")
-    num_attention_heads: int | None = _setting(None, "Heads per block [hidden size / 64].")
-    intermediate_size: int | None = _setting(None, "Width of the feed-forward layer [preset].")
-    hidden_dropout_prob: float = _setting(0.0, "Dropout while pretraining, in [0, 1).")
-    attention_probs_dropout_prob: float = _setting(
+    preset: str = setting("bert-mini", f"Architecture and size of the model: {', '.join(PRESETS)}.")
+    num_hidden_layers: int | None = setting(None, "Blocks [preset].")
+    hidden_size: int | None = setting(None, "Width of the model [preset].")
+    num_attention_heads: int | None = setting(None, "Heads per block [hidden size / 64].")
+    intermediate_size: int | None = setting(None, "Width of the feed-forward layer [preset].")
+    hidden_dropout_prob: float = setting(0.0, "Dropout while pretraining, in [0, 1).")
+    attention_probs_dropout_prob: float = setting(
         0.0, "Attention dropout while pretraining, in [0, 1); above 0 the fused kernels are lost."
     )
 
     def __post_init__(self) -> None:
-        _require(self.preset in PRESETS, f"preset is '{self.preset}'{suggestion(self.preset, PRESETS)}")
+        require(self.preset in PRESETS, f"preset is '{self.preset}'{suggestion(self.preset, PRESETS)}")
         for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"):
             value = getattr(self, name)
-            _require(value is None or 0 < value < 1_000_000, f"{name} is {value}; give 1 to 999999")
+            require(value is None or 0 < value < 1_000_000, f"{name} is {value}; give 1 to 999999")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             value = getattr(self, name)
-            _require(0 <= value < 1, f"{name} is {value}; give a probability in [0, 1)")
+            require(0 <= value < 1, f"{name} is {value}; give a probability in [0, 1)")
 
 
 _ABOVE_0 = (
@@ -113,69 +104,69 @@ _ABOVE_0 = (
 class TrainingConfig:
     """How the model is trained. Sizes of batches are counted in rows of `sequence_length` places."""
 
-    objective: Literal["auto", "mlm", "mlm+nsp", "mlm+sop"] = _setting(
+    objective: Literal["auto", "mlm", "mlm+nsp", "mlm+sop"] = setting(
         "auto", "Masked words alone, with next sentences, or with the order of sentences; auto looks at the text."
     )
-    sequence_length: int = _setting(128, "Places in a row, in tokens; also the longest input of the model.")
-    global_batch_size: int | None = _setting(None, "Rows in one step, over all devices [preset].")
-    micro_batch_size: int | None = _setting(None, "Rows computed at once on one device [measured].")
-    gradient_accumulation_steps: int | None = _setting(
+    sequence_length: int = setting(128, "Places in a row, in tokens; also the longest input of the model.")
+    global_batch_size: int | None = setting(None, "Rows in one step, over all devices [preset].")
+    micro_batch_size: int | None = setting(None, "Rows computed at once on one device [measured].")
+    gradient_accumulation_steps: int | None = setting(
         None, "Micro-batches in one step on one device; instead of --micro-batch-size [measured]."
     )
-    epochs: float | None = _setting(None, "Passes over the text [enough for about 50 M tokens, 1 to 20].")
-    steps: int | None = _setting(None, "Optimizer steps, instead of --epochs [as --epochs].")
-    budget: str | None = _setting(
+    epochs: float | None = setting(None, "Passes over the text [enough for about 50 M tokens, 1 to 20].")
+    steps: int | None = setting(None, "Optimizer steps, instead of --epochs [as --epochs].")
+    budget: str | None = setting(
         None, "Time of the whole command, such as 20m or 2h, or work, such as 1e17flop: decides size and length [none]."
     )
-    optimizer: Literal["adamw", "muon"] = _setting(
+    optimizer: Literal["adamw", "muon"] = setting(
         "muon", "Muon for the matrices of the blocks and AdamW for the rest, or AdamW for all."
     )
-    learning_rate: float | None = _setting(None, "Peak learning rate [preset].")
-    muon_scale: float = _setting(1.0, "Learning rate of Muon's matrices, as a multiple of the other weights'.")
-    schedule: Literal["linear", "cosine", "constant", "trapezoid"] = _setting(
+    learning_rate: float | None = setting(None, "Peak learning rate [preset].")
+    muon_scale: float = setting(1.0, "Learning rate of Muon's matrices, as a multiple of the other weights'.")
+    schedule: Literal["linear", "cosine", "constant", "trapezoid"] = setting(
         "linear",
         "Learning rate after the warm-up: falls to 0 in a line or a cosine, stays, or stays and falls at the end.",
     )
-    decay_share: float = _setting(0.3, "Last share of the steps in which a trapezoid falls to 0.")
-    warmup_steps: int | None = _setting(
+    decay_share: float = setting(0.3, "Last share of the steps in which a trapezoid falls to 0.")
+    warmup_steps: int | None = setting(
         None, "Steps in which the learning rate rises to its peak [6 %, in short runs up to 150 steps]."
     )
-    weight_decay: float = _setting(0.01, "AdamW weight decay; biases and LayerNorm have none.")
-    adam_beta2: float = _setting(0.98, "AdamW decay of the second moment.")
-    max_grad_norm: float = _setting(1.0, "Gradients are scaled down to this L2 norm.")
-    clip_updates: bool = _setting(False, "Scale AdamW's updates of each tensor down to a root mean square of 1, too.")
-    average_decay: float = _setting(0.0, "Measure and export a moving average of the weights with this decay; 0: no.")
-    mlm_probability: float = _setting(0.15, "Share of the tokens to predict, in (0, 1).")
-    end_probability: float | None = _setting(None, "That share at the end of the run, reached in a line [unchanged].")
-    mask_units: Literal["token", "word", "span"] = _setting("token", "Mask single pieces, whole words, or spans.")
-    mask_covering: bool = _setting(False, "Mask other tokens in each epoch, until all have been.")
-    batch_ramp: float = _setting(0.0, "First share of the steps in which their rows grow from a quarter to all.")
-    short_length: int | None = _setting(None, "Begin with rows of this many places, as many places a step [no].")
-    short_share: float = _setting(0.9, "First share of the steps that have the short rows.")
-    replay: str | None = _setting(None, "General text, a file or folder, to learn from beside TEXT [none].")
-    replay_share: float = _setting(0.1, "Share of the rows that are of --replay, in (0, 1).")
-    short_sequence_probability: float = _setting(0.1, "Share of the sequences that are shorter than a row.")
-    seed: int = _setting(0, "Decides the initial weights, the order, the masks and the dropout.")
-    device: Literal["auto", "cuda", "mps", "cpu"] = _setting("auto", "Where to compute.")
-    precision: Literal["auto", "bfloat16", "float32"] = _setting("auto", "Number format of the products [measured].")
-    compile: Literal["auto", "yes", "no"] = _setting("auto", "Use torch.compile [measured].")
-    threads: int | None = _setting(None, "CPU threads of one process [all cores].")
-    loader_workers: int | None = _setting(None, "Processes that build batches, 0 or more [GPU: 2, CPU: 0].")
-    validation_every: int | None = _setting(None, "Steps between measurements of held-out loss [a tenth of the run].")
-    checkpoint_every: float = _setting(10.0, "Minutes between checkpoints.")
-    keep: int = _setting(2, "Checkpoints that stay.")
+    weight_decay: float = setting(0.01, "AdamW weight decay; biases and LayerNorm have none.")
+    adam_beta2: float = setting(0.98, "AdamW decay of the second moment.")
+    max_grad_norm: float = setting(1.0, "Gradients are scaled down to this L2 norm.")
+    clip_updates: bool = setting(False, "Scale AdamW's updates of each tensor down to a root mean square of 1, too.")
+    average_decay: float = setting(0.0, "Measure and export a moving average of the weights with this decay; 0: no.")
+    mlm_probability: float = setting(0.15, "Share of the tokens to predict, in (0, 1).")
+    end_probability: float | None = setting(None, "That share at the end of the run, reached in a line [unchanged].")
+    mask_units: Literal["token", "word", "span"] = setting("token", "Mask single pieces, whole words, or spans.")
+    mask_covering: bool = setting(False, "Mask other tokens in each epoch, until all have been.")
+    batch_ramp: float = setting(0.0, "First share of the steps in which their rows grow from a quarter to all.")
+    short_length: int | None = setting(None, "Begin with rows of this many places, as many places a step [no].")
+    short_share: float = setting(0.9, "First share of the steps that have the short rows.")
+    replay: str | None = setting(None, "General text, a file or folder, to learn from beside TEXT [none].")
+    replay_share: float = setting(0.1, "Share of the rows that are of --replay, in (0, 1).")
+    short_sequence_probability: float = setting(0.1, "Share of the sequences that are shorter than a row.")
+    seed: int = setting(0, "Decides the initial weights, the order, the masks and the dropout.")
+    device: Literal["auto", "cuda", "mps", "cpu"] = setting("auto", "Where to compute.")
+    precision: Literal["auto", "bfloat16", "float32"] = setting("auto", "Number format of the products [measured].")
+    compile: Literal["auto", "yes", "no"] = setting("auto", "Use torch.compile [measured].")
+    threads: int | None = setting(None, "CPU threads of one process [all cores].")
+    loader_workers: int | None = setting(None, "Processes that build batches, 0 or more [GPU: 2, CPU: 0].")
+    validation_every: int | None = setting(None, "Steps between measurements of held-out loss [a tenth of the run].")
+    checkpoint_every: float = setting(10.0, "Minutes between checkpoints.")
+    keep: int = setting(2, "Checkpoints that stay.")
 
     def __post_init__(self) -> None:
         for name in _ABOVE_0:
             value = getattr(self, name)
-            _require(value is None or 0 < value < MOST_STEPS, f"{name} is {value}; give a number above 0")
-        _require((self.warmup_steps or 0) >= 0, f"warmup_steps is {self.warmup_steps}; give 0 or more")
-        _require(0 <= self.weight_decay < 1e6, f"weight_decay is {self.weight_decay}; give 0 or more")
-        _require(0 <= self.adam_beta2 < 1, f"adam_beta2 is {self.adam_beta2}; give a number in [0, 1)")
-        _require(0 <= self.seed < 2**63, f"seed is {self.seed}; give a number from 0 to 2^63 - 1")
-        _require(self.threads is None or self.threads <= 1024, f"threads is {self.threads}; give 1 to 1024")
-        _require((self.loader_workers or 0) >= 0, f"loader_workers is {self.loader_workers}; give 0 or more")
-        _require(
+            require(value is None or 0 < value < MOST_STEPS, f"{name} is {value}; give a number above 0 and below 1e12")
+        require((self.warmup_steps or 0) >= 0, f"warmup_steps is {self.warmup_steps}; give 0 or more")
+        require(0 <= self.weight_decay < 1e6, f"weight_decay is {self.weight_decay}; give 0 or more")
+        require(0 <= self.adam_beta2 < 1, f"adam_beta2 is {self.adam_beta2}; give a number in [0, 1)")
+        require(0 <= self.seed < 2**63, f"seed is {self.seed}; give a number from 0 to 2^63 - 1")
+        require(self.threads is None or self.threads <= 1024, f"threads is {self.threads}; give 1 to 1024")
+        require((self.loader_workers or 0) >= 0, f"loader_workers is {self.loader_workers}; give 0 or more")
+        require(
             16 <= self.sequence_length <= 65_536,
             f"sequence_length is {self.sequence_length}; give 16 to 65536 places",
         )
@@ -183,17 +174,17 @@ class TrainingConfig:
             parse_budget(self.budget)
         for name in ("mlm_probability", "end_probability"):
             value = getattr(self, name)
-            _require(value is None or 0 < value < 1, f"{name} is {value}; give a share in (0, 1)")
+            require(value is None or 0 < value < 1, f"{name} is {value}; give a share in (0, 1)")
         for name in ("short_sequence_probability", "decay_share", "batch_ramp", "short_share", "average_decay"):
             value = getattr(self, name)
-            _require(0 <= value < 1, f"{name} is {value}; give a share in [0, 1)")
-        _require(0 < self.replay_share < 1, f"replay_share is {self.replay_share}; give a share in (0, 1)")
-        _require(
+            require(0 <= value < 1, f"{name} is {value}; give a share in [0, 1)")
+        require(0 < self.replay_share < 1, f"replay_share is {self.replay_share}; give a share in (0, 1)")
+        require(
             self.replay is None or self.end_probability is None,
             f"replay is {self.replay} and end_probability {self.end_probability}; give one of them",
         )
         short = self.short_length
-        _require(
+        require(
             short is None or (16 <= short < self.sequence_length and self.sequence_length % short == 0),
             f"short_length is {short}; give 16 or more that divides the sequence_length, {self.sequence_length}",
         )
@@ -210,11 +201,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         shape = PRESETS[self.model.preset].shape(self.model.hidden_size)
         hidden_size, heads = shape["hidden_size"], self.model.num_attention_heads or shape["num_attention_heads"]
-        _require(
+        require(
             hidden_size % heads == 0,
             f"hidden_size ({hidden_size}) must be a multiple of num_attention_heads ({heads})",
         )
-        _require(
+        require(
             self.training.objective in {"auto", "mlm"}
             or (PRESETS[self.model.preset].has_next_sentence_head and self.model.family == "bert"),
             f"objective is '{self.training.objective}', but ModernBERT has no head for pairs of sentences; "

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bertsmith.errors import UserError
+from bertsmith.errors import UserError, first_line
 
 WAIT = timedelta(minutes=30)
 """How long a rank waits for another in a step; then it is taken for dead."""
@@ -53,7 +53,7 @@ def start(device_type: str) -> None:
     except (RuntimeError, ValueError) as error:  # of many kinds: an address that is not there, a number that is none
         raise UserError(
             f"process {os.environ['RANK']} could not join the others at {os.environ['MASTER_ADDR']}:"
-            f"{os.environ['MASTER_PORT']}; start all of them at once, with torchrun ({_first_line(error)})"
+            f"{os.environ['MASTER_PORT']}; start all of them at once, with torchrun ({first_line(error)})"
         ) from error
 
 
@@ -61,10 +61,6 @@ def is_one_of_several() -> bool:
     """Whether this process was started as one of several."""
     size = os.environ.get("WORLD_SIZE", "1")
     return size.isdecimal() and int(size) > 1
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def stop() -> None:
@@ -90,7 +86,7 @@ def _together() -> Iterator[None]:
         raise UserError(
             f"process {rank()} stops because another process of this run has ended or no longer answers; once the "
             "reason, which that one may have said, is gone, the same command goes on from the newest checkpoint "
-            f"({_first_line(error)})"
+            f"({first_line(error)})"
         ) from error
 
 

@@ -26,7 +26,7 @@ def read_texts(path: str, field: str | None) -> Iterator[list[str]]:
         UserError: The file or column is not there, or a row cannot be read.
     """
     report = CorpusReport()
-    sample, rows = peek(iter(open_rows(path, report, column=field, words=False)))
+    sample, rows = peek(open_rows(path, report, column=field, words=False))
     column = choose_columns(path, sample, Columns(field or "", None, None), labelled=False).text
     for chunk in chunks(rows, report, "repair it, or take it out"):
         yield [str(read_text(path, row, column, as_words=False)) for row in chunk]
@@ -63,24 +63,18 @@ def embed_file(
     width = encoder.model.config.hidden_size
     count = empty = 0
     began = time.perf_counter()
-    staging = output.with_name(output.name + atomic.TEMPORARY_SUFFIX)
-    try:
-        with staging.open("wb") as handle:
-            _write_header(handle, 0, width)
-            for texts in read_texts(path, text_field):
-                handle.write(encoder.encode(texts, precision=precision).tobytes())
-                count += len(texts)
-                empty += sum(not text.strip() for text in texts)
-                rate = count / (time.perf_counter() - began)
-                reporter.progress(f"embedding: {count:,} rows, {rate:,.0f} rows/s", 0.0)
-            if empty == count:
-                raise UserError(f"no row of {path} has a text; name the column with --text-field")
-            handle.seek(0)
-            _write_header(handle, count, width)
-        atomic.sync_file(staging)
-        staging.rename(output)
-    finally:
-        staging.unlink(missing_ok=True)
+    with atomic.growing(output, "wb") as handle:
+        _write_header(handle, 0, width)
+        for texts in read_texts(path, text_field):
+            handle.write(encoder.encode(texts, precision=precision).tobytes())
+            count += len(texts)
+            empty += sum(not text.strip() for text in texts)
+            rate = count / (time.perf_counter() - began)
+            reporter.progress(f"embedding: {count:,} rows, {rate:,.0f} rows/s", 0.0)
+        if empty == count:
+            raise UserError(f"no row of {path} has a text; name the column with --text-field")
+        handle.seek(0)
+        _write_header(handle, count, width)
     seconds = time.perf_counter() - began
     reporter.say(
         f"{count:,} rows in {seconds:.1f} s ({count / seconds:,.0f} rows/s): float32 [{count:,}, {width}], "

@@ -11,6 +11,17 @@ class UserError(ValueError):
     """
 
 
+def require(condition: bool, message: str) -> None:
+    """Raise `UserError` with `message` unless `condition` holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's exception says, in one line; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def suggestion(wrong: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """Say which known name was probably meant.
 

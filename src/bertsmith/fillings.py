@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertsmith.data.examples import TokenSource
-from bertsmith.data.shards import Int64Array
+from bertsmith.data.packing import Int64Array
 from bertsmith.model import AnyPretrainingModel
 from bertsmith.predict import guess
 from bertsmith.tokenizer import Tokenizer

@@ -74,7 +74,7 @@ def _state(folder: Path, facts: Mapping[str, Any]) -> str:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process works on a run (see `run_folder.locked`). False where the system has no such locks."""
+    """Whether a process works on a run (see `output_folder.locked`). False where the system has no such locks."""
     if os.name == "nt" or not (folder / LOCK).is_file():
         return False
     import fcntl
@@ -160,12 +160,11 @@ def _checkpoints(run: Run, damaged: list[str], *, verify: bool) -> dict[str, Any
     return {"all": names, "newest": newest}
 
 
-def describe_run(facts: Mapping[str, Any], *, verify: bool = False) -> list[str]:
+def describe_run(facts: Mapping[str, Any]) -> list[str]:
     """Describe a run, or a folder with prepared text, for a person.
 
     Args:
         facts: As `run_facts` gives them.
-        verify: Whether the hashes of all shards and checkpoints were checked.
     """
     lines = [_headline(facts), *_data_lines(facts["data"])]
     if facts["progress"]:
@@ -176,7 +175,7 @@ def describe_run(facts: Mapping[str, Any], *, verify: bool = False) -> list[str]
     if facts["model"]:
         lines.append(f"model: {facts['model']}")
     lines += [f"damaged: {line}" for line in facts["damaged"]]
-    if verify and not facts["damaged"]:
+    if facts["verified"] and not facts["damaged"]:
         lines.append("verified: all shards and checkpoints match their hashes")
     if facts["settings"]:
         lines.append("settings, plain defaults left out:")

@@ -1,7 +1,7 @@
 """The steps of a run: batches in, updates, a line in the log, checkpoints, and stopping when asked."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from math import isfinite
 from typing import Any, NoReturn
@@ -12,13 +12,13 @@ from torch.utils.data import DataLoader
 from bertsmith import distributed
 from bertsmith.averaging import WeightAverage
 from bertsmith.checkpoint import save_checkpoint
-from bertsmith.data.batch import Batch, collate
+from bertsmith.data.batch import Batch, batches_of, collate
 from bertsmith.diary import Diary
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted, leave_signals_to_the_run, listening
 from bertsmith.machine.work import matrix_rate
 from bertsmith.metrics import MetricsLog
-from bertsmith.model import AnyPretrainingModel
+from bertsmith.model import AnyPretrainingModel, has_dropout
 from bertsmith.objective import sum_losses
 from bertsmith.optim import AnyOptimizer, MuonWithAdamW, learning_rate_at, set_learning_rate
 from bertsmith.planning.pace import Pace, quick_rows
@@ -59,7 +59,8 @@ def train(
         UserError: A checkpoint could not be written, or the losses stay not finite.
     """
     plan.run.trains = True
-    training, device = plan.run.config.training, plan.device
+    training, device, config = plan.run.config.training, plan.device, plan.config
+    draws = has_dropout(config)
     pace = Pace(plan, state["step"])
     batches = load_batches(plan, first_step=state["step"])
     watch = plan.watch(reporter)
@@ -89,7 +90,7 @@ def train(
                     optimizer,
                     max_grad_norm=training.max_grad_norm,
                     precision=training.precision,
-                    dropout_key=(training.seed, step) if plan.has_dropout else None,
+                    dropout_key=(training.seed, step) if draws else None,
                 )
             except StepTooLarge:
                 take_smaller_micro_batches(plan, reporter)
@@ -104,7 +105,7 @@ def train(
             record = result.record(step, learning_rate, seconds, stage.places)
             record |= {
                 "input_wait": round(waited / seconds, 5),
-                "matrix_share": round(work_of_step(plan.config, training, stage, step) / seconds / peak, 4),
+                "matrix_share": round(work_of_step(config, training, stage, step) / seconds / peak, 4),
             }
             with average.in_place() if average else nullcontext():
                 record |= measure_if_due(plan, model, step, diary)
@@ -243,12 +244,8 @@ def measure_held_out(plan: Plan, model: torch.nn.Module, most_rows: int) -> Meas
     """Loss on held-out rows with fixed masks, each rank measuring its share."""
     numbers = list(range(min(most_rows, plan.held_out.rows_per_epoch)))[distributed.rank() :: distributed.world_size()]
     size = plan.stages[-1].divide(plan.run.config.training).micro_batch_size
-
-    def batches() -> Iterable[Batch]:
-        for start in range(0, len(numbers), size):
-            yield collate(plan.held_out.__getitems__(numbers[start : start + size])).to(plan.device)
-
-    return evaluate_loss(model, sum_losses, batches(), precision=plan.run.config.training.precision)
+    batches = (batch.to(plan.device) for batch in batches_of(plan.held_out, numbers, size))
+    return evaluate_loss(model, sum_losses, batches, precision=plan.run.config.training.precision)
 
 
 def save(

@@ -3,10 +3,11 @@
 Not tested where there is no network: what is tested is what is asked for, and what is refused.
 """
 
+import os
 from pathlib import Path
 
 from bertsmith.corpus.hub import hub_id
-from bertsmith.errors import UserError
+from bertsmith.errors import UserError, first_line
 
 FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 """What is downloaded: no pickle, and no code."""
@@ -21,7 +22,7 @@ def local_folder(source: str | Path) -> Path:
     Raises:
         UserError: The model cannot be had, or has no weights as safetensors.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.exists() or hub_id(str(source)) is None or path.parent.is_dir():
         return path
     return _download(str(source))
@@ -38,7 +39,7 @@ def _download(source: str) -> Path:
     try:
         folder = Path(snapshot_download(source, allow_patterns=FILES))
     except Exception as error:  # whatever it raises means that there is no such model
-        line = next(iter(str(error).splitlines()), type(error).__name__)
+        line = first_line(error)
         raise UserError(f"{source} does not exist here and cannot be had from the hub: {line}") from error
     if not any(folder.glob("*.safetensors")):
         raise UserError(

@@ -14,9 +14,6 @@ from bertsmith.data.batch import Batch
 from bertsmith.data.rows import IGNORE_INDEX
 from bertsmith.model import Packed
 
-TERMS = ("mlm", "nsp")
-"""The terms of the loss, in the order of all tensors below."""
-
 CPU_CHUNK, GPU_CHUNK = 1 << 19, 1 << 27
 """Logits that are turned into probabilities at once: 2 MB in a CPU's cache, half a GB on a GPU."""
 

@@ -20,7 +20,7 @@ from bertsmith.output_folder import CONFIG
 from bertsmith.planning.decisions import model_of
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import read_run
-from bertsmith.tokenizer import Tokenizer, load_tokenizer
+from bertsmith.tokenizer import Tokenizer, load_fitting_tokenizer, load_tokenizer
 
 
 class Candidate(NamedTuple):
@@ -75,13 +75,8 @@ def load_for_prediction(source: Path, reporter: Reporter | None = None) -> tuple
 
 
 def _read_folder(folder: Path) -> tuple[AnyPretrainingModel, Tokenizer]:
-    model, tokenizer = load_model(folder, heads=True), load_tokenizer(folder)
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise UserError(
-            f"the tokenizer in {folder} has {tokenizer.vocab_size:,} pieces and the model {model.config.vocab_size:,}; "
-            "they do not belong together: get the folder again"
-        )
-    return model, tokenizer
+    model = load_model(folder, heads=True)
+    return model, load_fitting_tokenizer(folder, model.config.vocab_size)
 
 
 def _read_checkpoint(folder: Path, reporter: Reporter) -> tuple[AnyPretrainingModel, Tokenizer]:

@@ -45,7 +45,7 @@ SECONDS_TO_APPEAR = 60.0
 def pretrain(
     folder: Path,
     given: Mapping[str, Any],
-    origin: Mapping[str, str],
+    origin: Mapping[str, str] | None = None,
     reporter: Reporter | None = None,
     *,
     plan_only: bool = False,
@@ -57,7 +57,7 @@ def pretrain(
         folder: The run's folder.
         given: Settings by name (`config.RunConfig`); all others keep their
             defaults, or what the run decided when it began.
-        origin: "flag" or "file" for each setting given.
+        origin: Where settings were given, when not all of them as a "flag": "file", for example.
         reporter: Who to tell; the log when None.
         plan_only: Stop before the first step.
         started: When the command began, by `time.monotonic`, of which a budget counts its time. None: now.
@@ -77,7 +77,7 @@ def pretrain(
     reporter = reporter or Reporter() if main else Silent()
     with ExitStack() as stack:
         stack.callback(distributed.stop)
-        run, found = set_up(folder, given, origin, reporter, stack)
+        run, found = set_up(folder, given, dict.fromkeys(given, "flag") | dict(origin or {}), reporter, stack)
         threads = set_threads(run.config.training.threads)
         torch.use_deterministic_algorithms(device.type == "cpu")  # compiled sums would differ from run to run
         state: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "skipped": 0, "wall_seconds": 0.0}

@@ -10,6 +10,13 @@ from typing import Any
 logger = logging.getLogger("bertsmith")
 
 
+def duration(seconds: float) -> str:
+    """A time as a person says it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 class Reporter:
     """Takes what a program has to say and passes the lines to `logging`."""
 

@@ -43,9 +43,7 @@ class Run:
     folder: Path
     config: RunConfig
     origin: dict[str, str]
-    """Where each value that is no default came from: preset, file, flag, measured."""
-
-    is_new: bool
+    """Where each value came from: default, preset, file, flag, init, measured, memory."""
 
     trains: bool = False
     """Its steps have begun, so that the settings are those of what is in the folder."""
@@ -116,7 +114,7 @@ def open_run(folder: Path, given: Mapping[str, Any], origin: Mapping[str, str]) 
     check_exclusive(given)
     config_path = folder / CONFIG
     if not config_path.exists():
-        return Run(folder, run_config(by_table(given)), dict(origin), is_new=True)
+        return Run(folder, run_config(by_table(given)), dict(origin))
     run = read_run(folder)
     if any(run.checkpoints.glob("*step-*")):
         _refuse_changes(run, given)
@@ -161,7 +159,7 @@ def read_run(folder: Path) -> Run:
     if not tables.keys() >= {*TABLES, "origin"}:
         raise UserError(f"{folder / CONFIG} is damaged: it lacks a table; give the run a new folder with -o")
     origin = tables.pop("origin")
-    run = Run(folder, run_config(tables), dict(origin), is_new=False)
+    run = Run(folder, run_config(tables), dict(origin))
     if run.config.training.steps is None and any(run.checkpoints.glob("step-*")):
         raise UserError(f"{folder / CONFIG} is damaged: a run with checkpoints has a number of steps; put it back")
     return run

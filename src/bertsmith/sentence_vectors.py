@@ -22,11 +22,12 @@ from torch import Tensor
 
 from bertsmith.errors import UserError
 from bertsmith.finetuning.folder import find_model
-from bertsmith.finetuning.tasks.batches import by_length, collate
+from bertsmith.finetuning.tasks.batches import CPU_PLACES, GPU_PLACES, by_length, collate
 from bertsmith.finetuning.tasks.encoding import encode_texts
 from bertsmith.model import AnyModel, BertModel, BertPooler, Packed, architecture_of
 from bertsmith.model.classifier import SEQUENCE
 from bertsmith.model.folder import ModelFolder, read_config
+from bertsmith.model.packed import mean_tokens
 from bertsmith.step import autocast
 from bertsmith.tokenizer import Tokenizer, load_fitting_tokenizer
 
@@ -35,9 +36,6 @@ FloatArray = npt.NDArray[np.float32]
 
 MODULES, SETTINGS = "modules.json", "sentence_bert_config.json"
 """The first marks a folder of sentence-transformers; the second stands beside the encoder."""
-
-CPU_PLACES, GPU_PLACES = 2048, 32768
-"""Token places computed at once: as many as a cache holds; as many as keep a GPU busy."""
 
 
 @dataclass(slots=True)
@@ -92,10 +90,7 @@ class SentenceEncoder:
         if self.pooling == "pooled":
             vectors: Tensor = output.pooled_output.float()
         else:
-            hidden, lengths = output.sequence_output.float(), cu_seqlens.diff().long()
-            sentence = torch.arange(len(lengths), device=hidden.device).repeat_interleave(lengths)
-            sums = hidden.new_zeros(len(lengths), hidden.shape[1]).index_add(0, sentence, hidden)
-            vectors = sums / lengths[:, None]
+            vectors = mean_tokens(output.sequence_output.float(), cu_seqlens)
         return torch.nn.functional.normalize(vectors, dim=-1) if self.normalized else vectors
 
 

@@ -19,16 +19,15 @@ from bertsmith import atomic
 from bertsmith.data.keyed import Stream, keyed_seed
 from bertsmith.data.shards import read_manifest
 from bertsmith.errors import UserError
-from bertsmith.finetuning.any_classifier import inspect_folder
 from bertsmith.finetuning.folder import find_model, model_hash
-from bertsmith.model import MODEL_TYPES, AnyConfig, AnyPretrainingModel, architecture, new_model, read_config
+from bertsmith.model import MODEL_TYPES, AnyConfig, AnyPretrainingModel, architecture, model_type_of, new_model
 from bertsmith.model.folder import ModelFolder
 from bertsmith.planning.decisions import SPECIAL_IDS
 from bertsmith.prepare.adopt import prepared_source
 from bertsmith.presets import PRESETS, sizes_of
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
-from bertsmith.tokenizer import ROLES, Tokenizer, load_tokenizer, same_pieces
+from bertsmith.tokenizer import ROLES, Tokenizer, load_fitting_tokenizer, load_tokenizer, same_pieces
 
 INIT, START = "init", "start.json"
 
@@ -64,13 +63,14 @@ def take_init(run: Run) -> Source | None:
     if model.init is None or _holds_start(run):
         return None
     folder = find_model(Path(model.init))
-    kind_name = str(read_config(folder).get("model_type", "bert"))
+    kind_name = model_type_of(folder)
     if kind_name not in MODEL_TYPES:
         raise UserError(f"init is {model.init}, a {kind_name!r}; only BERT and ModernBERT can be trained further here")
     kind = architecture(kind_name)
     opened = ModelFolder(folder, kind.naming)
-    tokenizer = inspect_folder(folder).tokenizer
-    source = Source(model.init, opened, kind.config(**opened.shape), tokenizer, model_hash(folder))
+    config = kind.config(**opened.shape)
+    tokenizer = load_fitting_tokenizer(folder, config.vocab_size)
+    source = Source(model.init, opened, config, tokenizer, model_hash(folder))
     if run.origin.get("init_sha256") in GIVEN and model.init_sha256 != source.sha256:
         raise UserError(f"init_sha256 is {model.init_sha256}, but {model.init} has {source.sha256}; give that model")
     _refuse_contradictions(run, source)

@@ -127,8 +127,8 @@ def train_step(
     count, means = terms or PRETRAINING
     device = micro_batches[0].input_ids.device
     counts = [torch.cat([count(b), torch.tensor([b.num_tokens], device=device)]) for b in micro_batches]
-    *_, tokens = totals = distributed.sum_over_ranks(torch.stack(counts).sum(0))
-    targets = totals[:-1]
+    totals = distributed.sum_over_ranks(torch.stack(counts).sum(0))
+    targets, tokens = totals[:-1], totals[-1]
     divisor = targets.clamp(min=1)  # a term without targets adds 0
     losses, correct = torch.zeros_like(targets), torch.zeros_like(targets)
     has_room = True

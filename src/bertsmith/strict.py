@@ -1,12 +1,18 @@
 """Strict building of configs: an unknown key or a value of the wrong type is an error, with a suggestion."""
 
 from collections.abc import Mapping
+from dataclasses import field
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from bertsmith.errors import UserError, suggestion
 
 Config = TypeVar("Config")
+
+
+def setting(default: Any, help_text: str) -> Any:
+    """Declare a field of a config with its line of help."""
+    return field(default=default, metadata={"help": help_text})
 
 
 def check_value(name: str, value: Any, expected: Any) -> Any:
@@ -31,7 +37,10 @@ def check_value(name: str, value: Any, expected: Any) -> Any:
             raise UserError(f'{name} is {value!r}; give a list of strings, such as ["my_texts/"]')
         return tuple(value)
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise UserError(f"{name} has too many digits; give a smaller number") from None
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
         raise UserError(f"{name} is {value!r}; give a value of type {expected.__name__}")
     return value

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from bertsmith.reporter import Reporter, Silent
+from bertsmith.reporter import Reporter, Silent, duration
 
 SECONDS_BETWEEN_LINES = 10.0
 """How often a log file gets a line of progress."""
@@ -41,15 +41,6 @@ def step_line(values: dict[str, Any]) -> str:
 def was_measured(values: dict[str, Any]) -> bool:
     """Whether this step was followed by a measurement on held-out data."""
     return any(name.startswith("validation_") for name in values)
-
-
-def duration(seconds: float) -> str:
-    """A time as a person says it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 class TimeLeft:

@@ -8,14 +8,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import click
 
-from bertsmith.config import EXCLUSIVE_SETTINGS, TABLES, read_toml
+from bertsmith.config import EXCLUSIVE_SETTINGS, TABLES, TRAINED, read_toml
 from bertsmith.errors import UserError, suggestion
 from bertsmith.strict import check_value
 
 Command = Callable[..., None]
-
-KINDS = ("wordpiece", "bpe")
-"""Values of --tokenizer that are no path."""
 
 
 def settings(*tables: type, only: tuple[str, ...] | None = None) -> Callable[[Command], Command]:
@@ -119,4 +116,4 @@ def _absolute(value: Any) -> Any:
         value.encode()
     except UnicodeEncodeError as error:  # a run's settings are kept as UTF-8
         raise UserError(f"the path {value!a} is no valid UTF-8; rename it, or name the folder it is in") from error
-    return value if value in KINDS or not Path(value).exists() else str(Path(value).resolve())
+    return value if value in TRAINED or not Path(value).exists() else str(Path(value).resolve())

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import click
 
+from bertsmith.commands.exports import POOLINGS
 from bertsmith.commands.flags import default_folder, settings
 from bertsmith.config import DataConfig, TrainingConfig
 from bertsmith.errors import UserError
@@ -20,7 +21,7 @@ from bertsmith.finetuning.config import FinetuneConfig, Kind
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run [runs/NAME OF DATA].")
 @click.option("--fresh", is_flag=True, help="Start a new run beside an existing one: OUTPUT-2, OUTPUT-3, ...")
 @click.option("--embeddings", is_flag=True, help="Learn sentence vectors from DATA, one sentence a row, unlabelled.")
-@click.option("--pooling", type=click.Choice(("auto", "mean", "pooled")), help="--embeddings: as for `embed` [auto].")
+@click.option("--pooling", type=click.Choice(POOLINGS), help="--embeddings: as for `embed` [auto].")
 @settings(FinetuneConfig)
 def finetune(model: Path, data: str, output: Path | None, fresh: bool, **flags: Any) -> None:
     """Fine-tune MODEL, a run, a folder or a hub id, on labelled rows: CSV, TSV, JSON lines, Parquet, or words and tags.

@@ -10,11 +10,12 @@ import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bertsmith.comparison.contenders import Answers
 from bertsmith.finetuning.tasks.dataset import TaskData
 from bertsmith.finetuning.tasks.examples import Example
 from bertsmith.finetuning.tasks.scores import FloatArray, is_better, score_all
@@ -26,22 +27,8 @@ MOST_FEATURES = 200_000
 """Words and pairs of words, the most frequent: the solver keeps about 25 numbers for each of them and label."""
 
 
-class Baseline(NamedTuple):
-    """What a plain method says of the test rows."""
-
-    name: str
-    probabilities: list[FloatArray]
-    """Of each row [M, C], or the number [1, 1]."""
-
-    seconds: float
-    """Time of learning."""
-
-    rows_per_second: float
-    """Speed of predicting."""
-
-
-def baselines(task: TaskData, metric: str) -> list[Baseline]:
-    """Learn the plain methods from the training rows.
+def baselines(task: TaskData, metric: str) -> list[Answers]:
+    """Learn the plain methods, which have no seed, from the training rows.
 
     Args:
         task: With test rows.
@@ -60,14 +47,14 @@ def baselines(task: TaskData, metric: str) -> list[Baseline]:
 Predict = Callable[[Sequence[Example]], list[FloatArray]]
 
 
-def _timed(task: TaskData, name: str, learn: Callable[[TaskData], Predict]) -> Baseline:
+def _timed(task: TaskData, name: str, learn: Callable[[TaskData], Predict]) -> Answers:
     assert task.test is not None
     began = time.monotonic()
     predict = learn(task)
     learnt = time.monotonic()
     given = predict(task.test.examples)
     speed = len(given) / max(time.monotonic() - learnt, 1e-9)
-    return Baseline(name, given, learnt - began, speed)
+    return Answers(name=name, is_baseline=True, probabilities=[given], seconds=learnt - began, rows_per_second=speed)
 
 
 def _frequent(task: TaskData) -> Predict:

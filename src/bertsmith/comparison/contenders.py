@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from bertsmith.comparison.baselines import baselines
 from bertsmith.comparison.differences import Interval, Measurement, difference_interval, measure, score_interval
-from bertsmith.finetuning.config import FinetuneConfig
 from bertsmith.finetuning.tasks.dataset import TaskData
 from bertsmith.finetuning.tasks.row_sums import row_sums
 from bertsmith.finetuning.tasks.scores import FloatArray, is_better, score_all
@@ -66,24 +64,13 @@ class Answers:
     """Of each seed, of each row [M, C], or the number [1, 1]."""
 
     seconds: float
+    """Of learning, mean over the seeds."""
+
     rows_per_second: float
+    """Speed of predicting."""
+
     parameters: int | None = None
     max_length: int | None = None
-
-
-def plain_answers(task: TaskData, config: FinetuneConfig) -> list[Answers]:
-    """Those of the plain methods, which have no seed."""
-    assert config.metric is not None
-    return [
-        Answers(
-            name=each.name,
-            is_baseline=True,
-            probabilities=[each.probabilities],
-            seconds=each.seconds,
-            rows_per_second=each.rows_per_second,
-        )
-        for each in baselines(task, config.metric)
-    ]
 
 
 def judge_all(task: TaskData, metric: str, models: Sequence[Answers], plain: Sequence[Answers]) -> Comparison:

@@ -75,9 +75,9 @@ def measure(runs: Sequence[RowSums]) -> Measurement:
     return Measurement(by_seed, np.concatenate(resampled), rows)
 
 
-def score_interval(one: Measurement, *, level: float = 0.95) -> Interval:
-    """A score, mean over the seeds, and its confidence interval."""
-    return _interval(one.mean, float(one.resampled.var(ddof=1)), [one], level)
+def score_interval(one: Measurement) -> Interval:
+    """A score, mean over the seeds, and its 95 % confidence interval."""
+    return _interval(one.mean, float(one.resampled.var(ddof=1)), [one], 0.95)
 
 
 def difference_interval(one: Measurement, other: Measurement, *, level: float = 0.95) -> Interval:

@@ -4,13 +4,13 @@ from bertsmith.comparison.contenders import NO_DIFFERENCE, Comparison, Contender
 from bertsmith.comparison.differences import Interval
 from bertsmith.evaluation.table import NOTHING, Table
 
-HEADER = ("score", "against the first", "verdict", "parameters, M", "tokens read", "learning, s", "rows/s")
+HEADER = ("against the first", "verdict", "parameters, M", "tokens read", "learning, s", "rows/s")
 
 
 def comparison_table(found: Comparison) -> Table:
     """One row a model or plain method; the first model is what the others are held against."""
     name = f"{found.task}, {found.rows['test']:,} test rows"
-    header = [name, found.metric.replace("_", " "), *HEADER[1:]]
+    header = [name, found.metric.replace("_", " "), *HEADER]
     return Table(header, [_row(each) for each in found.contenders])
 
 

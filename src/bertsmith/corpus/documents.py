@@ -17,7 +17,7 @@ _MAX_WORDS = SECTION_WORDS * 5 // 4
 _MIN_REST = SECTION_WORDS // 4
 """What is left at the end of a document joins the section before it when it has fewer words than this."""
 
-_WORD_CHARACTERS = 8
+WORD_CHARACTERS = 8
 """Characters that count as a word where there are fewer spaces, as in Chinese."""
 
 _GROUP_WORDS = 100
@@ -62,7 +62,7 @@ class _Piece(NamedTuple):
     @property
     def size(self) -> int:
         """Its words, also for text that has few spaces."""
-        return max(self.words, len(self.text) // _WORD_CHARACTERS)
+        return max(self.words, len(self.text) // WORD_CHARACTERS)
 
 
 def group_documents(paragraphs: Iterator[str | None]) -> Iterator[SourceDocument]:

@@ -103,7 +103,7 @@ def find_files(source: str) -> list[FoundFile]:
     Raises:
         UserError: The path does not exist or is no file, or the folder holds no file.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.is_dir():
         found = [FoundFile(file, _shown(file.relative_to(path)), False) for file in _walk(path)]
         if not found and _is_run(str(path), os.listdir(path)):
@@ -187,11 +187,11 @@ _BROKEN = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error)
 """What the decompressors raise on a damaged stream."""
 
 
-def read_blocks(file: FoundFile, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
+def read_blocks(file: FoundFile) -> Iterator[bytes]:
     """The decompressed content of a file.
 
     Yields:
-        Blocks of at most `block_bytes`.
+        Blocks of at most `BLOCK_BYTES`.
 
     Raises:
         Damage: The file cannot be opened, or the compressed stream is broken.
@@ -200,14 +200,14 @@ def read_blocks(file: FoundFile, block_bytes: int = BLOCK_BYTES) -> Iterator[byt
     position = 0
     try:
         with closing(_open(file)) as stream:
-            while block := _read(stream, block_bytes):
+            while block := _read(stream, BLOCK_BYTES):
                 position += len(block)
                 yield block
             return
     except OSError as error:
         raise Damage(f"cannot be read: {error.strerror or error}") from error
     except Damage:
-        yield from _rest_before_damage(file, position, block_bytes)
+        yield from _rest_before_damage(file, position)
         raise
 
 
@@ -219,13 +219,13 @@ def _read(stream: Any, size: int) -> bytes:
         raise Damage("damaged or cut off; only the text before the damage was used") from error
 
 
-def _rest_before_damage(file: FoundFile, position: int, block_bytes: int) -> Iterator[bytes]:
+def _rest_before_damage(file: FoundFile, position: int) -> Iterator[bytes]:
     """What a failed read lost: the bytes between the last whole block and the damage."""
     rest = bytearray()
     try:
         with closing(_open(file)) as stream:
             while position > 0:
-                position -= len(_read(stream, min(position, block_bytes)))
+                position -= len(_read(stream, min(position, BLOCK_BYTES)))
             while byte := _read(stream, 1):
                 rest += byte
     except (OSError, Damage):
@@ -246,7 +246,7 @@ def _open(file: FoundFile) -> Any:
         case "zstd":
             import pyarrow
 
-            return pyarrow.input_stream(str(file.path), compression="zstd")
+            return pyarrow.input_stream(file.path.open("rb"), compression="zstd")
     return file.path.open("rb")
 
 

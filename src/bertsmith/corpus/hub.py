@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bertsmith.corpus.records import Row
-from bertsmith.errors import UserError
+from bertsmith.errors import UserError, first_line
 
 _KNOWN = {
     "wikitext-2": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
@@ -47,5 +47,5 @@ def hub_rows(source: str) -> Iterator[Row]:
     try:
         data = load_dataset(repository, configuration, split="train", streaming=True)
     except Exception as error:  # whatever it raises means that there is no data set
-        raise UserError(f"{source} cannot be loaded from the hub: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{source} cannot be loaded from the hub: {first_line(error)}") from error
     yield from enumerate(data, 1)

@@ -15,7 +15,7 @@ Document = Literal["auto", "file", "blank-line", "line"]
 
 
 class Layout(Enum):
-    """How the lines of a text make paragraphs and documents. The value is what the user is told."""
+    """How the lines of a text make paragraphs and documents. The first two values are what the user is told."""
 
     WIKITEXT = "WikiText, one document from each ' = Title = ' to the next"
     SENTENCES = "one sentence per line, one document between blank lines"

@@ -1,5 +1,6 @@
 """The corpus as others see it: open what the user named, and stream its sections."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -173,7 +174,7 @@ def open_corpus(
 
 def _is_on_hub(source: str) -> bool:
     """Whether a source is a hub id and not a path, nor the misspelt name of one."""
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.exists() or hub_id(source) is None:
         return False
     looks_like_file = path.suffix in (*RECORDS, ".txt", ".md", *COMPRESSED)

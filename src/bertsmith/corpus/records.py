@@ -119,9 +119,9 @@ def choose_field(rows: Sequence[Any], wanted: str | None) -> tuple[str | None, s
     if not texts and any(_as_text(row) is not None for row in rows):
         return None, ""
     if wanted is not None and wanted not in names:
-        raise Unusable(f"has no field {wanted!r}{suggestion(wanted, map(_shown, names)) if names else ''}")
+        raise Unusable(f"has no field {wanted!r}{suggestion(wanted, map(printable, names)) if names else ''}")
     if not texts or (wanted is not None and wanted not in texts):
-        holds = f"; its fields are {', '.join(map(_shown, names[:20]))}" if names else ""
+        holds = f"; its fields are {', '.join(map(printable, names[:20]))}" if names else ""
         raise Unusable(f"has no text in {f'field {wanted!r}' if wanted else 'any field'}{holds}")
     usual = {name.lower(): name for name in reversed(list(texts))}
     by_name = next((usual[name] for name in TEXT_FIELDS if name in usual), None)
@@ -142,7 +142,7 @@ def _most_like_text(texts: Mapping[str, Sequence[str]]) -> str:
     return max(texts, key=likeness)
 
 
-def _shown(name: object) -> str:
+def printable(name: object) -> str:
     """A field name that can be printed, whatever is in it."""
     return repr(str(name))[1:-1]
 

@@ -44,19 +44,18 @@ class CorpusReport:
         if encoding not in ("utf-8", "ascii"):
             self.encodings[encoding] = self.encodings.get(encoding, 0) + 1
 
-    def skip(self, place: str, reason: str, count: int = 1) -> None:
-        """Count what could not be used.
+    def skip(self, place: str, reason: str) -> None:
+        """Count a line, row or file that could not be used.
 
         Args:
             place: "file", or "file:line" with lines and rows counted from 1.
             reason: Why, without the text itself.
-            count: How many lines, rows or files it stands for.
         """
-        self.skipped += count
+        self.skipped += 1
         if reason in self.skipped_reasons:
-            self.skipped_reasons[reason] += count
+            self.skipped_reasons[reason] += 1
         elif len(self.skipped_reasons) < MAX_EXAMPLES:
-            self.skipped_reasons[reason] = count
+            self.skipped_reasons[reason] = 1
             self.skipped_examples.append(f"{place}: {reason}")
 
     def lines(self) -> list[str]:

@@ -4,13 +4,14 @@ Letters: R rows of L places, T = R x L places, N sequences (empty ones counted,
 so N is a constant), M = R x K predictions (filled ones counted).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bertsmith.data.examples import TrainingRows
 from bertsmith.data.rows import IGNORE_INDEX, Row
 
 
@@ -79,3 +80,9 @@ def collate(rows: Sequence[Row]) -> Batch:
         row_length,
         int(ids.size - lengths[:, -1].sum()),
     )
+
+
+def batches_of(rows: TrainingRows, numbers: Sequence[int], size: int) -> Iterator[Batch]:
+    """The rows of these numbers, `size` in a batch; the last may have fewer."""
+    for start in range(0, len(numbers), size):
+        yield collate(rows.__getitems__(list(numbers[start : start + size])))

@@ -65,10 +65,9 @@ class Course(NamedTuple):
 
 
 class _Epoch(NamedTuple):
-    """One epoch: the sequences in slot order, and where each row's slots begin."""
+    """One epoch: the sequences in slot order, and the rows in the order they are read."""
 
     pairs: Pairs
-    row_starts: Int64Array
     order: Int64Array
 
 
@@ -170,16 +169,16 @@ class TrainingRows:
         piece = np.empty_like(index)
         piece[self._slots_by_length] = by_length
         rows = np.argsort(keyed_bits(self.seed, epoch, Stream.ROW, np.arange(self.rows_per_epoch)), kind="stable")
-        return _Epoch(Pairs(*(part[piece] for part in pairs)), self._row_starts, rows)
+        return _Epoch(Pairs(*(part[piece] for part in pairs)), rows)
 
     def _build(self, epoch: int, numbers: Int64Array) -> list[Row]:
         """Make rows of one epoch."""
         plan = self._epoch(epoch)
         row = plan.order[numbers]
-        counts = plan.row_starts[row + 1] - plan.row_starts[row]
+        counts = self._row_starts[row + 1] - self._row_starts[row]
         owner = np.repeat(np.arange(len(row)), counts)  # which of the rows a sequence stands in
         rank = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-        slot = plan.row_starts[row][owner] + rank
+        slot = self._row_starts[row][owner] + rank
         pairs = Pairs(*(part[slot] for part in plan.pairs))
         has_second = pairs.second_length > 0
         size = pairs.first_length + pairs.second_length + 2 + has_second

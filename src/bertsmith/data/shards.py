@@ -24,9 +24,9 @@ import numpy.typing as npt
 from safetensors.numpy import save
 
 from bertsmith.atomic import sha256
+from bertsmith.data.packing import Int64Array
 from bertsmith.errors import UserError
 
-Int64Array = npt.NDArray[np.int64]
 Split = Literal["train", "validation"]
 
 MANIFEST = "manifest.json"

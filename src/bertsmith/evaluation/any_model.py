@@ -10,7 +10,7 @@ from bertsmith.checkpoint import newest_checkpoint, read_state
 from bertsmith.errors import UserError
 from bertsmith.evaluation.foreign import load_foreign
 from bertsmith.evaluation.pll import Scorer
-from bertsmith.model import MODEL_TYPES, read_config
+from bertsmith.model import is_foreign
 from bertsmith.model_source import local_folder
 from bertsmith.output_folder import CONFIG
 from bertsmith.predict import load_for_prediction
@@ -77,7 +77,7 @@ def open_model(source: str, device: torch.device, reporter: Reporter | None = No
     step = _step_of(run) if run else None
     network: Any
     is_folder = run is None and (path / "config.json").is_file()
-    if is_folder and read_config(path).get("model_type", "bert") not in MODEL_TYPES:
+    if is_folder and is_foreign(path):
         network, tokenizer, longest = load_foreign(path)
     else:
         try:

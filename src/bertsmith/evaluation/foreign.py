@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bertsmith.errors import UserError
+from bertsmith.errors import UserError, first_line
 from bertsmith.model import BertPretrainingOutput, Packed
 from bertsmith.model.folder import refuse_pickle
 from bertsmith.model.packed import place_in_sequence
@@ -86,7 +86,7 @@ class ForeignModel(nn.Module):
             raise
         except Exception as error:  # its code is not ours, and there are fifty architectures
             name = type(self.network).__name__
-            raise UserError(f"{name} of transformers cannot score masked words here: {_line(error)}") from error
+            raise UserError(f"{name} of transformers cannot score masked words here: {first_line(error)}") from error
         finally:
             self._index = None
         # A model whose last matrix is hidden from `get_output_embeddings` has scored every place.
@@ -171,7 +171,7 @@ def load_network(folder: Path, loader: Any, what: str, **settings: Any) -> tuple
             **settings,
         )
     except Exception as error:  # whatever it raises means that there is no such model
-        raise UserError(f"{folder} holds no {what} that transformers reads: {_line(error)}") from error
+        raise UserError(f"{folder} holds no {what} that transformers reads: {first_line(error)}") from error
     return network.float(), sorted(found["missing_keys"])
 
 
@@ -185,7 +185,7 @@ def load_foreign_tokenizer(folder: Path, network: Any) -> tuple[Tokenizer, int]:
         try:
             theirs = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # as above
-            raise UserError(f"{folder} holds no tokenizer that transformers reads: {_line(error)}") from error
+            raise UserError(f"{folder} holds no tokenizer that transformers reads: {first_line(error)}") from error
     if not theirs.is_fast:
         raise UserError(f"the tokenizer in {folder} has no tokenizer.json, which tells words apart; save a fast one")
     names = {role: getattr(theirs, role) for role in ROLES}
@@ -210,10 +210,6 @@ def _positions(network: Any) -> int:
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             longest = min(longest, module.num_embeddings - module.padding_idx - 1)
     return int(longest)
-
-
-def _line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 @contextmanager

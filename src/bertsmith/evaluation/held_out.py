@@ -11,19 +11,18 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from bertsmith.corpus import Section, split_sentences
+from bertsmith.corpus.documents import WORD_CHARACTERS
 from bertsmith.data.examples import SpecialIds, TrainingRows
 from bertsmith.data.keyed import text_hash
 from bertsmith.data.masking import Masking
-from bertsmith.data.shards import Int64Array
+from bertsmith.data.packing import Int64Array
 from bertsmith.errors import UserError
+from bertsmith.planning.decisions import VALIDATION_MLM_PROBABILITY, VALIDATION_SEED
 from bertsmith.prepare.chunks import section_share, shard_content
 from bertsmith.tokenizer import Tokenizer
 
 TEXT_WORDS = 400_000
 """Of a longer text so many words are measured, about 4,096 rows of 128 tokens."""
-
-_WORD_CHARACTERS = 8
-"""Characters that count as a word where there are fewer spaces, as in Chinese."""
 
 
 class Sample(NamedTuple):
@@ -39,7 +38,7 @@ class Sample(NamedTuple):
 
 def count_words(text: str) -> int:
     """Words by the spaces between them, or eighths of characters where these are more."""
-    return max(len(text.split()), len(text) // _WORD_CHARACTERS)
+    return max(len(text.split()), len(text) // WORD_CHARACTERS)
 
 
 def sample_sections(sections: Iterable[Section], words: int = TEXT_WORDS) -> Sample:
@@ -108,18 +107,14 @@ def text_rows(
     *,
     sequence_length: int,
     objective: Literal["mlm", "mlm+nsp"],
-    mlm_probability: float,
-    seed: int,
 ) -> TrainingRows:
-    """Rows of a text: the same for any two models with one tokenizer.
+    """Rows of a text, with masks as in every run: the same for any two models with one tokenizer.
 
     Args:
         source: The text as ids of the tokenizer.
         tokenizer: What made them.
         sequence_length: Places in a row.
         objective: With or without next-sentence pairs.
-        mlm_probability: Share of the tokens to predict.
-        seed: Decides order, cuts, pairs and masks.
     """
     return TrainingRows(
         source,
@@ -127,11 +122,11 @@ def text_rows(
         objective=objective,
         special=SpecialIds(tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id),
         masking=Masking(
-            mlm_probability=mlm_probability,
+            mlm_probability=VALIDATION_MLM_PROBABILITY,
             mask_token_id=tokenizer.mask_token_id,
             replacement_ids=tokenizer.ordinary_ids(),
-            seed=seed,
+            seed=VALIDATION_SEED,
         ),
         short_sequence_probability=0.0,
-        seed=seed,
+        seed=VALIDATION_SEED,
     )

@@ -159,7 +159,7 @@ def _copies(sentence: Sentence, *, room: int, mask_token_id: int, within_word: b
     """Hide each token of a sentence in a copy of it, or of the window of `room` tokens around it."""
     text = np.flatnonzero(sentence.words != SPECIAL)
     ids, words = sentence.ids[text], sentence.words[text]
-    before, after = np.split(sentence.ids, [text[0]])[0], sentence.ids[text[-1] + 1 :]
+    before, after = sentence.ids[: text[0]], sentence.ids[text[-1] + 1 :]
     here = np.arange(len(ids))
     width = min(len(ids), room)
     first = np.clip(here - width // 2, 0, len(ids) - width)
@@ -208,14 +208,14 @@ def _score(scorer: Scorer, sentences: list[Sentence], within_word: bool, tell: T
 def _batches(parts: Iterator[tuple[int, _Copies]], limit: int) -> Iterator[list[tuple[int, _Copies]]]:
     """Gather the copies of sentences of one length until they fill a batch."""
     held: list[tuple[int, _Copies]] = []
+    size = 0
     for number, copies in parts:
-        size = sum(each.input_ids.size for _, each in held)
-        if held and (
-            held[0][1].input_ids.shape[1] != copies.input_ids.shape[1] or size + copies.input_ids.size > limit
-        ):
+        more = copies.input_ids.size
+        if held and (held[0][1].input_ids.shape[1] != copies.input_ids.shape[1] or size + more > limit):
             yield held
-            held = []
+            held, size = [], 0
         held.append((number, copies))
+        size += more
     if held:
         yield held
 

@@ -12,15 +12,16 @@ from typing import Literal
 import numpy as np
 
 from bertsmith.corpus import Section
-from bertsmith.data.batch import Batch, collate
+from bertsmith.data.batch import Batch, batches_of
 from bertsmith.data.examples import TrainingRows
-from bertsmith.data.shards import Int64Array, read_manifest
+from bertsmith.data.packing import Int64Array
+from bertsmith.data.shards import read_manifest
 from bertsmith.evaluation.any_model import AnyModel
 from bertsmith.evaluation.held_out import TextTokens, text_rows
 from bertsmith.evaluation.pll import Tell
 from bertsmith.intervals import wilson_interval
 from bertsmith.objective import sum_losses
-from bertsmith.planning.decisions import VALIDATION_MLM_PROBABILITY, VALIDATION_SEED, rows_of
+from bertsmith.planning.decisions import rows_of
 from bertsmith.run_folder import Run
 from bertsmith.step import Measured, evaluate_loss
 
@@ -109,14 +110,7 @@ def score_text(model: AnyModel, sections: Sequence[Section], sequence_length: in
     length = min(sequence_length, model.max_length)
 
     def rows(objective: Literal["mlm", "mlm+nsp"]) -> TrainingRows:
-        return text_rows(
-            source,
-            model.tokenizer,
-            sequence_length=length,
-            objective=objective,
-            mlm_probability=VALIDATION_MLM_PROBABILITY,
-            seed=VALIDATION_SEED,
-        )
+        return text_rows(source, model.tokenizer, sequence_length=length, objective=objective)
 
     tasks = 2 if model.has_next_sentence else 1
     measured = _measure(model, rows("mlm"), lambda share: tell(share / tasks))
@@ -154,8 +148,8 @@ def _measure(model: AnyModel, rows: TrainingRows, tell: Tell) -> Measured:
     number = min(MOST_ROWS, rows.rows_per_epoch)
 
     def batches() -> Iterator[Batch]:
-        for start in range(0, number, BATCH_ROWS):
-            yield collate(rows.__getitems__(list(range(start, min(start + BATCH_ROWS, number))))).to(model.device)
-            tell(min(1.0, (start + BATCH_ROWS) / number))
+        for done, batch in enumerate(batches_of(rows, range(number), BATCH_ROWS), 1):
+            yield batch.to(model.device)
+            tell(min(1.0, done * BATCH_ROWS / number))
 
     return evaluate_loss(model.network, sum_losses, batches(), precision="float32")

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bertsmith.errors import UserError
+from bertsmith.errors import UserError, first_line
 from bertsmith.evaluation.foreign import quiet
 from bertsmith.export.runtime import Session, require_onnx
 from bertsmith.finetuning.any_classifier import ForeignClassifier, read_classifier
 from bertsmith.model import AnyConfig, architecture, architecture_of, load_model, pad, unpad
 from bertsmith.model.classifier import SEQUENCE, TOKEN, BertClassifier, ModernBertClassifier
-from bertsmith.model.folder import ModelFolder, Naming, read_config
+from bertsmith.model.folder import ModelFolder, read_config
 from bertsmith.sentence_vectors import read_encoder
 
 TASKS = {
@@ -81,15 +81,11 @@ def task_of(folder: Path, wanted: str = "auto") -> str:
         return "text-classification"
     if name.endswith("ForTokenClassification"):
         return "token-classification"
-    return "fill-mask" if _has(folder, _naming(folder).mlm_head) else "feature-extraction"
-
-
-def _naming(folder: Path) -> Naming:
-    return architecture_of(folder).naming
+    return "fill-mask" if _has(folder, architecture_of(folder).naming.mlm_head) else "feature-extraction"
 
 
 def _has(folder: Path, prefix: str) -> bool:
-    return ModelFolder(folder, _naming(folder)).has(prefix)
+    return ModelFolder(folder, architecture_of(folder).naming).has(prefix)
 
 
 def our_outputs(folder: Path, task: str) -> Ours:
@@ -164,8 +160,9 @@ def write_graph(folder: Path, task: str, ours: Ours, path: Path) -> None:
                 folder, use_safetensors=True, local_files_only=True, trust_remote_code=False, **bare
             )
         except (OSError, ValueError) as error:
-            why = str(error).strip().splitlines()[0]
-            raise UserError(f"transformers {transformers.__version__} does not read {folder}: {why}") from error
+            raise UserError(
+                f"transformers {transformers.__version__} does not read {folder}: {first_line(error)}"
+            ) from error
         try:
             program = torch.onnx.export(
                 _Named(network.float().eval(), list(inputs), names),
@@ -177,7 +174,7 @@ def write_graph(folder: Path, task: str, ours: Ours, path: Path) -> None:
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
-            why = str(error.__cause__ or error).splitlines()[0]
+            why = first_line(error.__cause__ or error)
             raise UserError(
                 f"{folder} cannot be traced with torch {torch.__version__} and transformers "
                 f"{transformers.__version__} ({why}); try other versions of them"

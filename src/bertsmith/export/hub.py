@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from bertsmith import atomic
-from bertsmith.errors import UserError
+from bertsmith.errors import UserError, first_line
 from bertsmith.export.folder import staged
-from bertsmith.finetuning.any_classifier import inspect_folder, is_foreign
-from bertsmith.model import load_model
+from bertsmith.finetuning.any_classifier import inspect_folder
+from bertsmith.model import is_foreign, load_model
 from bertsmith.reporter import Reporter
 from bertsmith.sentence_vectors import find_encoder
 from bertsmith.tokenizer import load_fitting_tokenizer
@@ -111,11 +111,6 @@ def read_card(hub: Any, path: Path) -> Any:
         return hub.ModelCard(path.read_text(encoding="utf-8"))
     except Exception as error:  # no UTF-8, no YAML, no mapping, results of a form it does not know
         raise UserError(f"the header of {path} is not what the hub reads ({first_line(error)}); mend it") from error
-
-
-def first_line(error: Exception) -> str:
-    """What a library says, in one line."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _check(licence: str | None, description: str | None, upload: bool, repo: str | None) -> tuple[str, str]:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bertsmith.corpus import Section, open_corpus
-from bertsmith.data.batch import Batch, collate
+from bertsmith.data.batch import batches_of
 from bertsmith.data.examples import TrainingRows
 from bertsmith.data.shards import read_manifest
 from bertsmith.errors import UserError
@@ -33,7 +33,7 @@ from bertsmith.finetuning.tasks.scoring import judge
 from bertsmith.model.classifier import Head, read_head
 from bertsmith.objective import sum_losses
 from bertsmith.output_folder import CONFIG
-from bertsmith.planning.decisions import VALIDATION_MLM_PROBABILITY, VALIDATION_SEED, rows_of
+from bertsmith.planning.decisions import rows_of
 from bertsmith.prepare import held_out_sections
 from bertsmith.run_folder import read_run
 from bertsmith.step import evaluate_loss
@@ -164,20 +164,14 @@ def _masked_rows(source: Path, tokenizer: Tokenizer, longest: int, data: str | N
         tokenizer,
         sequence_length=min(ROW_LENGTH, longest),
         objective="mlm",
-        mlm_probability=VALIDATION_MLM_PROBABILITY,
-        seed=VALIDATION_SEED,
     )
 
 
 def _masked(graph: Session, rows: TrainingRows, number: int) -> Scores:
     """Loss and accuracy at masked tokens."""
-
-    def batches() -> Iterator[Batch]:
-        for start in range(0, number, BATCH_ROWS):
-            yield collate(rows.__getitems__(list(range(start, min(start + BATCH_ROWS, number)))))
-
+    batches = batches_of(rows, range(number), BATCH_ROWS)
     with torch.no_grad():
-        measured = evaluate_loss(MaskedGraph(graph), sum_losses, batches(), precision="float32")
+        measured = evaluate_loss(MaskedGraph(graph), sum_losses, batches, precision="float32")
     return {"masked-token loss, nats": measured.mlm_loss, "masked tokens guessed right": measured.mlm_accuracy}
 
 

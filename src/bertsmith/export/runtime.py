@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bertsmith.errors import UserError
+from bertsmith.errors import UserError, first_line
 from bertsmith.evaluation.foreign import to_rows
 from bertsmith.model import BertPretrainingOutput, Packed
 
@@ -47,7 +47,7 @@ class Session:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # of many kinds of its own
-            why = next(iter(str(error).splitlines()), type(error).__name__)
+            why = first_line(error)
             raise UserError(
                 f"onnxruntime {onnxruntime.__version__} does not read a graph of torch {torch.__version__} ({why}); "
                 "take a newer onnxruntime"

@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from bertsmith.errors import UserError
+from bertsmith.errors import UserError, first_line
 from bertsmith.evaluation.foreign import load_foreign_tokenizer, load_network, quiet_transformers, to_rows
-from bertsmith.model import MODEL_TYPES, Packed, architecture, read_config
+from bertsmith.model import Packed, architecture_of, is_foreign, model_type_of
 from bertsmith.model.classifier import BertClassifier, Head, ModernBertClassifier, read_head
 from bertsmith.model.folder import ModelFolder
 from bertsmith.tokenizer import Tokenizer, load_fitting_tokenizer
@@ -112,11 +112,6 @@ class Start(NamedTuple):
     """What the layer of a text reads, in words."""
 
 
-def is_foreign(folder: Path) -> bool:
-    """Whether a folder is neither BERT nor ModernBERT."""
-    return read_config(folder).get("model_type", "bert") not in MODEL_TYPES
-
-
 def inspect_folder(folder: Path) -> Start:
     """Look at a model folder: its size, its tokenizer, and how it reads a text.
 
@@ -129,7 +124,7 @@ def inspect_folder(folder: Path) -> Start:
         tokenizer, longest = load_foreign_tokenizer(folder, network)
         size = sum(parameter.numel() for parameter in network.parameters())
         return Start(network.config.hidden_size, tokenizer, longest, size, _by_transformers(network))
-    kind = architecture(str(read_config(folder).get("model_type", "bert")))
+    kind = architecture_of(folder)
     source = ModelFolder(folder, kind.naming)
     config = kind.config(**source.shape)
     tokenizer = load_fitting_tokenizer(folder, config.vocab_size)
@@ -171,7 +166,7 @@ def start_classifier(folder: Path, head: Head) -> AnyClassifier:
         settings["id2label"] = dict(enumerate(head.labels))
         model, _ = ForeignClassifier.load(folder, head, **settings)
         return model.train()
-    if read_config(folder).get("model_type", "bert") == "bert":
+    if model_type_of(folder) == "bert":
         return BertClassifier.start(folder, head)
     return ModernBertClassifier.start(folder, head)
 
@@ -197,7 +192,7 @@ def refuse_unfit(folder: Path, head: Head) -> None:
         with torch.no_grad():
             model(ids, torch.zeros_like(ids), packed, torch.arange(len(ids)))
     except Exception as error:  # whatever it raises means that it does not read as an encoder does
-        line = next(iter(str(error).splitlines()), type(error).__name__)
+        line = first_line(error)
         raise UserError(f"{folder} holds no encoder to classify with: {line}") from error
 
 
@@ -212,7 +207,7 @@ def read_classifier(folder: Path) -> AnyClassifier:
         if missing:
             raise UserError(f"{folder} lacks {missing[0]}; the weights do not belong to its config.json")
         return model.eval()
-    if read_config(folder).get("model_type", "bert") == "bert":
+    if model_type_of(folder) == "bert":
         return BertClassifier.from_pretrained(folder)
     return ModernBertClassifier.from_pretrained(folder)
 

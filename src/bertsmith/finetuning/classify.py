@@ -3,7 +3,6 @@
 import csv
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,14 @@ from bertsmith.errors import UserError
 from bertsmith.finetuning.any_classifier import AnyClassifier, read_classifier, tokenizer_of
 from bertsmith.finetuning.folder import SETTINGS, find_model, read_settings
 from bertsmith.finetuning.outcome import answer
+from bertsmith.finetuning.tasks.batches import CPU_PLACES, GPU_PLACES
 from bertsmith.finetuning.tasks.cells import is_missing, words_of
 from bertsmith.finetuning.tasks.encoding import encode_texts
 from bertsmith.finetuning.tasks.examples import Text, as_text
 from bertsmith.finetuning.tasks.objective import probabilities
 from bertsmith.finetuning.tasks.rows import Columns, Fields, NumberedRow, choose_columns, open_rows, peek
-from bertsmith.finetuning.tasks.scoring import FloatArray, all_logits
+from bertsmith.finetuning.tasks.scores import FloatArray
+from bertsmith.finetuning.tasks.scoring import all_logits
 from bertsmith.machine.device import find_device
 from bertsmith.reporter import Reporter
 from bertsmith.tokenizer import Tokenizer, longest_input, replace_surrogates
@@ -34,9 +35,6 @@ CHUNK_CHARACTERS = 16_000_000
 
 FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx", ".npy", ".npz", ".pt", ".safetensors")
 """Ends of names that promise a format."""
-
-CPU_PLACES, GPU_PLACES = 2048, 32768
-"""Token places computed at once: as many as a cache holds; as many as keep a GPU busy."""
 
 
 class Classifier:
@@ -133,7 +131,7 @@ def predict_file(
     report = CorpusReport()
     kind, per_token = classifier.head.kind, classifier.head.per_token
     every_label = every_label and kind != "regression"
-    sample, rows = peek(iter(open_rows(path, report, column=text, words=None if per_token else False)))
+    sample, rows = peek(open_rows(path, report, column=text, words=None if per_token else False))
     columns = input_columns(path, sample, classifier, Columns(text or "", text_pair, None))
     trained = classifier.columns
     if not text and trained is not None and columns.text != trained.text:
@@ -144,10 +142,7 @@ def predict_file(
     header += ["prediction"] if kind == "regression" else ["prediction", "probability"]
     header += [f"probability_{label}" for label in classifier.head.labels] if every_label else []
     count, empty, began = 0, 0, time.perf_counter()
-    staging = output.with_name(output.name + atomic.TEMPORARY_SUFFIX)
-    with ExitStack() as stack:
-        stack.callback(staging.unlink, missing_ok=True)
-        handle = stack.enter_context(staging.open("w", encoding="utf-8", newline=""))
+    with atomic.growing(output, "w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(header)
         for chunk in chunks(rows, report, "repair it, since each row gets one prediction"):
@@ -162,9 +157,6 @@ def predict_file(
             count += len(chunk)
             rate = count / (time.perf_counter() - began)
             reporter.progress(f"predicting: {count:,} rows, {rate:,.0f} rows/s", 0.0)
-        handle.flush()
-        atomic.sync_file(staging)
-        staging.rename(output)
     seconds = time.perf_counter() - began
     reporter.say(f"{count:,} rows in {seconds:.1f} s ({count / seconds:,.0f} rows/s), written to {output}")
     if empty:

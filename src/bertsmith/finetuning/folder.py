@@ -8,6 +8,7 @@ RUN/model/          the Hugging Face folder
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from bertsmith import atomic
 from bertsmith.errors import UserError
-from bertsmith.finetuning.config import FREE_SETTINGS, FinetuneConfig
+from bertsmith.finetuning.config import FOUND_OUT, FREE_SETTINGS, FinetuneConfig
 from bertsmith.model_source import local_folder
 from bertsmith.output_folder import CONFIG
 from bertsmith.strict import from_mapping
@@ -68,10 +69,14 @@ def open_settings(folder: Path, model: Path, data: str, given: Mapping[str, Any]
     Raises:
         UserError: It was made with other settings, or finetune.json is damaged.
     """
-    given = {name: value for name, value in given.items() if value not in (None, "auto")}  # found out, or read again
+    given = {  # what is found out, or read again, is not what the user asks for
+        name: value
+        for name, value in given.items()
+        if value is not None and not (value == "auto" and name in FOUND_OUT)
+    }
     for name in ("validation", "test"):
         if name in given:
-            given[name] = str(Path(given[name]).expanduser().resolve())
+            given[name] = os.path.realpath(os.path.expanduser(given[name]))
     path = folder / SETTINGS
     if not path.exists() or not (folder / "tries").exists():
         return from_mapping(FinetuneConfig, given)

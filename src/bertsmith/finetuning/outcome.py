@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from bertsmith import atomic
+from bertsmith.card import markdown_table
 from bertsmith.finetuning.config import FinetuneConfig
 from bertsmith.finetuning.tasks.dataset import Part, TaskData
 from bertsmith.finetuning.tasks.examples import label_counts
-from bertsmith.finetuning.tasks.scores import majority
-from bertsmith.finetuning.tasks.scoring import FloatArray, Judged
+from bertsmith.finetuning.tasks.scores import FloatArray, majority
+from bertsmith.finetuning.tasks.scoring import Judged
 
 MOST_MISTAKES = 100
 """Rows in mistakes.csv."""
@@ -164,6 +165,10 @@ def model_card(outcome: Outcome) -> str:
         for part, judged in outcome.judged.items()
         for name, value in judged.scores.values.items()
     ]
+    tested = "; the test rows were looked at once" if "test" in outcome.judged else ""
+    calibrated = "- A probability is only as good as the calibration error above says.\n"
+    if task.kind == "regression":
+        calibrated = ""
     chosen = outcome.tries[outcome.chosen - 1]
     settings = [
         ("task", task.kind),
@@ -196,20 +201,14 @@ model = pipeline("{tag}", "path/to/this/folder"{cut})
 
 ## Results
 
-{_table(("measure", "value"), rows)}
-The validation rows chose the weights, so their figures are too good; the test rows were looked at once.
+{markdown_table(("measure", "value"), rows)}
+The validation rows chose the weights, so their figures are too good{tested}.
 
 ## Recipe
 
-{_table(("setting", "value"), settings)}
+{markdown_table(("setting", "value"), settings)}
 ## Limits
 
 - It knows the rows it was fine-tuned on, and their topics, labels and errors; elsewhere it is worse.
-- A probability is only as good as the calibration error above says.
-- Nobody checked it for bias.
+{calibrated}- Nobody checked it for bias.
 """
-
-
-def _table(header: tuple[str, str], rows: list[tuple[str, str]]) -> str:
-    lines = [f"| {header[0]} | {header[1]} |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
-    return "\n".join(lines) + "\n"

@@ -41,9 +41,7 @@ from bertsmith.model.classifier import rescale
 from bertsmith.optim import AnyOptimizer, learning_rate_at, make_optimizer, set_learning_rate
 from bertsmith.reporter import Reporter
 from bertsmith.step import StepTooLarge, train_step
-
-MAX_SKIPPED = 5
-"""So many steps in a row without a finite loss, and the run stops."""
+from bertsmith.watch import MAX_SKIPPED
 
 
 def run_try(work: Work, attempt: Try, reporter: Reporter) -> None:

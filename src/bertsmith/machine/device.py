@@ -8,6 +8,9 @@ from bertsmith import distributed
 from bertsmith.errors import UserError
 from bertsmith.machine.limits import free_memory, usable_cores
 
+MOST_THREADS = 1024
+"""More are a slip of the pen, and the system would refuse them with a crash."""
+
 
 def find_device(name: str) -> torch.device:
     """The device to compute on; "auto" takes CUDA, then Apple's GPU, then the CPU.
@@ -43,8 +46,8 @@ def set_threads(threads: int | None) -> int:
     Raises:
         UserError: There cannot be so many.
     """
-    if threads is not None and threads < 1:
-        raise UserError(f"threads is {threads}; give 1 or more, or leave --threads out")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise UserError(f"threads is {threads}; give 1 to {MOST_THREADS}, or leave --threads out")
     threads = threads or _asked_threads() or max(1, usable_cores() // distributed.local_world_size())
     torch.set_num_threads(threads)
     return threads

@@ -27,7 +27,7 @@ LOOK_SHAPE, MOST_SECONDS = (64, 768, 768), 2.0
 multiplies bfloat16 in software would take minutes."""
 
 
-def step_operations(config: AnyConfig, *, tokens: int, row_length: int, predictions: int) -> float:
+def step_operations(config: AnyConfig, *, tokens: int, row_length: int, predictions: float) -> float:
     """Floating-point operations of one forward and backward pass.
 
     Args:

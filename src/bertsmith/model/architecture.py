@@ -108,12 +108,22 @@ def architecture(model_type: str, where: str = "model_type") -> Architecture:
 
 
 def architecture_of(folder: Path) -> Architecture:
-    """That of a Hugging Face folder: BERT where its config.json does not say, since the oldest ones did not.
+    """That of a Hugging Face folder.
 
     Raises:
         UserError: It is another one, or there is no such folder.
     """
-    return architecture(str(read_config(folder).get("model_type", "bert")), f"model_type in {folder / 'config.json'}")
+    return architecture(model_type_of(folder), f"model_type in {folder / 'config.json'}")
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether a Hugging Face folder is neither of a BERT nor of a ModernBERT."""
+    return model_type_of(folder) not in MODEL_TYPES
+
+
+def model_type_of(folder: Path) -> str:
+    """What config.json names: BERT where it names nothing, since the oldest ones did not."""
+    return str(read_config(folder).get("model_type", "bert"))
 
 
 def new_config(

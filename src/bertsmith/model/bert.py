@@ -13,9 +13,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from bertsmith.errors import require
 from bertsmith.model.attention import attend, prepare
 from bertsmith.model.bert_folder import read_encoder, read_pretraining_model, write_bert
-from bertsmith.model.check import check_padded, check_shape, require
+from bertsmith.model.check import check_padded, check_shape
 from bertsmith.model.dropout import Dropout
 from bertsmith.model.heads import MaskedLanguageHead, activation, initialize
 from bertsmith.model.output import BertOutput, BertPretrainingOutput

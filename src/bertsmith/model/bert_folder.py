@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from bertsmith.model.check import require
+from bertsmith.errors import require
 from bertsmith.model.folder import NO_HEAD, Model, ModelFolder, Naming, refuse_others, write_folder
 from bertsmith.model.heads import initialize
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bertsmith.errors import UserError
+from bertsmith.errors import require
 
 COUNTS = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
@@ -19,12 +19,6 @@ PROBABILITIES = (
     "hidden_dropout_prob", "attention_probs_dropout_prob", "embedding_dropout", "attention_dropout", "mlp_dropout",
 )  # fmt: skip
 """Fields by the kind of number in them; each architecture has some."""
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise `UserError` with `message` unless `condition` holds."""
-    if not condition:
-        raise UserError(message)
 
 
 def check_shape(config: Any) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bertsmith.errors import UserError, require
 from bertsmith.model.bert import BertConfig, BertModel, BertPooler
 from bertsmith.model.bert_folder import BERT, write_bert
-from bertsmith.model.check import require
 from bertsmith.model.dropout import Dropout
 from bertsmith.model.folder import ModelFolder, read_config
 from bertsmith.model.heads import activation, initialize
@@ -72,7 +72,10 @@ def read_head(folder: Path) -> Head:
     known = architecture.endswith((SEQUENCE, TOKEN))
     require(known, f"{folder} holds {architecture}, which was not fine-tuned; give a run of `bertsmith finetune`")
     id2label = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
-    labels = tuple(str(name) for _, name in sorted((int(index), name) for index, name in id2label.items()))
+    try:
+        labels = tuple(str(name) for _, name in sorted((int(index), name) for index, name in id2label.items()))
+    except (AttributeError, TypeError, ValueError):
+        raise UserError(f"id2label in {folder / 'config.json'} does not give a name to each number; mend it") from None
     guessed = "regression" if len(labels) == 1 else "single_label_classification"
     kinds = {name: kind for kind, name in PROBLEM_TYPES.items()}
     kind = kinds.get(config.get("problem_type") or guessed, "classification")

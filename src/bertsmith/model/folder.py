@@ -18,8 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from bertsmith import atomic
-from bertsmith.errors import UserError
-from bertsmith.model.check import require
+from bertsmith.errors import UserError, require
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ def activation(name: str, key: str = "hidden_act") -> Activation:
     Raises:
         UserError: There is none of that name.
     """
-    if name not in ACTIVATIONS:
+    if str(name) not in ACTIVATIONS:
         raise UserError(f"{key} is '{name}'{suggestion(str(name), ACTIVATIONS)}")
     return ACTIVATIONS[name]
 

@@ -17,8 +17,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from bertsmith.errors import require
 from bertsmith.model.attention import attend, prepare
-from bertsmith.model.check import check_padded, check_shape, require
+from bertsmith.model.check import check_padded, check_shape
 from bertsmith.model.dropout import Dropout
 from bertsmith.model.heads import MaskedLanguageHead, activation, initialize
 from bertsmith.model.modernbert_folder import read_modernbert, write_modernbert

@@ -11,8 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from bertsmith.errors import UserError
-from bertsmith.model.check import require
+from bertsmith.errors import UserError, require
 from bertsmith.model.folder import NO_HEAD, Model, ModelFolder, Naming, refuse_others, write_folder
 
 SHAPE_KEYS = (

@@ -227,9 +227,10 @@ def model_config(run: Run, tokenizer: Tokenizer) -> AnyConfig:
     """The model as it is pretrained. That of a run with --init has the shape that is in RUN/init/."""
     model = run.config.model
     if model.init is not None:
-        path = run.folder / "init" / "config.json"
-        kind = architecture(str(read_config(path.parent).get("model_type")))
-        config = kind.config(**kind.naming.read_shape(read_config(path.parent), path))
+        folder = run.folder / "init"
+        values = read_config(folder)
+        kind = architecture(str(values.get("model_type")))
+        config = kind.config(**kind.naming.read_shape(values, folder / "config.json"))
         return with_dropout(config, hidden=model.hidden_dropout_prob, attention=model.attention_probs_dropout_prob)
     return new_config(
         PRESETS[model.preset].model_type,

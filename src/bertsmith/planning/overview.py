@@ -4,7 +4,7 @@ from math import log
 from typing import NamedTuple
 
 from bertsmith import distributed
-from bertsmith.errors import UserError
+from bertsmith.errors import UserError, first_line
 from bertsmith.machine.measure import halving, seconds_per_micro_batch
 from bertsmith.model import AnyPretrainingModel
 from bertsmith.objective import sum_losses
@@ -44,7 +44,7 @@ def try_out(plan: Plan, model: AnyPretrainingModel, reporter: Reporter) -> Tried
     except Exception as error:  # of many kinds
         if losses is sum_losses:
             raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         reporter.warn(f"this run compiles its steps and that failed here, so they are slower: {reason}")
         return Tried(sum_losses, _seconds_per_row(plan, model, sum_losses))
 

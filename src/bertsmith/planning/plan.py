@@ -29,7 +29,7 @@ from bertsmith.machine.measure import (
     worth_compiling,
 )
 from bertsmith.machine.memory import even_part, rows_that_fit, training_state
-from bertsmith.model import AnyConfig, AnyPretrainingModel, has_dropout
+from bertsmith.model import AnyConfig, AnyPretrainingModel
 from bertsmith.objective import sum_losses
 from bertsmith.planning.decisions import (
     decide_by_budget,
@@ -82,11 +82,6 @@ class Plan:
     def config(self) -> AnyConfig:
         """The model as it is pretrained."""
         return model_config(self.run, self.tokenizer)
-
-    @property
-    def has_dropout(self) -> bool:
-        """Whether a forward pass draws random numbers."""
-        return has_dropout(self.config)
 
     def stage_of(self, step: int) -> Stage:
         """The stage that a step belongs to."""

@@ -6,6 +6,7 @@ The number of tokens is a first rule from few runs (docs/log.md, "Sizes and toke
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from bertsmith.model import architecture
 from bertsmith.presets import PRESETS
 
 TOKENS_PER_PARAMETER = 1.0
@@ -23,7 +24,7 @@ class Choice(NamedTuple):
 def block_weights(preset: str) -> int:
     """Weights of the matrices of the blocks."""
     shape = PRESETS[preset]
-    feed_forward = {"bert": 2, "modernbert": 3}[shape.model_type] * shape.intermediate_size
+    feed_forward = architecture(shape.model_type).feed_forward_matrices * shape.intermediate_size
     return shape.num_hidden_layers * shape.hidden_size * (4 * shape.hidden_size + feed_forward)
 
 

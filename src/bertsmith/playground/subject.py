@@ -54,7 +54,7 @@ class Subject:
             self.filler = model if isinstance(model, AnyPretrainingModel) else None
         self._model = model
         self.encoder: AnyModel | None = model if isinstance(model, AnyModel) else getattr(model, "bert", None)
-        self.longest: int = model.config.max_position_embeddings
+        self.longest: int = self.classifier.longest if self.classifier else model.config.max_position_embeddings
 
     def facts(self) -> dict[str, Any]:
         """What the page must know of the model: `can` names the questions it answers."""

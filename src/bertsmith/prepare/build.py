@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from bertsmith.config import DataConfig
+from bertsmith.config import TRAINED, DataConfig
 from bertsmith.corpus import CorpusReport
 from bertsmith.errors import UserError, suggestion
 from bertsmith.prepare.chunks import section_share, split_of
 from bertsmith.prepare.facts import measure_split, most_frequent, unigram_loss
-from bertsmith.prepare.fingerprint import TRAINED, Inputs, difference, held_out_share, read_inputs
+from bertsmith.prepare.fingerprint import Inputs, difference, held_out_share, read_inputs
 from bertsmith.prepare.folder import PreparedFolder
 from bertsmith.prepare.job import Job, Progress, Report, tell_nobody
 from bertsmith.prepare.tokenising import make_shards
@@ -23,6 +23,8 @@ from bertsmith.tokenizer import Tokenizer, choose_vocab_size, extend_tokenizer, 
 SAMPLE_BYTES = 200_000_000
 """Most text that a tokenizer is trained on. More would change few pieces, and cost memory."""
 
+MODEL_MAX_LENGTH = 512
+"""Tokens, saved for transformers with a tokenizer that is trained for no run: what BERT reads."""
 
 CHARACTERS_PER_TOKEN = 4
 """Of scripts with letters, about, and more than of others: how many tokens a text has is not known before there is a
@@ -70,9 +72,7 @@ def build(job: Job, inputs: Inputs, state: dict[str, Any]) -> dict[str, Any]:
     return manifest
 
 
-def make_tokenizer(
-    config: DataConfig, folder: Path, *, report: Report, progress: Progress = tell_nobody, model_max_length: int = 512
-) -> Tokenizer:
+def make_tokenizer(config: DataConfig, folder: Path, *, report: Report, progress: Progress = tell_nobody) -> Tokenizer:
     """Train a tokenizer on a text and save it, without shards.
 
     Args:
@@ -81,14 +81,13 @@ def make_tokenizer(
         folder: Where to.
         report: Told what happens, a line at a time.
         progress: Told how far each stage is.
-        model_max_length: Saved for transformers, in tokens.
 
     Raises:
         UserError: The text cannot be read or the folder not written, or no training is asked for.
     """
     if config.tokenizer not in TRAINED:
         raise UserError(f"tokenizer is '{config.tokenizer}'{suggestion(config.tokenizer, TRAINED)}")
-    job = Job(config, PreparedFolder(folder), model_max_length, report, progress)
+    job = Job(config, PreparedFolder(folder), MODEL_MAX_LENGTH, report, progress)
     inputs = read_inputs(config)
     state = _measure(job, inputs)
     if not state["sizes"]["train"]["bytes"]:
@@ -96,7 +95,7 @@ def make_tokenizer(
     tokenizer = _train(job, inputs, state)
     with job.folder.writing():
         folder.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(folder, model_max_length=model_max_length)
+        tokenizer.save(folder, model_max_length=MODEL_MAX_LENGTH)
     return tokenizer
 
 
@@ -169,7 +168,7 @@ def _train(job: Job, inputs: Inputs, state: dict[str, Any]) -> Tokenizer:
     if sample < 1:
         job.report(f"the tokenizer is trained on {sample:.1%} of the text: sections chosen by hash, about 200 MB")
     tokenizer = train_tokenizer(
-        _training_texts(job, inputs, held_out_share(state, inputs), sample, expected=sample * size["characters"]),
+        _training_texts(job, inputs, state, sample),
         kind=cast(Literal["wordpiece", "bpe"], config.tokenizer),
         vocab_size=config.vocab_size or choose_vocab_size(size["bytes"]),
         lowercase=config.lowercase,
@@ -190,16 +189,16 @@ def _extended(job: Job, inputs: Inputs, state: dict[str, Any]) -> Tokenizer:
     assert inputs.tokenizer is not None
     if job.config.extend_vocab is None:
         return inputs.tokenizer
-    size = state["sizes"]["train"]
-    sample = min(1.0, SAMPLE_BYTES / size["bytes"])
-    texts = _training_texts(job, inputs, held_out_share(state, inputs), sample, expected=sample * size["characters"])
+    sample = min(1.0, SAMPLE_BYTES / state["sizes"]["train"]["bytes"])
+    texts = _training_texts(job, inputs, state, sample)
     tokenizer = extend_tokenizer(inputs.tokenizer, texts, job.config.extend_vocab)
     job.report(f"tokenizer: {job.config.extend_vocab:,} words added, {tokenizer.vocab_size:,} pieces")
     return tokenizer
 
 
-def _training_texts(job: Job, inputs: Inputs, share: float, sample: float, expected: float) -> Iterator[str]:
+def _training_texts(job: Job, inputs: Inputs, state: dict[str, Any], sample: float) -> Iterator[str]:
     """Sections of the training text, or of a sample that depends on their keys alone."""
+    share, expected = held_out_share(state, inputs), sample * state["sizes"]["train"]["characters"]
     seen, told = 0, 0.0
     for section in inputs.corpus.sections():
         if split_of(section, share) == "train" and section_share(section, b"sample") < sample:

@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bertsmith.atomic import sha256
-from bertsmith.data.shards import Int64Array, ShardContent, Split, read_shard, shard_name
+from bertsmith.data.packing import Int64Array
+from bertsmith.data.shards import ShardContent, Split, read_shard, shard_name
 
 LENGTH_CLASSES = 40
 """Powers of two that the length of a document is sorted by, in tokens."""

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertsmith.config import DataConfig
+from bertsmith.config import TRAINED, DataConfig
 from bertsmith.corpus import open_corpus
 from bertsmith.errors import UserError
 from bertsmith.prepare.reading import Text
@@ -21,9 +21,6 @@ from bertsmith.tokenizer import Tokenizer, load_tokenizer
 RULES, RULES_OF_SPACED = 1, 2
 """Raised whenever a change of the code gives other shards for the same input; the second where a tokenizer tells a
 word after a space from one without."""
-
-TRAINED = ("wordpiece", "bpe")
-"""Values of `DataConfig.tokenizer` that ask for a new tokenizer; any other is a path."""
 
 SHARES, BUILT_IN_SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3), (0.1,)
 """Shares of a text that may be held out when none is given: small texts need larger ones. What one share holds out, a

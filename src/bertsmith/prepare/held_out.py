@@ -28,7 +28,10 @@ def held_out_sections(config: DataConfig, manifest: dict[str, Any]) -> Iterator[
             raise UserError(f"{source.root} was prepared before, which keeps no path to its text")
         tables = read_toml(settings)
         tables.pop("origin", None)
-        return held_out_sections(run_config(tables).data, manifest)
+        inner = run_config(tables).data
+        if prepared_source(inner) is not None and inner.text == config.text:
+            raise UserError(f"{source.root} names itself as its text, and keeps no path to what it was prepared from")
+        return held_out_sections(inner, manifest)
     inputs = read_inputs(config)
     changed = difference(manifest["fingerprint"], inputs.fingerprint)
     if changed is not None:

@@ -7,8 +7,9 @@ from bertsmith.config import flat
 from bertsmith.report.charts import Series, add_chart
 from bertsmith.report.facts import RunFacts
 from bertsmith.report.html import add, add_table, new_page, section
-from bertsmith.report.page import add_heading, duration, evaluation_rows, level_series, state
+from bertsmith.report.page import RATES, add_heading, evaluation_rows, level_series, state
 from bertsmith.report.settings import command, hashes, shown
+from bertsmith.reporter import duration
 
 NOTICE = "This page shows names of your files and your settings. Share it only with those who may see them."
 
@@ -55,13 +56,9 @@ def _add_curves(main: Element, runs: Sequence[RunFacts], names: Sequence[str]) -
             series.append(Series("" if held_out else run, facts.steps.curve(name, by_tokens=True), "faint", colour))
             series.append(Series(run, held_out, "measured", colour))
         if name == "mlm_loss" and len(levels) == 1:
-            series += level_series("token frequencies alone", levels.pop(), 7)
+            series += level_series("token frequencies alone", levels.pop())
         add_chart(charts, title, series, x_label="tokens read", percent=percent)
-    for title, name, percent in (
-        ("learning rate", "learning_rate", False),
-        ("tokens per second", "tokens_per_second", False),
-        ("share of the machine's peak matrix rate", "matrix_share", True),
-    ):
+    for title, name, percent in RATES:
         lines = [
             Series(run, facts.steps.curve(name, by_tokens=True), "line", colour)
             for colour, (run, facts) in enumerate(zip(names, runs, strict=True))

@@ -10,6 +10,7 @@ from bertsmith.report.data import add_data
 from bertsmith.report.facts import RunFacts
 from bertsmith.report.html import add, add_table, bar, new_page, readable, section
 from bertsmith.report.settings import add_settings
+from bertsmith.reporter import duration
 
 NOTICE = (
     "This page shows your own text: held-out sentences, the most frequent pieces, and names of files. "
@@ -17,6 +18,13 @@ NOTICE = (
 )
 MOST_ROWS = 8
 """Of a table that follows the training; the first and the last are among them."""
+
+RATES = (
+    ("learning rate", "learning_rate", False),
+    ("tokens per second", "tokens_per_second", False),
+    ("share of the machine's peak matrix rate", "matrix_share", True),
+)
+"""Charts of one curve a run: title, name of the value, whether it is a share."""
 
 
 def run_page(facts: RunFacts) -> Element:
@@ -74,7 +82,7 @@ def _add_cards(main: Element, facts: RunFacts) -> None:
 def held_out(facts: RunFacts) -> Mapping[str, Any]:
     """Means over the held-out text, at the end or when it was measured last."""
     if facts.evaluation is not None and facts.evaluation.get("step") == facts.steps.last:
-        return {name: value for name, value in facts.evaluation.items() if value == value}
+        return facts.evaluation
     last = facts.steps.validations[-1] if facts.steps.validations else {}
     return {name.removeprefix("validation_"): value for name, value in last.items() if name.startswith("validation_")}
 
@@ -84,39 +92,28 @@ def _share_of_peak(facts: RunFacts) -> str:
     return "" if share is None else f"{share:.0%} of the machine's matrix rate"
 
 
-def duration(seconds: float) -> str:
-    """A time as a person says it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def _add_curves(main: Element, facts: RunFacts) -> None:
     part = section(main, "Training", "" if facts.steps else "No step is done yet.")
     charts = add(part, "div", class_="charts")
     levels = facts.manifest or {}
     masked = [
-        *loss_series(facts, "mlm_loss"),
-        *level_series("token frequencies alone", levels.get("unigram_loss"), 7),
+        *value_series(facts, "mlm_loss"),
+        *level_series("token frequencies alone", levels.get("unigram_loss")),
     ]
     x_label = "step"
     add_chart(charts, "masked words: loss, nats", masked, x_label=x_label)
-    chance = level_series("chance", 0.5, 7)
-    add_chart(charts, "pairs of sentences: loss, nats", loss_series(facts, "nsp_loss"), x_label=x_label)
-    accuracy = [*loss_series(facts, "mlm_accuracy")]
+    chance = level_series("chance", 0.5)
+    add_chart(charts, "pairs of sentences: loss, nats", value_series(facts, "nsp_loss"), x_label=x_label)
+    accuracy = value_series(facts, "mlm_accuracy")
     add_chart(charts, "masked words: guessed right", accuracy, x_label=x_label, from_zero=True, percent=True)
-    pairs = loss_series(facts, "nsp_accuracy")
+    pairs = value_series(facts, "nsp_accuracy")
     add_chart(charts, "pairs of sentences: told right", [*pairs, *chance], x_label=x_label, percent=True)
-    for title, name, percent in (
-        ("learning rate", "learning_rate", False),
-        ("tokens per second", "tokens_per_second", False),
-        ("share of the machine's peak matrix rate", "matrix_share", True),
-    ):
+    for title, name, percent in RATES:
         line = [Series("", facts.steps.curve(name))]
         add_chart(charts, title, line, x_label=x_label, from_zero=True, percent=percent)
 
 
-def loss_series(facts: RunFacts, name: str) -> list[Series]:
+def value_series(facts: RunFacts, name: str) -> list[Series]:
     """A value in training, and held out."""
     return [
         Series("training text", facts.steps.curve(name), "faint"),
@@ -124,9 +121,9 @@ def loss_series(facts: RunFacts, name: str) -> list[Series]:
     ]
 
 
-def level_series(name: str, value: float | None, colour: int) -> list[Series]:
+def level_series(name: str, value: float | None) -> list[Series]:
     """A level to compare with."""
-    return [] if value is None else [Series(f"{name}, {value:.3g}", [(0.0, value)], "level", colour)]
+    return [] if value is None else [Series(f"{name}, {value:.3g}", [(0.0, value)], "level", 7)]
 
 
 def spread(items: Sequence[Any], most: int = MOST_ROWS) -> list[Any]:

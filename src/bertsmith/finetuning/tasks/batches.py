@@ -14,7 +14,11 @@ import torch
 from torch import Tensor
 
 from bertsmith.data.keyed import Stream, keyed_bits
-from bertsmith.finetuning.tasks.encoding import Input, Int64Array
+from bertsmith.data.packing import Int64Array
+from bertsmith.finetuning.tasks.encoding import Input
+
+CPU_PLACES, GPU_PLACES = 2048, 32768
+"""Token places computed at once: as many as a cache holds; as many as keep a GPU busy."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from bertsmith.finetuning.config import FinetuneConfig, Kind
 from bertsmith.finetuning.tasks.encoding import Input, encode_texts
 from bertsmith.finetuning.tasks.examples import (
     Example,
-    LabelledFile,
     find_labels,
     label_counts,
     read_labelled,
@@ -86,7 +85,7 @@ def load_task(path: str, config: FinetuneConfig, tokenizer: Tokenizer, *, longes
     """
     length = min(longest, config.max_length or longest)
     file = read_labelled(path, config, None, None)
-    kind = _kind_of(file, config)
+    kind = file.kind
     require_libraries(kind)
     head = Head(kind, find_labels(file, kind))
     notes = list(file.notes)
@@ -140,16 +139,6 @@ def fingerprint_of(parts: Mapping[str, Sequence[Example]]) -> str:
         digest.update(b"]]")
     digest.update(b"]")
     return digest.hexdigest()
-
-
-def _kind_of(file: LabelledFile, config: FinetuneConfig) -> Kind:
-    """The kind that the labels of a file were read as."""
-    label = file.examples[0].label
-    if config.task != "auto":
-        return config.task
-    if isinstance(label, tuple):
-        return "multi-label" if isinstance(file.examples[0].text, str) else "tagging"
-    return "regression" if isinstance(label, float) else "classification"
 
 
 def encode_part(examples: list[Example], head: Head, tokenizer: Tokenizer, length: int) -> Part:

@@ -8,12 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from bertsmith.data.packing import Int64Array
 from bertsmith.finetuning.tasks.examples import Text
 from bertsmith.tokenizer import Tokenizer
-
-Int64Array = npt.NDArray[np.int64]
 
 TEXTS_AT_ONCE, CHARACTERS_AT_ONCE = 1024, 4_000_000
 """Tokenised together: uncut, long texts take some hundred times the memory of what stays of them."""

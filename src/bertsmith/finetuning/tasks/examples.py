@@ -43,6 +43,7 @@ class LabelledFile:
 
     path: str
     columns: Columns
+    kind: Kind
     examples: list[Example]
     notes: list[str] = field(default_factory=list)
     """What was left out, a line each."""
@@ -89,7 +90,7 @@ def read_labelled(path: str, config: FinetuneConfig, columns: Columns | None, ki
         f"{example} ({count:,} row{'' if count == 1 else 's'} left out)"
         for example, (_, count) in zip(report.skipped_examples, counts, strict=True)
     ]
-    return LabelledFile(path, chosen, examples, notes)
+    return LabelledFile(path, chosen, kind, examples, notes)
 
 
 class _Row(NamedTuple):

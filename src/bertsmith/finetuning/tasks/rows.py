@@ -6,14 +6,14 @@ that of its first line. A file of plain text has one row a line, with the field
 "text".
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from bertsmith.corpus.files import Damage, FoundFile, find_files, read_blocks
 from bertsmith.corpus.formats import PARQUET, RECORDS, ReadOptions, open_lines, record_rows
-from bertsmith.corpus.records import Unusable, choose_field
+from bertsmith.corpus.records import Unusable, choose_field, printable
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.corpus.tables import decoded
 from bertsmith.errors import UserError, suggestion
@@ -54,7 +54,9 @@ class Columns(NamedTuple):
         return f"text {self.text!r}{pair}" + (f", label {self.label!r}" if self.label else "")
 
 
-def open_rows(path: str, report: CorpusReport, *, column: str | None = None, words: bool | None = None) -> Any:
+def open_rows(
+    path: str, report: CorpusReport, *, column: str | None = None, words: bool | None = None
+) -> Iterator[NumberedRow]:
     """Read a file, row by row.
 
     Args:
@@ -63,13 +65,13 @@ def open_rows(path: str, report: CorpusReport, *, column: str | None = None, wor
         column: A column that was named, by which the header of a table is known.
         words: Whether plain text is columns of words; None: if it looks like them.
 
-    Yields:
+    Returns:
         The rows; nothing is held but what is being read.
 
     Raises:
         UserError: The file is not there, or is not what its name says.
     """
-    if Path(path).expanduser().is_dir():
+    if os.path.isdir(os.path.expanduser(path)):
         raise UserError(f"{path} is a folder; name one file with rows")
     (file,) = find_files(path)
     try:
@@ -212,7 +214,7 @@ def refuse_table(lines: Sequence[str], shape: _Shape, name: str) -> None:
         )
 
 
-def choose_columns(path: str, sample: Sequence[Fields], wanted: Columns | None, *, labelled: bool) -> Columns:
+def choose_columns(path: str, sample: Sequence[Fields], wanted: Columns, *, labelled: bool) -> Columns:
     """Find the fields that hold text, second text and label.
 
     Args:
@@ -224,18 +226,18 @@ def choose_columns(path: str, sample: Sequence[Fields], wanted: Columns | None, 
     Raises:
         UserError: A field is not there, or cannot be told.
     """
-    text, pair, label = wanted or ("", None, None)
+    text, pair, label = wanted
     names = list(dict.fromkeys(name for row in sample for name in row))
     for name in filter(None, (text, pair, label if labelled else None)):
         if name not in names:
-            raise UserError(f"{path} has no column {name!r}{suggestion(name, map(_shown, names))}")
+            raise UserError(f"{path} has no column {name!r}{suggestion(name, map(printable, names))}")
     is_columns = names == [str(n) for n in range(1, len(names) + 1)] and isinstance(sample[0].get("1"), list)
     if labelled and not label:
         lower = {name.lower(): name for name in reversed(names)}
         label = names[-1] if is_columns else next((lower[n] for n in LABEL_FIELDS if n in lower), None)
         if label is None or (is_columns and len(names) == 1):
             raise UserError(
-                f"{path} has no column named 'label'; name it with --label: {', '.join(map(_shown, names))}"
+                f"{path} has no column named 'label'; name it with --label: {', '.join(map(printable, names))}"
             )
     if pair is None:
         text, pair = _usual_pair(names, text, label)
@@ -251,11 +253,6 @@ def choose_columns(path: str, sample: Sequence[Fields], wanted: Columns | None, 
     if text in (pair, label):
         raise UserError(f"column {text!r} of {path} is named twice; text, second text and label are different columns")
     return Columns(text, pair, label)
-
-
-def _shown(name: object) -> str:
-    """The name of a column on one line."""
-    return repr(str(name))[1:-1]
 
 
 def _usual_pair(names: Sequence[str], text: str, label: str | None) -> tuple[str, str | None]:

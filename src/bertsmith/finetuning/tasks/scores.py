@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from bertsmith.errors import UserError, suggestion
 from bertsmith.finetuning.config import Kind
+from bertsmith.intervals import wilson_interval
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -115,7 +116,6 @@ def score_all(
 
 def _score_labels(labels: Sequence[str], given: FloatArray, wanted: IntArray) -> Scores:
     """One label of several."""
-    from scipy import stats
     from sklearn import metrics
 
     best, numbers = given.argmax(1), np.arange(len(labels))
@@ -131,9 +131,8 @@ def _score_labels(labels: Sequence[str], given: FloatArray, wanted: IntArray) ->
         "expected_calibration_error": error,
     }
     table = metrics.confusion_matrix(wanted, best, labels=numbers).tolist()
-    interval = stats.binomtest(int((best == wanted).sum()), len(wanted)).proportion_ci(method="wilson")
     details: dict[str, Any] = {"labels": list(labels), "confusion": table, "reliability": reliability}
-    details["accuracy_interval"] = [float(interval.low), float(interval.high)]
+    details["accuracy_interval"] = list(wilson_interval(values["accuracy"], len(wanted)))
     return Scores(values, details | {"by_label": _by_label(labels, precision, recall, f1, support)})
 
 
@@ -217,7 +216,7 @@ def calibration(confidence: FloatArray, right: npt.NDArray[np.bool_]) -> tuple[f
     return error, rows
 
 
-def majority(kind: Kind, targets: Mapping[str, int]) -> float | None:
+def majority(kind: Kind, counts: Mapping[str, int]) -> float | None:
     """Accuracy of always giving the most frequent label, from how often each one is true; None for other tasks."""
-    total = sum(targets.values())
-    return max(targets.values()) / total if kind in ("classification", "tagging") and total else None
+    total = sum(counts.values())
+    return max(counts.values()) / total if kind in ("classification", "tagging") and total else None

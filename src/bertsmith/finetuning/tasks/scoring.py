@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -13,11 +12,9 @@ from bertsmith.finetuning.tasks.batches import by_length, collate
 from bertsmith.finetuning.tasks.dataset import Part, TaskData
 from bertsmith.finetuning.tasks.encoding import Input
 from bertsmith.finetuning.tasks.objective import example_losses, probabilities, score
-from bertsmith.finetuning.tasks.scores import Scores, score_all
+from bertsmith.finetuning.tasks.scores import FloatArray, Scores, score_all
 from bertsmith.model.classifier import Head
 from bertsmith.step import autocast
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ def hold_out(
         fraction: Share held out, of each stratum.
         kind: Says what a stratum is: a label; the rarest label of a row or sentence; a tenth of the scores.
         seed: Of the run.
-        purpose: 0 for validation, 1 for test, so that the two are independent.
+        purpose: 0 for validation, 1 for test, 2 for `max_rows`, so that all are independent.
     """
     strata: dict[str, dict[bytes, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, stratum in enumerate(_strata(examples, kind)):
