@@ -1,7 +1,7 @@
 """What to expect of a run before it begins, from runs that were measured.
 
-The runs are those of `benchmarks/sizes.py`: English Wikipedia, vocabulary of 16,448, rows of 128, trapezoid, one
-seed (docs/benchmarks.md, "Sizes and tokens"). Another text is easier or harder, so this is a guide and no promise.
+The runs learnt from English Wikipedia, vocabulary of 16,448, rows of 128, trapezoid (docs/benchmarks.md, "Sizes and
+tokens"). Another text is easier or harder, so this is a guide and no promise.
 """
 
 from bisect import bisect_right
@@ -9,8 +9,8 @@ from math import log
 from typing import Literal, NamedTuple
 
 BELOW_UNIGRAM: dict[str, tuple[tuple[float, float], ...]] = {
-    "modern-tiny": ((2.5e6, 1.64),),
-    "modern-mini": ((2.5e6, 1.91),),
+    "modern-tiny": ((1.2e6, 0.88), (2.0e6, 1.63)),
+    "modern-mini": ((1.2e6, 1.42), (8.6e6, 3.00)),
     "bert-tiny": ((2.5e6, 0.44),),
 }
 """By preset: tokens that a run learnt from, and how far below token frequencies its held-out loss ended, in nats."""
