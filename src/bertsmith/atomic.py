@@ -48,7 +48,16 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def growing(path: Path, mode: str, **options: Any) -> Iterator[IO[Any]]:
-    """Open a file that is written bit by bit, and is there when the block ends without an error."""
+    """Open a file that is written bit by bit, and is there when the block ends without an error.
+
+    Args:
+        path: Its final name; until then it ends in `.tmp`, and after an error it is gone.
+        mode: As of `open`, for writing.
+        **options: As of `open`.
+
+    Yields:
+        The open file.
+    """
     staging = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:
         with staging.open(mode, **options) as handle:
