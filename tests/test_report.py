@@ -96,6 +96,12 @@ def test_the_page_loads_nothing(finished: Path) -> None:
     assert "url(" not in (finished / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_run_without_pairs_has_no_card_for_them(finished: Path, text: Path, tmp_path: Path) -> None:
+    train(tmp_path / "run", text, Listener(), steps=2, objective="mlm")
+    assert "half by chance" not in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "half by chance" in (finished / "report.html").read_text(encoding="utf-8")
+
+
 def test_the_page_is_there_while_the_run_trains(text: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         train(tmp_path / "run", text, Listener(stop_after=2))
