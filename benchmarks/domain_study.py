@@ -33,9 +33,9 @@ MOST_ROWS = "4000"
 MODELS = ("domain", "general", "adapted")
 
 
-def call(output: Path, name: str, options: argparse.Namespace, *arguments: str) -> str:
+def call(output: Path, name: str, lanes: int, *arguments: str) -> str:
     """A command of Bertsmith on a share of the cores; what it printed. It goes on where it stopped."""
-    threads = str(max(1, len(os.sched_getaffinity(0)) // options.lanes))
+    threads = str(max(1, len(os.sched_getaffinity(0)) // lanes))
     command = [sys.executable, "-m", "bertsmith", *arguments, "--threads", threads]
     with (output / f"{name}.log").open("a", encoding="utf-8") as log:
         environment = os.environ | {"OMP_NUM_THREADS": threads}
@@ -90,20 +90,20 @@ def tasks(data: Path, output: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def pretrain_all(data: Path, output: Path, options: argparse.Namespace) -> None:
-    """The three models; the first two at once."""
+    """The three models; the first two at once, the third on all cores."""
     steps = round(options.tokens / (LENGTH * ROWS))
     shape = ["--preset", options.preset, "--sequence-length", str(LENGTH), "--global-batch-size", str(ROWS)]
     shape += ["--vocab-size", "8192", "--compile", "no"]
     domain, general, adapted = (output / name for name in MODELS)
 
-    def train(folder: Path, text: Path, count: int, *more: str) -> None:
+    def train(lanes: int, folder: Path, text: Path, count: int, *more: str) -> None:
         if not (folder / "model").exists():
-            call(output, folder.name, options, "pretrain", str(text), "-o", str(folder), "--steps", str(count), *more)
+            call(output, folder.name, lanes, "pretrain", str(text), "-o", str(folder), "--steps", str(count), *more)
 
     with ThreadPoolExecutor(options.lanes) as lanes:
         jobs = [
-            lanes.submit(train, domain, output / "reviews.jsonl", steps, *shape),
-            lanes.submit(train, general, data / "enwiki" / "train.jsonl.zst", steps, *shape),
+            lanes.submit(train, options.lanes, domain, output / "reviews.jsonl", steps, *shape),
+            lanes.submit(train, options.lanes, general, data / "enwiki" / "train.jsonl.zst", steps, *shape),
         ]
         for job in jobs:
             job.result()
@@ -117,7 +117,7 @@ def pretrain_all(data: Path, output: Path, options: argparse.Namespace) -> None:
         "--compile",
         "no",
     ]
-    train(adapted, output / "reviews.jsonl", steps // 2, *again)
+    train(1, adapted, output / "reviews.jsonl", steps // 2, *again)
 
 
 def compare(name: str, rows: tuple[Path, Path], output: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def compare(name: str, rows: tuple[Path, Path], output: Path, options: argparse.
     models = [str(output / model) for model in MODELS]
     flags = ["--task", str(rows[0]), "--test", str(rows[1]), "--max-rows", MOST_ROWS, "--max-length", str(LENGTH)]
     flags += ["--seeds", str(options.seeds), "--json", "-o", str(output / "compared" / name)]
-    return dict(json.loads(call(output, name, options, "compare", *models, *flags)))
+    return dict(json.loads(call(output, name, options.lanes, "compare", *models, *flags)))
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ import torch
 from bertsmith.cli import run
 from bertsmith.commands.console import print_table
 from bertsmith.corpus import Section, open_corpus
+from bertsmith.data.examples import Objective
 from bertsmith.data.shards import read_manifest
 from bertsmith.errors import UserError
 from bertsmith.evaluate import Wanted, evaluate
-from bertsmith.evaluation.held_out import count_words, sample_sections, sample_sentences
+from bertsmith.evaluation import token_scores
+from bertsmith.evaluation.held_out import count_words, sample_sections, sample_sentences, text_rows
 from bertsmith.evaluation.pll import PseudoLikelihoodScore
 from bertsmith.evaluation.results import Evaluation
 from bertsmith.evaluation.table import evaluation_table, keep_in_runs, notes
@@ -81,6 +84,24 @@ def test_the_held_out_text_of_a_run_on_prepared_text_is_found(both: Path, mlm: P
     assert second.pseudo_likelihood is not None
     assert first.pseudo_likelihood.bytes == second.pseudo_likelihood.bytes
     assert second.next_sentences is None
+
+
+def test_a_run_tells_the_kind_of_pairs_that_it_learnt_on_any_text(
+    both: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = train(tmp_path / "order", both, objective="mlm+sop").parent
+    seen: list[str] = []
+
+    def spied(*arguments: Any, objective: Objective, **more: Any) -> Any:
+        seen.append(objective)
+        return text_rows(*arguments, objective=objective, **more)
+
+    monkeypatch.setattr(token_scores, "text_rows", spied)
+    wanted = Wanted(text=open_corpus([str(other)], document="blank-line"), words=0, sequence_length=24)
+    found = evaluate([str(both), str(order), str(order / "model")], wanted, device="cpu", threads=1)
+    assert seen == ["mlm", "mlm+nsp", "mlm", "mlm+sop", "mlm", "mlm+nsp"]
+    assert all(each.next_sentences is not None for each in found)
+    assert "their order; a folder, next sentences" in " ".join(notes(found))
 
 
 def test_a_text_that_changed_is_not_measured_on(text: Path, tmp_path: Path) -> None:

@@ -62,9 +62,9 @@ def finish_run(
         init_sha256=run.config.model.init_sha256,
     )
     try:
-        finite = {name: value if isfinite(value) else None for name, value in measured._asdict().items()}
-        numbers = {"step": state["step"], "parameters": parameters, **finite, "nsp_interval": interval}
-        atomic.write_json(run.folder / EVALUATION, numbers)
+        targets = {"mlm_targets": measured.mlm_targets, "nsp_targets": measured.nsp_targets}
+        numbers = {"step": state["step"], "parameters": parameters, **measured.losses(), **targets}
+        atomic.write_json(run.folder / EVALUATION, numbers | {"nsp_interval": interval})
         publish_model(run.model, exported, plan.tokenizer, card, reporter)
     except OSError as error:
         raise UserError(

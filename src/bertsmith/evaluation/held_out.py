@@ -6,13 +6,13 @@ every model, whatever its tokenizer, and on every machine.
 
 import heapq
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from bertsmith.corpus import Section, split_sentences
 from bertsmith.corpus.documents import WORD_CHARACTERS
-from bertsmith.data.examples import SpecialIds, TrainingRows
+from bertsmith.data.examples import Objective, SpecialIds, TrainingRows
 from bertsmith.data.keyed import text_hash
 from bertsmith.data.masking import Masking
 from bertsmith.data.packing import Int64Array
@@ -106,7 +106,7 @@ def text_rows(
     tokenizer: Tokenizer,
     *,
     sequence_length: int,
-    objective: Literal["mlm", "mlm+nsp"],
+    objective: Objective,
 ) -> TrainingRows:
     """Rows of a text, with masks as in every run: the same for any two models with one tokenizer.
 
@@ -114,7 +114,7 @@ def text_rows(
         source: The text as ids of the tokenizer.
         tokenizer: What made them.
         sequence_length: Places in a row.
-        objective: With or without next-sentence pairs.
+        objective: Without pairs, with next sentences or with the order of sentences.
     """
     return TrainingRows(
         source,

@@ -108,8 +108,8 @@ def notes(evaluations: Sequence[Evaluation]) -> list[str]:
         )
     if any(e.next_sentences for e in evaluations):
         lines.append(
-            "Sentence pairs: half by chance. On its own text a run tells what it was trained to, next sentences or "
-            "their order; with --text, next sentences."
+            "Sentence pairs: half by chance. A run tells what it was trained to, next sentences or their order; a "
+            "folder, next sentences."
         )
     own = sum(e.masked is not None and e.masked.unigram_counts == "training text" for e in evaluations)
     if own > 1:

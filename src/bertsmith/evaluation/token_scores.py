@@ -13,7 +13,7 @@ import numpy as np
 
 from bertsmith.corpus import Section
 from bertsmith.data.batch import Batch, batches_of
-from bertsmith.data.examples import TrainingRows
+from bertsmith.data.examples import Objective, TrainingRows
 from bertsmith.data.packing import Int64Array
 from bertsmith.data.shards import read_manifest
 from bertsmith.evaluation.any_model import AnyModel
@@ -57,7 +57,7 @@ class MaskedScore:
 
 @dataclass(frozen=True, slots=True)
 class NextSentenceScore:
-    """Telling whether one sentence follows another; half of the pairs do."""
+    """Telling whether one sentence follows another, or whether two stand in their order; half of the pairs do."""
 
     accuracy: float
     interval: tuple[float, float]
@@ -95,7 +95,7 @@ def score_text(model: AnyModel, sections: Sequence[Section], sequence_length: in
     """Measure a model on a text.
 
     Masked tokens stand in rows without pairs, so that models with and without next sentences see the same
-    rows. Next sentences are measured on rows of their own.
+    rows. Pairs are measured on rows of their own, of the kind that a run was trained on.
 
     Args:
         model: Its tokenizer makes the ids.
@@ -109,7 +109,7 @@ def score_text(model: AnyModel, sections: Sequence[Section], sequence_length: in
     source, vocab_size = TextTokens(sections, model.tokenizer), model.tokenizer.vocab_size
     length = min(sequence_length, model.max_length)
 
-    def rows(objective: Literal["mlm", "mlm+nsp"]) -> TrainingRows:
+    def rows(objective: Objective) -> TrainingRows:
         return text_rows(source, model.tokenizer, sequence_length=length, objective=objective)
 
     tasks = 2 if model.has_next_sentence else 1
@@ -126,7 +126,8 @@ def score_text(model: AnyModel, sections: Sequence[Section], sequence_length: in
     )
     if tasks == 1:
         return TokenScores(masked, None)
-    measured = _measure(model, rows("mlm+nsp"), lambda share: tell((1 + share) / tasks))
+    pairs: Objective = "mlm+sop" if model.run and model.run.config.training.objective == "mlm+sop" else "mlm+nsp"
+    measured = _measure(model, rows(pairs), lambda share: tell((1 + share) / tasks))
     return TokenScores(masked, _next_sentences(measured))
 
 

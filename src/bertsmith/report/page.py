@@ -66,7 +66,7 @@ def _add_cards(main: Element, facts: RunFacts) -> None:
         level = f"nats; token frequencies alone {levels['unigram_loss']:.2f}" if "unigram_loss" in levels else "nats"
         shown.append(("held-out masked words", f"{final['mlm_loss']:.3f}", level))
         shown.append(("masked words right", _value("accuracy", final.get("mlm_accuracy")), "of the held-out ones"))
-    if final.get("nsp_accuracy") is not None and final.get("nsp_targets") != 0:  # 0: a run without pairs
+    if final.get("nsp_accuracy") is not None:
         shown.append(("pairs of sentences right", f"{final['nsp_accuracy']:.1%}", "held out; half by chance"))
     if facts.steps:
         shown.append(("tokens read", short(facts.steps.tokens), f"in {duration(facts.steps.seconds)} of training"))
@@ -216,7 +216,7 @@ def evaluation_rows(facts: RunFacts) -> list[tuple[str, str]]:
         ("the same for a uniform guess", _value("loss", levels.get("uniform_loss"))),
         ("masked words guessed right", _value("accuracy", final.get("mlm_accuracy"))),
     ]
-    if final.get("nsp_accuracy") is not None and final.get("nsp_targets") != 0:
+    if final.get("nsp_accuracy") is not None:
         rows += [
             ("pairs of sentences: loss, nats", _value("loss", final.get("nsp_loss"))),
             ("pairs of sentences told right", _value("accuracy", final["nsp_accuracy"])),
