@@ -118,7 +118,8 @@ def test_one_module_alone_uses(package: str, allowed: set[str]) -> None:
 
 
 def loaded_after(statement: str) -> set[str]:
-    code = f"{statement}\nimport sys; print(*{{name.split('.')[0] for name in sys.modules}})"
+    """Names of all modules, also those within packages."""
+    code = f"{statement}\nimport sys; print(*sys.modules)"
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
@@ -129,6 +130,22 @@ def test_the_command_line_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize("module", TORCH_FREE)
 def test_text_modules_load_no_torch(module: str) -> None:
     assert "torch" not in loaded_after(f"import bertsmith.{module}")
+
+
+@pytest.mark.parametrize(("prefix", "family"), [("Bert", "bert"), ("ModernBert", "modernbert")])
+def test_reading_a_model_loads_no_compiler(prefix: str, family: str, tmp_path: Path) -> None:
+    """It takes longer than all else that `fill` and `predict` do before the first answer."""
+    code = f"""
+from bertsmith.model import {prefix}Config, {prefix}PretrainingModel, load_model
+config = {prefix}Config(
+    vocab_size=50, hidden_size=64, num_attention_heads=1, num_hidden_layers=1, intermediate_size=8, pad_token_id=0
+)
+{prefix}PretrainingModel(config).save_pretrained("{tmp_path}")
+assert load_model("{tmp_path}").config.model_type == "{family}"
+"""
+    loaded = loaded_after(code)
+    assert "torch" in loaded
+    assert "torch._dynamo" not in loaded
 
 
 def test_no_machine_path_or_registry_is_named() -> None:

@@ -25,6 +25,7 @@ from bertsmith.machine.measure import (
 from bertsmith.machine.memory import activation_bytes, rows_that_fit, training_state
 from bertsmith.machine.work import copy_rate, joules_of, matrix_rate, seconds_of, step_operations, synchronize
 from bertsmith.model import AnyConfig, AnyPretrainingModel, has_dropout, new_config, new_model
+from bertsmith.model.heads import without_weights
 from bertsmith.objective import sum_losses
 from bertsmith.optim import make_optimizer, set_learning_rate
 from bertsmith.planning.decisions import TOKEN_GOAL
@@ -76,7 +77,7 @@ def run_bench(given: Mapping[str, Any], prepared: Path | None = None) -> dict[st
         vocab_size=manifest["vocab_size"] if manifest else VOCAB_SIZE,
         **preset.shape(),
     )
-    with torch.device("meta"):
+    with without_weights():
         parameters = sum(p.numel() for p in new_model(config, next_sentence=False).parameters())
     require_memory(parameters, device)
     model = new_model(config, next_sentence=preset.has_next_sentence_head).to(device)

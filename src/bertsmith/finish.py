@@ -7,8 +7,6 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bertsmith import atomic
 from bertsmith.card import PAIRS, model_card
 from bertsmith.errors import UserError
@@ -17,6 +15,7 @@ from bertsmith.finetuning.any_classifier import AnyClassifier, ForeignClassifier
 from bertsmith.intervals import wilson_interval
 from bertsmith.metrics import EVALUATION
 from bertsmith.model import AnyPretrainingModel, architecture, new_model, with_dropout
+from bertsmith.model.heads import without_weights
 from bertsmith.planning.plan import Plan
 from bertsmith.reporter import Reporter
 from bertsmith.step import Measured
@@ -83,7 +82,7 @@ def for_fine_tuning(model: AnyPretrainingModel) -> AnyPretrainingModel:
     """The same model, sharing its weights, with the dropout that fine-tuning should use."""
     dropout = architecture(model.config.model_type).fine_tuning_dropout
     config = with_dropout(model.config, hidden=dropout, attention=dropout)
-    with torch.device("meta"):  # its own weights are never made
+    with without_weights():
         exported = new_model(config, next_sentence=model.nsp_head is not None)
     exported.load_state_dict(model.state_dict(), assign=True)
     return exported

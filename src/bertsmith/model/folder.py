@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from bertsmith import atomic
 from bertsmith.errors import UserError, require
+from bertsmith.model.heads import without_weights
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class ModelFolder:
         Raises:
             UserError: Tensors are missing, too many, or of another shape.
         """
-        with torch.device("meta"):
+        with without_weights():
             model = build()
         model.to_empty(device="cpu")
         targets: dict[str, Tensor] = {}

@@ -31,6 +31,7 @@ from bertsmith.model import (
     with_dropout,
 )
 from bertsmith.model.folder import ModelFolder
+from bertsmith.model.heads import without_weights
 from bertsmith.objective import sum_losses
 from bertsmith.planning.sizing import choose_size
 from bertsmith.planning.stages import mean_rows, mean_work
@@ -250,7 +251,7 @@ def model_of(run: Run, tokenizer: Tokenizer) -> AnyPretrainingModel:
 
 def parameters_of(run: Run, tokenizer: Tokenizer) -> int:
     """Numbers in the model, counted without making them."""
-    with torch.device("meta"):
+    with without_weights():
         model = model_of(run, tokenizer)
     return sum(parameter.numel() for parameter in model.parameters())
 
