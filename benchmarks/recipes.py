@@ -9,7 +9,7 @@ one. All learn from the same number of tokens, and are measured on the same held
 and masks, without pairs, in float32. `--lanes` runs so many at once with a share of the
 cores each, so speeds are those of one lane. Each run that is done is kept in the output
 folder and not done again. `--blimp` measures 100 minimal pairs of each paradigm, too; `--goal` tells
-when a run first measured that loss. Prints a table, and draws recipes.png where matplotlib is installed.
+when a run first measured that loss. Prints a table, and draws recipes.svg where matplotlib is installed.
 """
 
 import argparse
@@ -182,20 +182,22 @@ def table(found: dict[str, list[Found]], recommended: str, goal: float | None) -
 
 
 def draw(found: dict[str, list[Found]], path: Path) -> None:
-    """Loss against tokens for the steps from 2018 on."""
+    """Loss against tokens for the steps from 2018 on, mean of the seeds."""
     try:
         import matplotlib.pyplot as plt
     except ImportError:
         return
-    figure, axes = plt.subplots(figsize=(8, 5))
+    figure, axes = plt.subplots(figsize=(8, 4.5))
     for name in [recipe.name for recipe in STEPS_FROM_2018 if recipe.name in found]:
-        curve = found[name][0].curve
-        axes.plot([tokens / 1e6 for tokens, _ in curve], [loss for _, loss in curve], marker="o", ms=3, label=name)
+        curves = [each.curve for each in found[name]]
+        tokens = [tokens / 1e6 for tokens, _ in curves[0]]
+        losses = [statistics.mean(loss for _, loss in places) for places in zip(*curves, strict=True)]
+        axes.plot(tokens, losses, marker="o", ms=3, label=name)
     axes.set(xlabel="million tokens", ylabel="held-out loss, nats per masked token")
-    axes.legend()
+    axes.legend(frameon=False, fontsize=9)
     axes.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
@@ -220,7 +222,7 @@ def main() -> None:
             found.setdefault(recipe.name, []).append(job.result())
             print(f"{recipe.name}: {found[recipe.name][-1].loss:.3f}", flush=True)
     print("\n".join(table(found, STEPS_FROM_2018[-1].name, options.goal)))
-    draw(found, options.output / "recipes.png")
+    draw(found, options.output / "recipes.svg")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,15 @@ def test_each_row_is_a_document(tmp_path: Path) -> None:
         assert [section.text for section in sections] == TEXTS, path.name
         assert [section.document for section in sections] == [0, 1, 2, 3, 4]
         assert report.skipped == 0
+
+
+def test_parquet_under_a_name_that_is_no_utf8_is_read(tmp_path: Path) -> None:
+    plain = parquet(tmp_path / "a.parquet", {"text": TEXTS})
+    try:
+        odd = plain.rename(tmp_path / os.fsdecode(b"caf\xe9.parquet"))
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    assert texts(odd) == TEXTS
 
 
 def test_compressed_parquet_is_read(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Rows of JSON and Parquet files."""
 
 import json
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 from bertsmith.corpus.files import Damage, FoundFile, read_blocks
@@ -98,7 +100,7 @@ def parquet_rows(file: FoundFile, text_field: str | None, report: CorpusReport) 
     import pyarrow as pa
 
     with tempfile.TemporaryFile() as copy:
-        source: Any = str(file.path)
+        source: Any = file.path
         if file.compression:  # Parquet is read from its end
             try:
                 for block in read_blocks(file):
@@ -130,7 +132,8 @@ def _open_parquet(source: Any, text_field: str | None) -> tuple[Any, list[Row]]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(source)
+        is_name = isinstance(source, Path)  # Arrow takes one only when it is UTF-8
+        table = pq.ParquetFile(pa.OSFile(os.fsencode(source)) if is_name else source)
     except (OSError, ValueError):
         raise Unusable("is not a Parquet file, or damaged") from None
     columns = [field.name for field in table.schema_arrow if _holds_text(field.type, pa)]

@@ -152,7 +152,8 @@ def _parquet_rows(file: FoundFile) -> Iterator[NumberedRow]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(pa.BufferReader(b"".join(read_blocks(file))) if file.compression else str(file.path))
+        whole = pa.BufferReader(b"".join(read_blocks(file))) if file.compression else pa.OSFile(os.fsencode(file.path))
+        table = pq.ParquetFile(whole)
         classes = class_names(table.schema_arrow.metadata)
         number = 0
         for batch in table.iter_batches(1_000):
