@@ -41,24 +41,23 @@ def activation(name: str, key: str = "hidden_act") -> Activation:
 def draw_truncated_normal(weight: Tensor, std: float, cutoff: float, generator: torch.Generator | None) -> None:
     """Fill a tensor from a normal distribution of mean 0 that is cut at `cutoff` sigma on both sides, in place.
 
-    By inverting the distribution function, one draw a value. `nn.init.trunc_normal_` draws by rejection since
-    PyTorch 2.13, ten times as slowly and with other values than earlier releases.
+    By inverting the distribution function, one draw a value. `nn.init.trunc_normal_` of PyTorch 2.13 draws by
+    rejection, eight times as slowly and with other values than releases before it.
     """
     if weight.is_meta:
         return
     share = erf(cutoff / sqrt(2))  # of the whole distribution, within the cut
-    weight.uniform_(-share, share, generator=generator).erfinv_().mul_(std * sqrt(2)).clamp_(
-        -cutoff * std, cutoff * std
-    )
+    weight.uniform_(-share, share, generator=generator).erfinv_().mul_(std * sqrt(2))
+    weight.clamp_(-cutoff * std, cutoff * std)  # rounding
 
 
 @torch.no_grad()
 def initialize(module: nn.Module, std: float, generator: torch.Generator | None = None, *, cutoff: float = 2.0) -> None:
     """Draw the weights of a module as google-research/bert does.
 
-    Matrices and embeddings come from a normal distribution cut at two sigma (no
-    value lies beyond, so their standard deviation is 0.88 x `std`),
-    biases are 0, LayerNorm begins as the identity.
+    Matrices and embeddings come from a normal distribution cut at two sigma, so
+    their standard deviation is 0.88 x `std`; biases are 0, LayerNorm begins as
+    the identity.
 
     Args:
         module: Its submodules are filled in the order in which they were made.
