@@ -33,9 +33,9 @@ MOST_ROWS = "4000"
 MODELS = ("domain", "general", "adapted")
 
 
-def call(output: Path, name: str, lanes: int, *arguments: str) -> str:
-    """A command of Bertsmith on a share of the cores; what it printed. It goes on where it stopped."""
-    threads = str(max(1, len(os.sched_getaffinity(0)) // lanes))
+def call(output: Path, name: str, at_once: int, *arguments: str) -> str:
+    """What a command of Bertsmith printed, one of so many at once on all cores. It goes on where it stopped."""
+    threads = str(max(1, len(os.sched_getaffinity(0)) // at_once))
     command = [sys.executable, "-m", "bertsmith", *arguments, "--threads", threads]
     with (output / f"{name}.log").open("a", encoding="utf-8") as log:
         environment = os.environ | {"OMP_NUM_THREADS": threads}
@@ -96,9 +96,9 @@ def pretrain_all(data: Path, output: Path, options: argparse.Namespace) -> None:
     shape += ["--vocab-size", "8192", "--compile", "no"]
     domain, general, adapted = (output / name for name in MODELS)
 
-    def train(lanes: int, folder: Path, text: Path, count: int, *more: str) -> None:
+    def train(at_once: int, folder: Path, text: Path, count: int, *more: str) -> None:
         if not (folder / "model").exists():
-            call(output, folder.name, lanes, "pretrain", str(text), "-o", str(folder), "--steps", str(count), *more)
+            call(output, folder.name, at_once, "pretrain", str(text), "-o", str(folder), "--steps", str(count), *more)
 
     with ThreadPoolExecutor(options.lanes) as lanes:
         jobs = [

@@ -187,6 +187,7 @@ def draw(found: dict[str, list[Found]], path: Path) -> None:
         import matplotlib.pyplot as plt
     except ImportError:
         return
+    plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "recipes"}  # text as text; the same file each time
     figure, axes = plt.subplots(figsize=(8, 4.5))
     for name in [recipe.name for recipe in STEPS_FROM_2018 if recipe.name in found]:
         curves = [each.curve for each in found[name]]

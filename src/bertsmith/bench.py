@@ -25,7 +25,7 @@ from bertsmith.machine.measure import (
 from bertsmith.machine.memory import activation_bytes, rows_that_fit, training_state
 from bertsmith.machine.work import copy_rate, joules_of, matrix_rate, seconds_of, step_operations, synchronize
 from bertsmith.model import AnyConfig, AnyPretrainingModel, has_dropout, new_config, new_model
-from bertsmith.model.heads import without_weights
+from bertsmith.model.first_weights import without_weights
 from bertsmith.objective import sum_losses
 from bertsmith.optim import make_optimizer, set_learning_rate
 from bertsmith.planning.decisions import TOKEN_GOAL

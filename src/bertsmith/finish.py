@@ -15,7 +15,7 @@ from bertsmith.finetuning.any_classifier import AnyClassifier, ForeignClassifier
 from bertsmith.intervals import wilson_interval
 from bertsmith.metrics import EVALUATION
 from bertsmith.model import AnyPretrainingModel, architecture, new_model, with_dropout
-from bertsmith.model.heads import without_weights
+from bertsmith.model.first_weights import without_weights
 from bertsmith.planning.plan import Plan
 from bertsmith.reporter import Reporter
 from bertsmith.step import Measured

@@ -132,8 +132,7 @@ def _open_parquet(source: Any, text_field: str | None) -> tuple[Any, list[Row]]:
     import pyarrow.parquet as pq
 
     try:
-        is_name = isinstance(source, Path)  # Arrow takes one only when it is UTF-8
-        table = pq.ParquetFile(pa.OSFile(os.fsencode(source)) if is_name else source)
+        table = pq.ParquetFile(open_for_arrow(source) if isinstance(source, Path) else source)
     except (OSError, ValueError):
         raise Unusable("is not a Parquet file, or damaged") from None
     columns = [field.name for field in table.schema_arrow if _holds_text(field.type, pa)]
@@ -148,6 +147,17 @@ def _open_parquet(source: Any, text_field: str | None) -> tuple[Any, list[Row]]:
         return table, sample_rows(enumerate(texts, 1), text_field)
     except (OSError, ValueError, pa.ArrowException):
         raise Unusable("is a damaged Parquet file") from None
+
+
+def open_for_arrow(path: Path) -> Any:
+    """A file that Arrow reads by itself, whatever its name; the name alone it takes only when that is UTF-8.
+
+    Raises:
+        OSError: It is not there, or may not be read.
+    """
+    import pyarrow as pa
+
+    return pa.OSFile(os.fsencode(path))
 
 
 def decoded(value: Any) -> Any:

@@ -18,7 +18,8 @@ from bertsmith.model.attention import attend, prepare
 from bertsmith.model.bert_folder import read_encoder, read_pretraining_model, write_bert
 from bertsmith.model.check import check_padded, check_shape
 from bertsmith.model.dropout import Dropout
-from bertsmith.model.heads import MaskedLanguageHead, activation, initialize
+from bertsmith.model.first_weights import initialize
+from bertsmith.model.heads import MaskedLanguageHead, activation
 from bertsmith.model.output import BertOutput, BertPretrainingOutput
 from bertsmith.model.packed import Packed, first_tokens, pad, place_in_sequence, unpad
 

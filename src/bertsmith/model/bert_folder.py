@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 
 from bertsmith.errors import require
+from bertsmith.model.first_weights import initialize
 from bertsmith.model.folder import NO_HEAD, Model, ModelFolder, Naming, refuse_others, write_folder
-from bertsmith.model.heads import initialize
 
 logger = logging.getLogger(__name__)
 

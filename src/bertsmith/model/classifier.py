@@ -19,8 +19,9 @@ from bertsmith.errors import UserError, require
 from bertsmith.model.bert import BertConfig, BertModel, BertPooler
 from bertsmith.model.bert_folder import BERT, write_bert
 from bertsmith.model.dropout import Dropout
+from bertsmith.model.first_weights import initialize
 from bertsmith.model.folder import ModelFolder, read_config
-from bertsmith.model.heads import activation, initialize
+from bertsmith.model.heads import activation
 from bertsmith.model.modernbert import ModernBertConfig, ModernBertModel, norm_of
 from bertsmith.model.modernbert_folder import MODERNBERT, write_modernbert
 from bertsmith.model.packed import Packed, first_tokens, mean_tokens

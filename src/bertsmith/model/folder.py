@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bertsmith import atomic
 from bertsmith.errors import UserError, require
-from bertsmith.model.heads import without_weights
+from bertsmith.model.first_weights import without_weights
 
 logger = logging.getLogger(__name__)
 

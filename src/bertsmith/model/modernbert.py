@@ -21,7 +21,8 @@ from bertsmith.errors import require
 from bertsmith.model.attention import attend, prepare
 from bertsmith.model.check import check_padded, check_shape
 from bertsmith.model.dropout import Dropout
-from bertsmith.model.heads import MaskedLanguageHead, activation, initialize
+from bertsmith.model.first_weights import initialize
+from bertsmith.model.heads import MaskedLanguageHead, activation
 from bertsmith.model.modernbert_folder import read_modernbert, write_modernbert
 from bertsmith.model.output import BertOutput, BertPretrainingOutput
 from bertsmith.model.packed import Packed, pad, place_in_sequence, unpad

@@ -30,8 +30,8 @@ from bertsmith.model import (
     read_config,
     with_dropout,
 )
+from bertsmith.model.first_weights import without_weights
 from bertsmith.model.folder import ModelFolder
-from bertsmith.model.heads import without_weights
 from bertsmith.objective import sum_losses
 from bertsmith.planning.sizing import choose_size
 from bertsmith.planning.stages import mean_rows, mean_work

@@ -15,7 +15,7 @@ from bertsmith.corpus.files import Damage, FoundFile, find_files, read_blocks
 from bertsmith.corpus.formats import PARQUET, RECORDS, ReadOptions, open_lines, record_rows
 from bertsmith.corpus.records import Unusable, choose_field, printable
 from bertsmith.corpus.report import CorpusReport
-from bertsmith.corpus.tables import decoded
+from bertsmith.corpus.tables import decoded, open_for_arrow
 from bertsmith.errors import UserError, suggestion
 from bertsmith.finetuning.tasks.cells import class_names, named
 
@@ -152,8 +152,8 @@ def _parquet_rows(file: FoundFile) -> Iterator[NumberedRow]:
     import pyarrow.parquet as pq
 
     try:
-        whole = pa.BufferReader(b"".join(read_blocks(file))) if file.compression else pa.OSFile(os.fsencode(file.path))
-        table = pq.ParquetFile(whole)
+        packed = file.compression  # Parquet is read from its end
+        table = pq.ParquetFile(pa.BufferReader(b"".join(read_blocks(file))) if packed else open_for_arrow(file.path))
         classes = class_names(table.schema_arrow.metadata)
         number = 0
         for batch in table.iter_batches(1_000):
