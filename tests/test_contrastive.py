@@ -64,8 +64,13 @@ def test_the_trained_folder_loads_in_sentence_transformers_and_is_measured(
     assert np.abs(load_sentence_encoder(bert).encode(texts) - theirs).max() > 1e-3
     assert any("empty or repeated rows left out" in line for line in lines.lines)
     assert "| Spearman with the scores of 26 pairs, after |" in (out / "model" / "README.md").read_text()
-    assert {path.suffix for path in out.rglob("*") if path.is_file()} == {".json", ".safetensors", ".md"}
-    assert {path.name for path in out.iterdir()} == {"model", "metrics.json"}
+    assert {path.suffix for path in out.rglob("*") if path.is_file()} == {".json", ".safetensors", ".md", ".html"}
+    assert {path.name for path in out.iterdir()} == {"model", "metrics.json", "report.html"}
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for when in ("before", "after"):
+        for kind in ("spearman", "pearson"):
+            assert f"<td>{metrics[f'sts_{kind}_{when}']:.4f}</td>" in page
+    assert not any(text in page for text in texts)
 
 
 def test_a_model_without_dropout_gets_some_and_its_run_can_be_embedded(bert: Path, tmp_path: Path) -> None:
@@ -75,6 +80,7 @@ def test_a_model_without_dropout_gets_some_and_its_run_can_be_embedded(bert: Pat
     assert command(["finetune", str(modern), str(data), "-o", str(out), *flags]) == 0
     assert json.loads((out / "model" / "config.json").read_text())["mlp_dropout"] == 0.1
     assert load_sentence_encoder(out).longest == 9
+    assert "Not measured: no pairs" in (out / "report.html").read_text(encoding="utf-8")
     assert command(["embed", str(out), str(data), "-o", str(tmp_path / "v.npy"), "--threads", "1"]) == 0
     assert np.load(tmp_path / "v.npy").shape == (20, 32)
     flags = ["--label", "topic", "--epochs", "1", "--threads", "1", "--device", "cpu"]

@@ -157,6 +157,8 @@ def test_what_cannot_be_embedded_is_said_in_one_line(
     assert "did you mean 'text'" in refused(capsys, "embed", bert, rows, "-o", out, "--text-field", "texts")
     blank = write_rows(tmp_path / "blank.jsonl", [{"text": " "}, {"text": ""}])
     assert "no row of" in refused(capsys, "embed", bert, blank, "-o", out)
+    labels = write_rows(tmp_path / "labels.csv", [{"text": "", "label": "cats"}, {"text": "", "label": "dogs"}])
+    assert "labels.csv has no text" in refused(capsys, "embed", bert, labels, "-o", out)  # and embeds no label
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"text": "dog"}\n{"text": "do\n{"text": "cat"}\n', encoding="utf-8")
     assert "broken.jsonl:2: not valid JSON; repair it" in refused(capsys, "embed", bert, broken, "-o", out)

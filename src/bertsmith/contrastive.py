@@ -22,6 +22,9 @@ from bertsmith.finetuning.config import FinetuneConfig
 from bertsmith.finetuning.tasks.examples import read_labelled
 from bertsmith.machine.device import find_device, set_threads
 from bertsmith.model import has_dropout, with_dropout
+from bertsmith.report import PAGE
+from bertsmith.report.html import to_html
+from bertsmith.report.vectors import vectors_page
 from bertsmith.reporter import Reporter
 from bertsmith.sentence_vectors import SentenceEncoder, find_encoder, load_sentence_encoder
 
@@ -108,13 +111,14 @@ def train_embeddings(
         measured = Measured(len(pairs.scores), before, correlate(trained, pairs)) if pairs and before else None
         metrics = _metrics(encoder, config, sentences=len(sentences), loss=loss, measured=measured)
         atomic.write_json(staging / "metrics.json", metrics)
+        atomic.write_bytes(staging / PAGE, to_html(vectors_page(output.name, metrics)))
         atomic.write_text(staging / "model" / "README.md", before_card + _card(trained, metrics))
     if measured is not None:
         reporter.say(
             f"cosines of {measured.pairs:,} pairs with their scores, Spearman: {measured.before.spearman:.4f} before, "
             f"{measured.after.spearman:.4f} after"
         )
-    reporter.say(f"the model is in {output / 'model'}, figures in {output / 'metrics.json'}")
+    reporter.say(f"the model is in {output / 'model'}, figures in {output / 'metrics.json'} and {output / PAGE}")
     return output / "model"
 
 

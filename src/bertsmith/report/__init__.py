@@ -2,7 +2,9 @@
 
     run folder --facts.py--> RunFacts --page.py, overlay.py--> elements (html.py, charts.py) --> report.html
 
-The page has no script, and forbids its browser to load anything or to run one. All text goes through
+A training for sentence vectors has a page of its own, vectors.py.
+
+A page has no script, and forbids its browser to load anything or to run one. All text goes through
 `xml.etree.ElementTree`, which escapes it; none is ever put together by hand.
 """
 

@@ -246,9 +246,11 @@ def choose_columns(path: str, sample: Sequence[Fields], wanted: Columns, *, labe
         lower = {name.lower(): name for name in reversed(names)}
         text = "1" if is_columns else next((lower[n] for n in WORD_FIELDS if n in lower), "")
     if not text:
-        others = [{n: v for n, v in row.items() if n not in (label, pair)} for row in sample]
+        others = [name for name in names if name not in (label, pair)]
+        named = [name for name in others if name.lower() == "text"]  # also an empty one: no other column is meant
+        rows = [{name: row[name] for name in named or others if name in row} for row in sample]
         try:
-            text = choose_field(others, None)[0] or "text"
+            text = choose_field(rows, None)[0] or "text"
         except Unusable as error:
             raise UserError(f"{path} {error}; name the text with --text") from None
     if text in (pair, label):
