@@ -126,7 +126,7 @@ def held_out_loss(model_folder: Path, data: Path, most_rows: int = 2048) -> floa
     from bertsmith.data.examples import open_rows
     from bertsmith.model import load_model
     from bertsmith.objective import sum_losses
-    from bertsmith.planning.decisions import VALIDATION_SEED
+    from bertsmith.planning.from_settings import VALIDATION_SEED
     from bertsmith.step import evaluate_loss
 
     rows = open_rows(data, "validation", objective="mlm", seed=VALIDATION_SEED)

@@ -17,7 +17,7 @@ from bertsmith.errors import UserError
 from bertsmith.model import AnyPretrainingModel, load_model
 from bertsmith.model_source import local_folder
 from bertsmith.output_folder import CONFIG
-from bertsmith.planning.decisions import model_of
+from bertsmith.planning.from_settings import model_of
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import read_run
 from bertsmith.tokenizer import Tokenizer, load_fitting_tokenizer, load_tokenizer

@@ -22,7 +22,7 @@ from bertsmith.errors import UserError
 from bertsmith.finetuning.folder import find_model, model_hash
 from bertsmith.model import MODEL_TYPES, AnyConfig, AnyPretrainingModel, architecture, model_type_of, new_model
 from bertsmith.model.folder import ModelFolder
-from bertsmith.planning.decisions import SPECIAL_IDS
+from bertsmith.planning.from_settings import SPECIAL_IDS
 from bertsmith.prepare.adopt import prepared_source
 from bertsmith.presets import PRESETS, sizes_of
 from bertsmith.reporter import Reporter

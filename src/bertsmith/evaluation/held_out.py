@@ -17,7 +17,7 @@ from bertsmith.data.keyed import text_hash
 from bertsmith.data.masking import Masking
 from bertsmith.data.packing import Int64Array
 from bertsmith.errors import UserError
-from bertsmith.planning.decisions import VALIDATION_MLM_PROBABILITY, VALIDATION_SEED
+from bertsmith.planning.from_settings import VALIDATION_MLM_PROBABILITY, VALIDATION_SEED
 from bertsmith.prepare.chunks import section_share, shard_content
 from bertsmith.tokenizer import Tokenizer
 

@@ -21,7 +21,7 @@ from bertsmith.evaluation.held_out import TextTokens, text_rows
 from bertsmith.evaluation.pll import Tell
 from bertsmith.intervals import wilson_interval
 from bertsmith.objective import sum_losses
-from bertsmith.planning.decisions import rows_of
+from bertsmith.planning.from_settings import rows_of
 from bertsmith.run_folder import Run
 from bertsmith.step import Measured, evaluate_loss
 

@@ -33,7 +33,7 @@ from bertsmith.finetuning.tasks.scoring import judge
 from bertsmith.model.classifier import Head, read_head
 from bertsmith.objective import sum_losses
 from bertsmith.output_folder import CONFIG
-from bertsmith.planning.decisions import rows_of
+from bertsmith.planning.from_settings import rows_of
 from bertsmith.prepare import held_out_sections
 from bertsmith.run_folder import read_run
 from bertsmith.step import evaluate_loss

@@ -1,8 +1,9 @@
 """What is decided before the first step, and kept with the run.
 
-decisions.py    settings that nobody gave, from the text, the preset and the budget; sizing.py: size of the model
-plan.py         the plan of a run: its data, its model, all its settings
-stages.py       how long rows are, and how many make a step, from which step on
-pace.py         whether a run with a budget is on time, and what it does about it
-overview.py     what a run says before its first step; expectation.py: the loss to expect
+decisions.py       settings that nobody gave, from the text, the preset and the budget; sizing.py: size of the model
+from_settings.py   the model and the rows of a run, as its settings say
+plan.py            the plan of a run: its data, its model, all its settings
+stages.py          how long rows are, and how many make a step, from which step on
+pace.py            whether a run with a budget is on time, and what it does about it
+overview.py        what a run says before its first step; expectation.py: the loss to expect
 """

@@ -5,8 +5,7 @@ Each is decided once, written to the run and read again on resume.
 
 from dataclasses import replace
 from math import ceil, inf
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -14,29 +13,18 @@ from bertsmith import distributed
 from bertsmith.budget import MOST_STEPS, Clock
 from bertsmith.config import changed
 from bertsmith.data.batch import Batch, collate
-from bertsmith.data.examples import TrainingRows, open_rows
 from bertsmith.data.masking import share_at
 from bertsmith.errors import UserError
 from bertsmith.machine.device import require_memory
 from bertsmith.machine.measure import Speed, compare_precisions, halving, seconds_per_micro_batch
 from bertsmith.machine.memory import rows_that_fit, training_state
 from bertsmith.machine.work import step_operations
-from bertsmith.model import (
-    AnyConfig,
-    AnyPretrainingModel,
-    architecture,
-    new_config,
-    new_model,
-    read_config,
-    with_dropout,
-)
-from bertsmith.model.first_weights import without_weights
-from bertsmith.model.folder import ModelFolder
 from bertsmith.objective import sum_losses
+from bertsmith.planning.from_settings import model_config, model_of, parameters_of
 from bertsmith.planning.sizing import choose_size
 from bertsmith.planning.stages import mean_rows, mean_work
 from bertsmith.presets import PRESETS, sizes_of
-from bertsmith.replay import REPLAY, AnyRows, MixedRows
+from bertsmith.replay import AnyRows
 from bertsmith.run_folder import Run
 from bertsmith.tokenizer import Tokenizer
 
@@ -50,14 +38,8 @@ WARMUP_SHARE, FEWEST_WARMUP_STEPS, MOST_WARMUP_SHARE = 0.06, 150, 0.25
 CONTINUED_RATE = 0.5
 """Of the preset's peak learning rate, where a run goes on from a model: more of what it knew stays (docs/log.md)."""
 
-SPECIAL_IDS = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
-
 SPEED_ROWS = 16
 """Rows that the speed of a size is measured with, at most."""
-
-VALIDATION_SEED = 0
-VALIDATION_MLM_PROBABILITY = 0.15
-"""Held-out masks are the same for every run on the same rows, so that losses can be compared."""
 
 
 def decide_family(run: Run) -> None:
@@ -222,72 +204,3 @@ def decide_length(run: Run, rows: AnyRows) -> None:
 def default_warmup(steps: int) -> int:
     """Steps in which the learning rate rises, in a run of so many."""
     return round(max(WARMUP_SHARE * steps, min(FEWEST_WARMUP_STEPS, MOST_WARMUP_SHARE * steps)))
-
-
-def model_config(run: Run, tokenizer: Tokenizer) -> AnyConfig:
-    """The model as it is pretrained. That of a run with --init has the shape that is in RUN/init/."""
-    model = run.config.model
-    if model.init is not None:
-        folder = run.folder / "init"
-        values = read_config(folder)
-        kind = architecture(str(values.get("model_type")))
-        config = kind.config(**kind.naming.read_shape(values, folder / "config.json"))
-        return with_dropout(config, hidden=model.hidden_dropout_prob, attention=model.attention_probs_dropout_prob)
-    return new_config(
-        PRESETS[model.preset].model_type,
-        special_ids={name: getattr(tokenizer, name) for name in SPECIAL_IDS},
-        max_position_embeddings=run.config.training.sequence_length,
-        hidden_dropout_prob=model.hidden_dropout_prob,
-        attention_probs_dropout_prob=model.attention_probs_dropout_prob,
-        vocab_size=tokenizer.vocab_size,
-        **{name: getattr(model, name) for name in PRESETS[model.preset].shape()},
-    )
-
-
-def model_of(run: Run, tokenizer: Tokenizer) -> AnyPretrainingModel:
-    """The model that a run pretrains, with new weights."""
-    return new_model(model_config(run, tokenizer), next_sentence=run.config.training.objective != "mlm")
-
-
-def parameters_of(run: Run, tokenizer: Tokenizer) -> int:
-    """Numbers in the model, counted without making them."""
-    with without_weights():
-        model = model_of(run, tokenizer)
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def first_model(run: Run, tokenizer: Tokenizer) -> AnyPretrainingModel:
-    """The model of a run at its beginning: new weights, or those of RUN/init/."""
-    if run.config.model.init is None:
-        return model_of(run, tokenizer)
-    kind = architecture(model_config(run, tokenizer).model_type)
-    return ModelFolder(run.folder / "init", kind.naming).load(lambda: model_of(run, tokenizer)).train()
-
-
-def training_rows(run: Run, sequence_length: int) -> AnyRows:
-    """The rows this run learns from: of its text, and of the general text where there is one."""
-    training, rows = run.config.training, rows_of(run, "train", sequence_length)
-    if training.replay is None:
-        return rows
-    return MixedRows(rows, rows_of(run, "train", sequence_length, run.folder / REPLAY), training.replay_share)
-
-
-def rows_of(
-    run: Run, split: Literal["train", "validation"], sequence_length: int, folder: Path | None = None
-) -> TrainingRows:
-    """Rows of the run's text, or of another folder, to learn from, or to measure on with masks as in every run."""
-    training = run.config.training
-    assert training.objective != "auto"
-    held_out = split == "validation"
-    return open_rows(
-        folder or run.folder,
-        split,
-        sequence_length=sequence_length,
-        objective=training.objective,
-        mlm_probability=VALIDATION_MLM_PROBABILITY if held_out else training.mlm_probability,
-        end_probability=None if held_out else training.end_probability,
-        mask_units="token" if held_out else training.mask_units,
-        mask_covering=training.mask_covering and not held_out,
-        short_sequence_probability=training.short_sequence_probability,
-        seed=VALIDATION_SEED if held_out else training.seed,
-    )

@@ -38,12 +38,8 @@ from bertsmith.planning.decisions import (
     decide_objective,
     decide_recipe,
     decide_shape,
-    first_model,
-    model_config,
-    parameters_of,
-    rows_of,
-    training_rows,
 )
+from bertsmith.planning.from_settings import first_model, model_config, parameters_of, rows_of, training_rows
 from bertsmith.planning.stages import Stage, make_stages, with_steps
 from bertsmith.replay import AnyRows
 from bertsmith.reporter import Reporter

@@ -1,0 +1,96 @@
+"""The model and the rows of a run, as its settings say."""
+
+from pathlib import Path
+from typing import Literal
+
+from bertsmith.data.examples import TrainingRows, open_rows
+from bertsmith.model import (
+    AnyConfig,
+    AnyPretrainingModel,
+    architecture,
+    new_config,
+    new_model,
+    read_config,
+    with_dropout,
+)
+from bertsmith.model.first_weights import without_weights
+from bertsmith.model.folder import ModelFolder
+from bertsmith.presets import PRESETS
+from bertsmith.replay import REPLAY, AnyRows, MixedRows
+from bertsmith.run_folder import Run
+from bertsmith.tokenizer import Tokenizer
+
+SPECIAL_IDS = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
+
+VALIDATION_SEED = 0
+VALIDATION_MLM_PROBABILITY = 0.15
+"""Held-out masks are the same for every run on the same rows, so that losses can be compared."""
+
+
+def model_config(run: Run, tokenizer: Tokenizer) -> AnyConfig:
+    """The model as it is pretrained. That of a run with --init has the shape that is in RUN/init/."""
+    model = run.config.model
+    if model.init is not None:
+        folder = run.folder / "init"
+        values = read_config(folder)
+        kind = architecture(str(values.get("model_type")))
+        config = kind.config(**kind.naming.read_shape(values, folder / "config.json"))
+        return with_dropout(config, hidden=model.hidden_dropout_prob, attention=model.attention_probs_dropout_prob)
+    return new_config(
+        PRESETS[model.preset].model_type,
+        special_ids={name: getattr(tokenizer, name) for name in SPECIAL_IDS},
+        max_position_embeddings=run.config.training.sequence_length,
+        hidden_dropout_prob=model.hidden_dropout_prob,
+        attention_probs_dropout_prob=model.attention_probs_dropout_prob,
+        vocab_size=tokenizer.vocab_size,
+        **{name: getattr(model, name) for name in PRESETS[model.preset].shape()},
+    )
+
+
+def model_of(run: Run, tokenizer: Tokenizer) -> AnyPretrainingModel:
+    """The model that a run pretrains, with new weights."""
+    return new_model(model_config(run, tokenizer), next_sentence=run.config.training.objective != "mlm")
+
+
+def parameters_of(run: Run, tokenizer: Tokenizer) -> int:
+    """Numbers in the model, counted without making them."""
+    with without_weights():
+        model = model_of(run, tokenizer)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def first_model(run: Run, tokenizer: Tokenizer) -> AnyPretrainingModel:
+    """The model of a run at its beginning: new weights, or those of RUN/init/."""
+    if run.config.model.init is None:
+        return model_of(run, tokenizer)
+    kind = architecture(model_config(run, tokenizer).model_type)
+    return ModelFolder(run.folder / "init", kind.naming).load(lambda: model_of(run, tokenizer)).train()
+
+
+def training_rows(run: Run, sequence_length: int) -> AnyRows:
+    """The rows this run learns from: of its text, and of the general text where there is one."""
+    training, rows = run.config.training, rows_of(run, "train", sequence_length)
+    if training.replay is None:
+        return rows
+    return MixedRows(rows, rows_of(run, "train", sequence_length, run.folder / REPLAY), training.replay_share)
+
+
+def rows_of(
+    run: Run, split: Literal["train", "validation"], sequence_length: int, folder: Path | None = None
+) -> TrainingRows:
+    """Rows of the run's text, or of another folder, to learn from, or to measure on with masks as in every run."""
+    training = run.config.training
+    assert training.objective != "auto"
+    held_out = split == "validation"
+    return open_rows(
+        folder or run.folder,
+        split,
+        sequence_length=sequence_length,
+        objective=training.objective,
+        mlm_probability=VALIDATION_MLM_PROBABILITY if held_out else training.mlm_probability,
+        end_probability=None if held_out else training.end_probability,
+        mask_units="token" if held_out else training.mask_units,
+        mask_covering=training.mask_covering and not held_out,
+        short_sequence_probability=training.short_sequence_probability,
+        seed=VALIDATION_SEED if held_out else training.seed,
+    )
