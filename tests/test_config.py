@@ -146,7 +146,7 @@ def test_a_mistaken_command_leaves_no_folder_behind(tmp_path: Path) -> None:
             raise UserError("a mistake")
 
     (tmp_path / "mine").mkdir()
-    for name, others in (("new", ()), ("mine", ()), ("used", ("data",))):
+    for name, others in (("new", ()), ("runs/of/mine", ()), ("mine", ()), ("used", ("data",)), ("mine/new", ())):
         with pytest.raises(UserError, match="a mistake"):
             mistake(tmp_path / name, *others)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "used"]

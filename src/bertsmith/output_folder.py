@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bertsmith import atomic
@@ -59,19 +59,22 @@ def refuse_odd_name(folder: Path) -> None:
 def new_folder(folder: Path, *, owned_by: tuple[str, ...]) -> Iterator[None]:
     """Make an output folder as `make_folder` does, and take it away again when a mistake kept it from being used.
 
-    Only what this command made goes: a folder that was there before stays, and
-    so does one that holds more than the settings of the command.
+    Only what this command made goes, folders above it that are empty too: a folder that was
+    there before stays, and so does one that holds more than the settings of the command.
 
     Raises:
         UserError: As `make_folder`.
     """
-    was_there = folder.exists()
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     make_folder(folder, owned_by=owned_by)
     try:
         yield
     except UserError:
-        if not was_there and not any(path.name not in (CONFIG, LOCK) for path in folder.iterdir()):
+        if folder in made and not any(path.name not in (CONFIG, LOCK) for path in folder.iterdir()):
             shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # one above it holds something else by now
+                for above in made[1:]:
+                    above.rmdir()
         raise
 
 

@@ -64,7 +64,7 @@ def export(model: Path, form: str, output: Path | None, **flags: Any) -> None:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="NumPy file to write (.npy).")
-@click.option("--text-field", help="Column with the text [found].")
+@click.option("--text-field", "--text", "text_field", help="Column with the text [found].")
 @click.option("--pooling", type=click.Choice(POOLINGS), default="auto", help="W" + POOLING_HELP[1:])
 @settings(FinetuneConfig, only=("device", "threads"))
 @click.option("--half", is_flag=True, help="Compute the products in bfloat16: faster where the device has it.")
