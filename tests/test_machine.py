@@ -278,6 +278,23 @@ def test_bfloat16_in_software_is_not_tried_on_a_model(is_software: bool, monkeyp
     assert found.precision == "float32" or not is_software
 
 
+def test_the_look_at_bfloat16_waits_for_no_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def rate(*_: Any) -> float:
+        asked.append(torch.get_num_threads())
+        return 1.0
+
+    monkeypatch.setattr(measure, "product_rate", rate)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        measure.has_fast_half(torch.device("cpu"))
+        assert (asked, torch.get_num_threads()) == ([1, 1], 2)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(("minutes", "gain", "expected"), [(14, 0.5, None), (16, 0.5, True), (16, 0.1, False)])
 def test_compiling_is_looked_at_where_it_can_pay(
     minutes: int, gain: float, expected: bool | None, monkeypatch: pytest.MonkeyPatch

@@ -107,10 +107,18 @@ def fastest(model: nn.Module, batch: Any, losses: SumLosses = sum_losses) -> Spe
 
 
 def has_fast_half(device: torch.device) -> bool:
-    """Whether bfloat16 may pay: a processor without it multiplies in software, up to a hundred times as slow."""
+    """Whether bfloat16 may pay: a processor without it multiplies in software, up to a hundred times as slow.
+
+    A processor is asked on one thread: beside other programs a short product of several waits for the last of them.
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    return HOPELESS * product_rate(device, "bfloat16") > product_rate(device, "float32")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return HOPELESS * product_rate(device, "bfloat16") > product_rate(device, "float32")
+    finally:
+        torch.set_num_threads(threads)
 
 
 def compare_precisions(model: nn.Module, make_batch: MakeBatch, most: int) -> tuple[Speed, int]:
