@@ -43,10 +43,13 @@ class Recipe(NamedTuple):
 
 
 RECIPE_2018 = "--preset bert-SIZE --objective mlm+nsp --optimizer adamw --schedule linear"
-MODERN = "--preset modern-SIZE --objective mlm --optimizer muon --mlm-probability 0.15 --muon-scale 1"
+MODERN = (
+    "--preset modern-SIZE --objective mlm --optimizer muon --mlm-probability 0.15 --muon-scale 1 --output-bias zero"
+)
 BEST = f"{MODERN} --schedule trapezoid"
 MASKED = f"{BEST} --mlm-probability 0.3 --end-probability 0.15"
-RECOMMENDED = f"{MASKED} --muon-scale 2"
+FASTER = f"{MASKED} --muon-scale 2"
+RECOMMENDED = f"{FASTER} --output-bias unigram"
 """Of a flag that is given twice the last counts."""
 
 STEPS_FROM_2018 = (
@@ -56,13 +59,14 @@ STEPS_FROM_2018 = (
     Recipe("modern encoder", f"{MODERN} --schedule linear"),
     Recipe("trapezoid", BEST),
     Recipe("mask 30 % to 15 %", MASKED),
-    Recipe("Muon's matrices at twice the rate (recommended)", RECOMMENDED),
+    Recipe("Muon's matrices at twice the rate", FASTER),
+    Recipe("scores begin at frequencies (recommended)", RECOMMENDED),
 )
 ALONE = (
     Recipe("8 rows a step", RECOMMENDED, 8),
     Recipe("32 rows a step", RECOMMENDED, 32),
-    Recipe("mask 30 %", f"{BEST} --mlm-probability 0.3 --muon-scale 2"),
-    Recipe("Muon's matrices at four times the rate", f"{MASKED} --muon-scale 4"),
+    Recipe("mask 30 %", f"{BEST} --mlm-probability 0.3 --muon-scale 2 --output-bias unigram"),
+    Recipe("Muon's matrices at four times the rate", f"{RECOMMENDED} --muon-scale 4"),
     Recipe("two thirds of the rate", f"{RECOMMENDED} --learning-rate RATE*0.67"),
     Recipe("twice the rate", f"{RECOMMENDED} --learning-rate RATE*2"),
     Recipe("decay share 0.6", f"{RECOMMENDED} --decay-share 0.6"),
@@ -78,6 +82,9 @@ ALONE = (
     Recipe("BERT, MLM + NSP, Muon, linear", RECIPE_2018.replace("adamw", "muon")),
     Recipe(
         "BERT, MLM + NSP, Muon, trapezoid", RECIPE_2018.replace("adamw --schedule linear", "muon --schedule trapezoid")
+    ),
+    Recipe(
+        "BERT, MLM + NSP, Muon, linear, frequencies", f"{RECIPE_2018.replace('adamw', 'muon')} --output-bias unigram"
     ),
     Recipe("BERT, MLM + SOP, Muon, linear", RECIPE_2018.replace("nsp", "sop").replace("adamw", "muon")),
 )

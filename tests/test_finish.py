@@ -257,13 +257,14 @@ def test_the_card_states_its_arguments(objective: str, task: str) -> None:
 
 def test_the_card_states_what_was_done_beyond_the_plain_recipe() -> None:
     levers = {"replay": "general.txt", "replay_share": 0.25, "average_decay": 0.99, "batch_ramp": 0.2}
-    card = made_up_card(**levers, short_length=64, clip_updates=True, muon_scale=2.5)
+    card = made_up_card(**levers, short_length=64, clip_updates=True, muon_scale=2.5, output_bias="unigram")
     stated = [
         "general text beside this one | 25% |",
         "moving average, decay 0.99",
         "for 20% of the steps",
         "| 64, for 90%",
         "2.5 times that of the rest",
+        "their frequencies in the text",
     ]
     assert [each for each in [*stated, "root mean square of 1", "about 1.9 times"] if each not in card] == []
     assert "general.txt" not in card

@@ -60,6 +60,13 @@ def settings(run: Path) -> dict[str, Any]:
     return tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
 
 
+def test_a_bias_for_new_scores_is_refused(source: Path, text: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"output_bias is for new weights, and .* brings its own; leave one of them out"
+    ):
+        further(tmp_path / "run", text, source, output_bias="unigram")
+
+
 def test_a_run_begins_with_the_weights_and_the_tokenizer_of_the_model(source: Path, text: Path, tmp_path: Path) -> None:
     lines = Listener()
     further(tmp_path / "run", text, source, lines)

@@ -26,12 +26,12 @@ def test_a_modern_preset_brings_its_recipe(text: Path, tmp_path: Path) -> None:
 
 def test_what_is_given_wins_over_the_recipe(text: Path, tmp_path: Path) -> None:
     found = trained(tmp_path / "run", text, preset="modern-tiny", mlm_probability=0.2, schedule="linear")
-    assert found == {"schedule": "linear", "mlm_probability": 0.2, "end_probability": None, "muon_scale": 2.0}
+    assert found == dict(MODERN_RECIPE) | {"schedule": "linear", "mlm_probability": 0.2, "end_probability": None}
 
 
 def test_a_replay_has_no_falling_share(text: Path, tmp_path: Path) -> None:
     found = trained(tmp_path / "run", text, preset="modern-tiny", replay=str(text))
-    assert found == {"schedule": "trapezoid", "mlm_probability": 0.15, "end_probability": None, "muon_scale": 2.0}
+    assert found == dict(MODERN_RECIPE) | {"mlm_probability": 0.15, "end_probability": None}
 
 
 def test_bert_keeps_the_masks_of_the_paper(text: Path, tmp_path: Path) -> None:
@@ -40,6 +40,7 @@ def test_bert_keeps_the_masks_of_the_paper(text: Path, tmp_path: Path) -> None:
         "mlm_probability": 0.15,
         "end_probability": None,
         "muon_scale": 1.0,
+        "output_bias": "zero",
     }
 
 

@@ -20,6 +20,7 @@ from bertsmith.data.shards import (
     verify,
 )
 from bertsmith.errors import UserError
+from bertsmith.prepare.facts import count_ids
 
 
 def content(ids: list[int], sentences: list[int], sections: list[int], documents: list[int]) -> ShardContent:
@@ -55,6 +56,16 @@ def test_shards_join_to_one_sequence_of_tokens(folder: Path) -> None:
     assert opened.section_starts.tolist() == [0, 3, 5, 8]
     assert opened.section_document.tolist() == [0, 1, 1]
     assert opened.sentence_starts.tolist() == [0, 2, 3, 5, 6]
+
+
+def test_ids_are_counted_in_all_shards_or_in_some_of_a_large_text(folder: Path) -> None:
+    everything = count_ids(folder, "train", 30)
+    assert np.flatnonzero(everything).tolist() == [10, 11, 12, 13, 14, 20, 21, 22]
+    assert everything.sum() == 8
+    assert np.flatnonzero(count_ids(folder, "train", 30, most=4)).tolist() == [10, 11, 12, 13, 14]  # every second one
+    (folder / shard_name("train", 1)).unlink()
+    with pytest.raises(UserError, match=r"train-00001\.safetensors is damaged: it is missing"):
+        count_ids(folder, "train", 30)
 
 
 def test_all_tables_are_int64(folder: Path) -> None:

@@ -206,6 +206,7 @@ def _levers(training: TrainingConfig) -> list[tuple[str, str]]:
             "learning rate of Muon's matrices",
             f"{training.muon_scale:g} times that of the rest",
         ),
+        (training.output_bias != "zero", "scores of the pieces at first", "their frequencies in the text"),
     )
     return [(name, value) for is_on, name, value in levers if is_on]
 

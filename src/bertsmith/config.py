@@ -123,6 +123,9 @@ class TrainingConfig:
     )
     learning_rate: float | None = setting(None, "Peak learning rate [preset].")
     muon_scale: float = setting(1.0, "Learning rate of Muon's matrices, as a multiple of the other weights'.")
+    output_bias: Literal["zero", "unigram"] = setting(
+        "zero", "Where the score of a piece begins, in a new model: at 0, or at its frequency in the text."
+    )
     schedule: Literal["linear", "cosine", "constant", "trapezoid"] = setting(
         "linear",
         "Learning rate after the warm-up: falls to 0 in a line or a cosine, stays, or stays and falls at the end.",

@@ -48,6 +48,7 @@ MODERN_RECIPE = (
     ("mlm_probability", 0.3),
     ("end_probability", 0.15),
     ("muon_scale", 2.0),
+    ("output_bias", "unigram"),
 )
 """What paid for modern-tiny and modern-mini (docs/benchmarks.md, "The recipe, lever by lever")."""
 

@@ -91,6 +91,8 @@ def _refuse_contradictions(run: Run, source: Source) -> None:
             raise UserError(
                 f"{name} is {getattr(model, name)}, but {source.name} has {getattr(config, name)}; leave it out"
             )
+    if "output_bias" in given:
+        raise UserError(f"output_bias is for new weights, and {source.name} brings its own; leave one of them out")
     preset = PRESETS[model.preset]
     fits = preset.model_type == config.model_type and all(
         getattr(config, name) == value for name, value in preset.shape().items()

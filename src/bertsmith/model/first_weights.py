@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from math import erf, sqrt
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -52,6 +54,20 @@ def initialize(module: nn.Module, std: float, generator: torch.Generator | None 
             nn.init.ones_(part.weight)
         if isinstance(part, nn.Linear | nn.LayerNorm | MaskedLanguageHead) and part.bias is not None:
             nn.init.zeros_(part.bias)
+
+
+@torch.no_grad()
+def begin_at_frequencies(head: MaskedLanguageHead, counts: npt.NDArray[np.int64]) -> None:
+    """Let a new head score each piece by its frequency: the bias is the logarithm (arXiv:2212.09686).
+
+    That is what a model learns first, in some hundred steps, and here need not learn.
+
+    Args:
+        head: Its bias [V] is changed.
+        counts: [V]. One is added to each, so that no piece is impossible, as in `facts.unigram_loss`.
+    """
+    log_frequency = np.log(counts + 1.0) - np.log(counts.sum() + len(counts))
+    head.bias.copy_(torch.from_numpy(log_frequency))
 
 
 class _NothingDrawn(TorchFunctionMode):

@@ -83,8 +83,9 @@ def decide_recipe(run: Run) -> None:
     if given or run.config.training.replay is not None:  # rows of two texts have no falling share
         recipe.pop("mlm_probability", None)
         recipe.pop("end_probability", None)
-    if run.config.model.init is not None:  # how fast a model forgets was measured without it (docs/log.md)
-        recipe.pop("muon_scale", None)
+    if run.config.model.init is not None:
+        recipe.pop("muon_scale", None)  # how fast a model forgets was measured without it (docs/log.md)
+        recipe.pop("output_bias", None)  # its scores are learnt
     run.decide("preset", **{name: value for name, value in recipe.items() if name not in run.origin})
 
 

@@ -13,8 +13,9 @@ from bertsmith.model import (
     read_config,
     with_dropout,
 )
-from bertsmith.model.first_weights import without_weights
+from bertsmith.model.first_weights import begin_at_frequencies, without_weights
 from bertsmith.model.folder import ModelFolder
+from bertsmith.prepare.facts import count_ids
 from bertsmith.presets import PRESETS
 from bertsmith.replay import REPLAY, AnyRows, MixedRows
 from bertsmith.run_folder import Run
@@ -62,7 +63,10 @@ def parameters_of(run: Run, tokenizer: Tokenizer) -> int:
 def first_model(run: Run, tokenizer: Tokenizer) -> AnyPretrainingModel:
     """The model of a run at its beginning: new weights, or those of RUN/init/."""
     if run.config.model.init is None:
-        return model_of(run, tokenizer)
+        model = model_of(run, tokenizer)
+        if run.config.training.output_bias == "unigram":
+            begin_at_frequencies(model.mlm_head, count_ids(run.folder / "data", "train", tokenizer.vocab_size))
+        return model
     kind = architecture(model_config(run, tokenizer).model_type)
     return ModelFolder(run.folder / "init", kind.naming).load(lambda: model_of(run, tokenizer)).train()
 

@@ -1,4 +1,4 @@
-"""Counts over finished shards: what the manifest says about the text."""
+"""Counts over finished shards: what the manifest says about the text, and what a new model begins with."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,10 +8,13 @@ import numpy.typing as npt
 
 from bertsmith.atomic import sha256
 from bertsmith.data.packing import Int64Array
-from bertsmith.data.shards import ShardContent, Split, read_shard, shard_name
+from bertsmith.data.shards import ShardContent, Split, read_manifest, read_shard, shard_name
 
 LENGTH_CLASSES = 40
 """Powers of two that the length of a document is sorted by, in tokens."""
+
+COUNTED_TOKENS = 1 << 26
+"""Enough to know frequencies: half a second."""
 
 
 class _Documents(NamedTuple):
@@ -74,6 +77,28 @@ def measure_split(folder: Path, split: Split, vocab_size: int) -> SplitFacts:
         "shards": shards,
     }
     return SplitFacts(entry, counts, in_several / max(tokens, 1))
+
+
+def count_ids(folder: Path, split: Split, vocab_size: int, *, most: int = COUNTED_TOKENS) -> npt.NDArray[np.int64]:
+    """How often each id occurs in a split; in a large one, in every n-th of its shards.
+
+    Args:
+        folder: What holds `manifest.json`, such as RUN/data.
+        split: Which part of the text.
+        vocab_size: V.
+        most: About so many tokens are counted.
+
+    Returns:
+        int64 [V].
+
+    Raises:
+        UserError: A file is missing or damaged.
+    """
+    facts = read_manifest(folder)["splits"][split]
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for shard in facts["shards"][:: max(1, round(facts["tokens"] / most))]:
+        counts += np.bincount(read_shard(folder / shard["file"]).ids, minlength=vocab_size)
+    return counts
 
 
 def _count_lengths(tokens: Int64Array) -> Int64Array:
