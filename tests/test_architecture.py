@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from runs import TINY
+
 SOURCE = Path(__file__).parents[1] / "src" / "bertsmith"
 MAX_LINES = 300
 MAX_RUN_STATEMENTS = 90
@@ -28,9 +30,9 @@ ROWS = [
     {"info", "model_source", "report", "step"},
     {"checkpoint", "corpus", "objective", "run_folder"},
     {"config", "data", "optim"},
-    {"budget", "distributed", "metrics", "model", "output_folder", "strict", "tokenizer"},
+    {"budget", "distributed", "metrics", "model", "muon", "output_folder", "strict", "tokenizer"},
     {"board"},
-    {"atomic", "averaging", "errors", "interrupt", "intervals", "muon", "presets", "reporter"},
+    {"adamw", "atomic", "averaging", "errors", "interrupt", "intervals", "presets", "reporter"},
 ]
 """From the top; a module imports only from rows below its own, and a package is one module."""
 
@@ -145,6 +147,17 @@ assert load_model("{tmp_path}").config.model_type == "{family}"
 """
     loaded = loaded_after(code)
     assert "torch" in loaded
+    assert "torch._dynamo" not in loaded
+
+
+def test_training_loads_no_compiler_unless_it_compiles(text: Path, tmp_path: Path) -> None:
+    """A fifth of all that a run does before its first step."""
+    given = TINY | {"text": (str(text),)}
+    code = (
+        f"from pathlib import Path; from bertsmith.pretrain import pretrain; pretrain(Path('{tmp_path}/run'), {given})"
+    )
+    loaded = loaded_after(code)
+    assert (tmp_path / "run" / "model" / "model.safetensors").exists()
     assert "torch._dynamo" not in loaded
 
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from bertsmith.adamw import AdamW, StableAdamW
 from bertsmith.averaging import WeightAverage
 from bertsmith.model import BertConfig, BertPretrainingModel, ModernBertConfig, ModernBertPretrainingModel
 from bertsmith.muon import Muon, orthogonal
 from bertsmith.optim import (
-    StableAdamW,
     divide_evenly,
     learning_rate_at,
     make_optimizer,
@@ -64,6 +64,35 @@ def test_the_update_is_that_of_adamw() -> None:
         update = (first / (1 - 0.9**step)) / ((second / (1 - 0.98**step)).sqrt() + 1e-6)
         weight = weight * (1 - 0.01 * 0.1) - 0.01 * update
     torch.testing.assert_close(model.weight.detach(), weight, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_adamw_is_that_of_pytorch(dtype: torch.dtype) -> None:
+    """Bit for bit, also where a parameter has no gradient for a while."""
+    torch.manual_seed(0)
+    ours = [nn.Parameter(torch.randn(5, 3, dtype=dtype)), nn.Parameter(torch.randn(7, dtype=dtype))]
+    theirs = [nn.Parameter(p.detach().clone()) for p in ours]
+    groups = [
+        [{"params": [p], "weight_decay": decay} for p, decay in zip(side, (0.1, 0.0), strict=True)]
+        for side in (ours, theirs)
+    ]
+    optimizer = AdamW(groups[0], beta2=0.98)
+    reference = torch.optim.AdamW(groups[1], lr=0.0, betas=(0.9, 0.98), eps=1e-6, fused=True)
+    for step in range(5):
+        for each in (optimizer, reference):
+            each.zero_grad()
+            for group in each.param_groups:
+                group["lr"] = 0.1 / (step + 1)
+        for one, other in zip(ours[: 1 if step == 2 else 2], theirs, strict=False):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        optimizer.step()
+        reference.step()
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one, other)
+        assert {name: value.tolist() for name, value in optimizer.state[one].items()} == {
+            name: value.tolist() for name, value in reference.state[other].items()
+        }
 
 
 def test_a_surprising_gradient_makes_a_smaller_step() -> None:

@@ -27,7 +27,7 @@ from bertsmith.finetuning.tasks.scores import choosing_metric, is_better
 from bertsmith.finetuning.tries import Try, Work, list_tries
 from bertsmith.finetuning.tuning import best_model, judge_model, measured_precision, run_try
 from bertsmith.finish import publish_model
-from bertsmith.machine.device import find_device, require_memory, set_threads
+from bertsmith.machine.device import find_device, require_memory, set_determinism, set_threads
 from bertsmith.output_folder import locked, new_folder
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import note_environment
@@ -86,7 +86,7 @@ def finetune_and_judge(
         config = open_settings(folder, source, data, given)
         device = find_device(config.device)
         threads = set_threads(config.threads)
-        torch.use_deterministic_algorithms(device.type == "cpu")
+        set_determinism(device)
 
         start = inspect_folder(source)
         if (config.max_length or 0) > start.longest:

@@ -11,6 +11,8 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
+from bertsmith.adamw import Optimizer
+
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic iteration: steep at 0, so that few rounds bring all singular values near 1."""
@@ -21,7 +23,7 @@ RMS = 0.2
 """Root mean square of an update, about that of AdamW's (arXiv:2502.16982, section 2.2)."""
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(Optimizer):
     """Muon with Nesterov momentum and decoupled weight decay; its learning rate is set before each step."""
 
     def __init__(
@@ -35,20 +37,19 @@ class Muon(torch.optim.Optimizer):
             products: Of the iteration: bfloat16, or float32.
             scale: What `optim.set_learning_rate` multiplies the learning rate with.
         """
-        super().__init__(matrices, {"lr": 0.0, "weight_decay": weight_decay, "scale": scale})
+        super().__init__([{"params": list(matrices), "weight_decay": weight_decay, "scale": scale}])
         self._products = products
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Update the matrices that have a gradient."""
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is None:
                     continue
-                state = self.state[matrix]
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(matrix.grad)
-                momentum = state["momentum_buffer"]
+                if matrix not in self.state:
+                    self.state[matrix] = {"momentum_buffer": torch.zeros_like(matrix.grad)}
+                momentum = self.state[matrix]["momentum_buffer"]
                 momentum.lerp_(matrix.grad, 1 - MOMENTUM)
                 update = orthogonal(matrix.grad.lerp(momentum, MOMENTUM), self._products)
                 matrix.mul_(1 - group["lr"] * group["weight_decay"])

@@ -7,11 +7,8 @@ import torch
 from torch import nn
 
 from bertsmith import distributed
+from bertsmith.adamw import AdamW, StableAdamW
 from bertsmith.muon import Muon
-
-ADAM_BETA1 = 0.9
-ADAM_EPS = 1e-6
-"""As google-research/bert."""
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -33,7 +30,7 @@ class MuonWithAdamW:
     Each rank updates some of Muon's matrices and gets the others from their ranks.
     """
 
-    def __init__(self, adamw: torch.optim.AdamW, muon: Muon) -> None:
+    def __init__(self, adamw: AdamW, muon: Muon) -> None:
         muon.state = adamw.state  # one dictionary by parameter, for checkpoints
         self._adamw, self._muon = adamw, muon
         self.state = adamw.state
@@ -57,7 +54,7 @@ class MuonWithAdamW:
         """Get the other ranks' state, for a checkpoint; all ranks must call this."""
         for matrices in self._matrices_of_rank:
             for matrix in matrices:
-                self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
+                self.state.setdefault(matrix, {"momentum_buffer": torch.zeros_like(matrix)})
         distributed.share([[self.state[m]["momentum_buffer"] for m in part] for part in self._matrices_of_rank])
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -77,43 +74,12 @@ def divide_evenly(matrices: list[nn.Parameter], parts: int) -> list[list[nn.Para
     return divided
 
 
-class StableAdamW(torch.optim.AdamW):
-    """AdamW that takes a smaller step for a tensor whose update would exceed 1 (arXiv:2304.13013, section 3.5).
-
-    The measure is the root mean square of gradient over root of second moment, which
-    grows when the second moment is behind. Each group holds one parameter.
-    """
-
-    @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
-        """Update all parameters from their gradients."""
-        rates = [group["lr"] for group in self.param_groups]
-        for group in self.param_groups:
-            group["lr"] /= max(1.0, self._update_size(group))
-        super().step()
-        for group, rate in zip(self.param_groups, rates, strict=True):
-            group["lr"] = rate
-
-    def _update_size(self, group: dict[str, Any]) -> float:
-        (parameter,) = group["params"]
-        if parameter.grad is None:
-            return 1.0
-        beta, state, squared = group["betas"][1], self.state[parameter], parameter.grad.square()
-        moment = (1 - beta) * squared
-        steps = 1.0
-        if state:
-            moment += beta * state["exp_avg_sq"]
-            steps += float(state["step"])
-        moment /= 1 - beta**steps
-        return float((squared / moment.clamp_(min=group["eps"] ** 2)).mean().sqrt())
-
-
 def is_of_muon(name: str, parameter: nn.Parameter) -> bool:
     """Whether Muon updates a parameter: a matrix of the blocks. Embeddings, heads, biases and norms are AdamW's."""
     return ".blocks." in name and parameter.ndim == 2
 
 
-AnyOptimizer = torch.optim.Optimizer | MuonWithAdamW
+AnyOptimizer = AdamW | MuonWithAdamW
 
 
 def make_optimizer(
@@ -137,15 +103,13 @@ def make_optimizer(
         precision: Of Muon's products, "bfloat16", or "float32": as the weights.
         muon_scale: Learning rate of Muon's matrices, as a multiple of that of the others.
     """
-    fused = next(model.parameters()).device.type in {"cuda", "cpu"}
     chosen = {p for name, p in model.named_parameters() if kind == "muon" and is_of_muon(name, p)}
     groups = parameter_groups(model, weight_decay)
     for group in groups:
         group["params"] = [p for p in group["params"] if p not in chosen]
     if clip_updates:
         groups = [group | {"params": [p]} for group in groups for p in group["params"]]
-    adamw_class = StableAdamW if clip_updates else torch.optim.AdamW
-    adamw = adamw_class(groups, lr=0.0, betas=(ADAM_BETA1, beta2), eps=ADAM_EPS, fused=fused)
+    adamw = (StableAdamW if clip_updates else AdamW)(groups, beta2=beta2)
     if kind == "adamw":
         return adamw
     matrices = [p for p in model.parameters() if p in chosen]  # in the model's order, the same in every process

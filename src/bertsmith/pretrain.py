@@ -25,7 +25,7 @@ from bertsmith.diary import Diary
 from bertsmith.errors import UserError
 from bertsmith.finish import finish_run
 from bertsmith.loop import measure_held_out, train
-from bertsmith.machine.device import find_device, set_threads
+from bertsmith.machine.device import find_device, set_determinism, set_threads
 from bertsmith.machine.memory import training_state
 from bertsmith.optim import make_optimizer
 from bertsmith.output_folder import CONFIG, locked, new_folder
@@ -79,7 +79,7 @@ def pretrain(
         stack.callback(distributed.stop)
         run, found = set_up(folder, given, dict.fromkeys(given, "flag") | dict(origin or {}), reporter, stack)
         threads = set_threads(run.config.training.threads)
-        torch.use_deterministic_algorithms(device.type == "cpu")  # compiled sums would differ from run to run
+        set_determinism(device)
         state: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "skipped": 0, "wall_seconds": 0.0}
         if found.folder is not None:
             state |= read_state(found.folder)

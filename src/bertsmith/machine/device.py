@@ -53,6 +53,15 @@ def set_threads(threads: int | None) -> int:
     return threads
 
 
+def set_determinism(device: torch.device) -> None:
+    """On a CPU take the same operations every time: sums in another order would differ from run to run.
+
+    `torch.use_deterministic_algorithms` tells the compiler, too, and loads it for that; `measure.compiled_losses` does
+    so where there is something to compile.
+    """
+    torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "default")
+
+
 def _asked_threads() -> int | None:
     """Threads that the environment asks for. torchrun sets 1 for several processes, which nobody asked for."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()

@@ -199,6 +199,7 @@ def has_compiler(device: torch.device) -> bool:
 def compiled_losses() -> SumLosses:
     """`sum_losses` compiled for the constant shapes of a run."""
     keep_instruction_sets_apart()
+    torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())  # the compiler, too
     return torch.compile(sum_losses, dynamic=False)
 
 

@@ -1,0 +1,117 @@
+"""AdamW (arXiv:1711.05101), and what all optimizers here have in common.
+
+The update is PyTorch's function. Its class `torch.optim.AdamW` does the same, but loads PyTorch's compiler when it is
+made, about a fifth of what a run does before its first step (docs/log.md, "A start without the compiler").
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+
+BETA1 = 0.9
+EPS = 1e-6
+"""As google-research/bert."""
+
+
+class Optimizer:
+    """Groups of parameters with their settings, and what is kept of each parameter from step to step."""
+
+    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
+        """Begin with nothing kept.
+
+        Args:
+            groups: Each with "params", a list, and its settings; "lr" is set before each step.
+        """
+        self.param_groups = [{"lr": 0.0, **group} for group in groups]
+        self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
+
+    def step(self) -> None:
+        """Update the parameters that have a gradient."""
+        raise NotImplementedError
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, or set them to 0."""
+        for parameter in (p for group in self.param_groups for p in group["params"]):
+            if set_to_none:
+                parameter.grad = None
+            elif parameter.grad is not None:
+                parameter.grad.zero_()
+
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay, the setting "weight_decay" of each group."""
+
+    def __init__(self, groups: Iterable[dict[str, Any]], *, beta2: float) -> None:
+        """Begin with no moments; `beta2` is the decay of the second one."""
+        super().__init__(groups)
+        self.beta2 = beta2
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update the parameters that have a gradient."""
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            states = [self._state(p) for p in parameters]
+            is_fused = all(p.device.type in {"cpu", "cuda"} for p in parameters)
+            adamw(
+                parameters,
+                [p.grad for p in parameters if p.grad is not None],
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],
+                [state["step"] for state in states],
+                foreach=None if is_fused else False,
+                fused=is_fused,
+                amsgrad=False,
+                beta1=BETA1,
+                beta2=self.beta2,
+                lr=group["lr"],
+                weight_decay=group["weight_decay"],
+                eps=EPS,
+                maximize=False,
+            )
+
+    def _state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """What is kept of a parameter: both moments, and its steps as a float32 number where PyTorch wants it."""
+        if parameter not in self.state:
+            device = "cpu" if parameter.device.type == "mps" else parameter.device
+            self.state[parameter] = {
+                "step": torch.zeros((), device=device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+        return self.state[parameter]
+
+
+class StableAdamW(AdamW):
+    """AdamW that takes a smaller step for a tensor whose update would exceed 1 (arXiv:2304.13013, section 3.5).
+
+    The measure is the root mean square of gradient over root of second moment, which
+    grows when the second moment is behind. Each group holds one parameter.
+    """
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update the parameters that have a gradient."""
+        rates = [group["lr"] for group in self.param_groups]
+        for group in self.param_groups:
+            group["lr"] /= max(1.0, self._update_size(group))
+        super().step()
+        for group, rate in zip(self.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def _update_size(self, group: dict[str, Any]) -> float:
+        (parameter,) = group["params"]
+        if parameter.grad is None:
+            return 1.0
+        state, squared = self.state.get(parameter), parameter.grad.square()
+        moment = (1 - self.beta2) * squared
+        steps = 1.0
+        if state is not None:
+            moment += self.beta2 * state["exp_avg_sq"]
+            steps += float(state["step"])
+        moment /= 1 - self.beta2**steps
+        return float((squared / moment.clamp_(min=EPS**2)).mean().sqrt())
