@@ -65,6 +65,7 @@ def test_a_bias_for_new_scores_is_refused(source: Path, text: Path, tmp_path: Pa
         UserError, match=r"output_bias is for new weights, and .* brings its own; leave one of them out"
     ):
         further(tmp_path / "run", text, source, output_bias="unigram")
+    further(tmp_path / "run", text, source, output_bias="zero")  # as the configuration of such a run says
 
 
 def test_a_run_begins_with_the_weights_and_the_tokenizer_of_the_model(source: Path, text: Path, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def _refuse_contradictions(run: Run, source: Source) -> None:
             raise UserError(
                 f"{name} is {getattr(model, name)}, but {source.name} has {getattr(config, name)}; leave it out"
             )
-    if "output_bias" in given:
+    if "output_bias" in given and training.output_bias != "zero":
         raise UserError(f"output_bias is for new weights, and {source.name} brings its own; leave one of them out")
     preset = PRESETS[model.preset]
     fits = preset.model_type == config.model_type and all(
