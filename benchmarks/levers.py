@@ -22,6 +22,7 @@ from bertsmith import objective
 from bertsmith.bench import made_up_batch
 from bertsmith.data.batch import Batch
 from bertsmith.data.rows import IGNORE_INDEX
+from bertsmith.machine.device import set_determinism
 from bertsmith.machine.measure import compiled_losses
 from bertsmith.machine.work import seconds_of
 from bertsmith.model import BertConfig, BertPretrainingModel, Packed, attention, dropout
@@ -105,7 +106,7 @@ def main() -> None:
         "intermediate_size": 4 * preset.hidden_size,
         "max_position_embeddings": options.length,
     }
-    torch.use_deterministic_algorithms(True)
+    set_determinism(torch.device("cpu"))
     cpu = torch.device("cpu")
     full = step_of(shape, rows)
     compiled = compiled_losses()

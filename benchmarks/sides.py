@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from bertsmith.machine.device import set_determinism
 from bertsmith.machine.measure import has_fast_half
 
 WARM_UP = 2
@@ -74,7 +75,7 @@ def bertsmith_side(case: dict[str, Any]) -> None:
     from bertsmith.step import train_step
 
     device = torch.device(case["device"])
-    torch.use_deterministic_algorithms(device.type == "cpu")
+    set_determinism(device)
     rows = open_rows(Path(case["data"]), sequence_length=case["length"], objective="mlm", short_sequence_probability=0)
     torch.manual_seed(0)
     model = BertPretrainingModel(

@@ -151,7 +151,7 @@ assert load_model("{tmp_path}").config.model_type == "{family}"
 
 
 def test_training_loads_no_compiler_unless_it_compiles(text: Path, tmp_path: Path) -> None:
-    """A fifth of all that a run does before its first step."""
+    """It takes seconds of what a run does before its first step (docs/log.md, "A start without the compiler")."""
     given = TINY | {"text": (str(text),)}
     code = (
         f"from pathlib import Path; from bertsmith.pretrain import pretrain; pretrain(Path('{tmp_path}/run'), {given})"

@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from bertsmith import atomic, checkpoint
+from bertsmith.adamw import AdamW
 from bertsmith.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, read_state, save_checkpoint
 
 
-def trained(steps: int = 2) -> tuple[nn.Module, torch.optim.Optimizer]:
+def trained(steps: int = 2) -> tuple[nn.Module, AdamW]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    optimizer = AdamW([{"params": list(model.parameters()), "lr": 0.1, "weight_decay": 0.01}], beta2=0.99)
     for _ in range(steps):
         model(torch.ones(2, 4)).square().sum().backward()
         optimizer.step()

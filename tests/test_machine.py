@@ -1,6 +1,8 @@
 """Cores and memory as a container limits them, and what is refused or made smaller because of it."""
 
 import gc
+import subprocess
+import sys
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -276,6 +278,20 @@ def test_bfloat16_in_software_is_not_tried_on_a_model(is_software: bool, monkeyp
     found = fastest(BertPretrainingModel(TINY), make_batch(1), losses)
     assert halves == ({False} if is_software else {False, True})
     assert found.precision == "float32" or not is_software
+
+
+def test_a_cpu_takes_the_same_operations_every_time_compiled_or_not() -> None:
+    code = """
+import torch
+from bertsmith.machine.device import set_determinism
+from bertsmith.machine.measure import compiled_losses
+for kind in ("cpu", "cuda"):
+    set_determinism(torch.device(kind))
+    compiled_losses()
+    print(torch.are_deterministic_algorithms_enabled(), torch._inductor.config.deterministic)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["True", "True", "False", "False"]
 
 
 def test_the_look_at_bfloat16_waits_for_no_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:

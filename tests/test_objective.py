@@ -60,3 +60,12 @@ def test_a_logit_that_is_not_finite_is_not_hidden() -> None:
         logits[1, 3] = float("nan")
     loss, _ = SummedCrossEntropy.apply(logits, labels)
     assert torch.isnan(loss)
+
+
+def test_going_back_twice_is_refused() -> None:
+    """The gradient is scaled in place, so a second time would scale it twice."""
+    logits = torch.randn(3, 5, requires_grad=True)
+    loss, _ = SummedCrossEntropy.apply(logits, torch.tensor([1, 2, 3]))
+    (loss / 3).backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        (loss / 3).backward()

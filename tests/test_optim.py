@@ -67,17 +67,15 @@ def test_the_update_is_that_of_adamw() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_adamw_is_that_of_pytorch(dtype: torch.dtype) -> None:
-    """Bit for bit, also where a parameter has no gradient for a while."""
+@pytest.mark.parametrize("is_fused", [True, False])
+def test_adamw_is_that_of_pytorch(dtype: torch.dtype, is_fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit, also where a parameter has no gradient for a while, and on devices without the fused kernel."""
+    monkeypatch.setattr("bertsmith.adamw.is_fused", lambda _parameter: is_fused)
     torch.manual_seed(0)
     ours = [nn.Parameter(torch.randn(5, 3, dtype=dtype)), nn.Parameter(torch.randn(7, dtype=dtype))]
     theirs = [nn.Parameter(p.detach().clone()) for p in ours]
-    groups = [
-        [{"params": [p], "weight_decay": decay} for p, decay in zip(side, (0.1, 0.0), strict=True)]
-        for side in (ours, theirs)
-    ]
-    optimizer = AdamW(groups[0], beta2=0.98)
-    reference = torch.optim.AdamW(groups[1], lr=0.0, betas=(0.9, 0.98), eps=1e-6, fused=True)
+    optimizer = AdamW([{"params": ours, "weight_decay": 0.1}], beta2=0.98)
+    reference = torch.optim.AdamW(theirs, lr=0.0, weight_decay=0.1, betas=(0.9, 0.98), eps=1e-6, fused=is_fused)
     for step in range(5):
         for each in (optimizer, reference):
             each.zero_grad()

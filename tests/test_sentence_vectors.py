@@ -155,6 +155,7 @@ def test_what_cannot_be_embedded_is_said_in_one_line(
     rows, out = write_rows(tmp_path / "rows.csv", topic_rows(5)), tmp_path / "out.npy"
     assert "nowhere does not exist" in refused(capsys, "embed", tmp_path / "nowhere", rows, "-o", out)
     assert "did you mean 'text'" in refused(capsys, "embed", bert, rows, "-o", out, "--text-field", "texts")
+    assert "did you mean 'text'" in refused(capsys, "embed", bert, rows, "-o", out, "--text", "texts")
     blank = write_rows(tmp_path / "blank.jsonl", [{"text": " "}, {"text": ""}])
     assert "no row of" in refused(capsys, "embed", bert, blank, "-o", out)
     labels = write_rows(tmp_path / "labels.csv", [{"text": "", "label": "cats"}, {"text": "", "label": "dogs"}])

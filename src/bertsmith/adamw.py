@@ -1,7 +1,7 @@
 """AdamW (arXiv:1711.05101), and what all optimizers here have in common.
 
 The update is PyTorch's function. Its class `torch.optim.AdamW` does the same, but loads PyTorch's compiler when it is
-made, about a fifth of what a run does before its first step (docs/log.md, "A start without the compiler").
+made, which takes seconds (docs/log.md, "A start without the compiler").
 """
 
 from collections.abc import Iterable
@@ -32,13 +32,15 @@ class Optimizer:
         """Update the parameters that have a gradient."""
         raise NotImplementedError
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients, or set them to 0."""
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
         for parameter in (p for group in self.param_groups for p in group["params"]):
-            if set_to_none:
-                parameter.grad = None
-            elif parameter.grad is not None:
-                parameter.grad.zero_()
+            parameter.grad = None
+
+
+def is_fused(parameter: nn.Parameter) -> bool:
+    """Whether PyTorch updates a parameter in one kernel, and counts its steps on its device."""
+    return parameter.device.type in {"cpu", "cuda"}
 
 
 class AdamW(Optimizer):
@@ -55,7 +57,6 @@ class AdamW(Optimizer):
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             states = [self._state(p) for p in parameters]
-            is_fused = all(p.device.type in {"cpu", "cuda"} for p in parameters)
             adamw(
                 parameters,
                 [p.grad for p in parameters if p.grad is not None],
@@ -63,8 +64,7 @@ class AdamW(Optimizer):
                 [state["exp_avg_sq"] for state in states],
                 [],
                 [state["step"] for state in states],
-                foreach=None if is_fused else False,
-                fused=is_fused,
+                fused=all(is_fused(p) for p in parameters),
                 amsgrad=False,
                 beta1=BETA1,
                 beta2=self.beta2,
@@ -75,11 +75,10 @@ class AdamW(Optimizer):
             )
 
     def _state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        """What is kept of a parameter: both moments, and its steps as a float32 number where PyTorch wants it."""
+        """What is kept of a parameter: both moments, and its steps, float32, on its device or else the CPU."""
         if parameter not in self.state:
-            device = "cpu" if parameter.device.type == "mps" else parameter.device
             self.state[parameter] = {
-                "step": torch.zeros((), device=device),
+                "step": torch.zeros((), device=parameter.device if is_fused(parameter) else "cpu"),
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }

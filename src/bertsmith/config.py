@@ -124,7 +124,7 @@ class TrainingConfig:
     learning_rate: float | None = setting(None, "Peak learning rate [preset].")
     muon_scale: float = setting(1.0, "Learning rate of Muon's matrices, as a multiple of the other weights'.")
     output_bias: Literal["zero", "unigram"] = setting(
-        "zero", "Where the score of a piece begins, in a new model: at 0, or at its frequency in the text."
+        "zero", "Where the score of a piece begins in a new model: at 0, or at its frequency in the text."
     )
     schedule: Literal["linear", "cosine", "constant", "trapezoid"] = setting(
         "linear",

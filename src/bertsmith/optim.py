@@ -57,10 +57,10 @@ class MuonWithAdamW:
                 self.state.setdefault(matrix, {"momentum_buffer": torch.zeros_like(matrix)})
         distributed.share([[self.state[m]["momentum_buffer"] for m in part] for part in self._matrices_of_rank])
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
+    def zero_grad(self) -> None:
         """Forget the gradients."""
-        self._adamw.zero_grad(set_to_none)
-        self._muon.zero_grad(set_to_none)
+        self._adamw.zero_grad()
+        self._muon.zero_grad()
 
 
 def divide_evenly(matrices: list[nn.Parameter], parts: int) -> list[list[nn.Parameter]]:

@@ -50,7 +50,8 @@ MODERN_RECIPE = (
     ("muon_scale", 2.0),
     ("output_bias", "unigram"),
 )
-"""What paid for modern-tiny and modern-mini (docs/benchmarks.md, "The recipe, lever by lever")."""
+"""What paid for modern-tiny and modern-mini, the last for modern-tiny alone (docs/benchmarks.md, "The recipe, lever by
+lever")."""
 
 PRESETS = {
     "bert-tiny": Preset("bert", 2, 128, 512, 2.5e-3, 2e-3, 16),

@@ -60,7 +60,11 @@ def take_init(run: Run) -> Source | None:
         UserError: It is no BERT or ModernBERT, another one than before, or contradicts a setting.
     """
     model = run.config.model
-    if model.init is None or _holds_start(run):
+    if model.init is None:
+        return None
+    if run.config.training.output_bias != "zero" and run.origin.get("output_bias") in GIVEN:
+        raise UserError("output_bias is for new weights; leave it out with --init")
+    if _holds_start(run):
         return None
     folder = find_model(Path(model.init))
     kind_name = model_type_of(folder)
@@ -91,8 +95,6 @@ def _refuse_contradictions(run: Run, source: Source) -> None:
             raise UserError(
                 f"{name} is {getattr(model, name)}, but {source.name} has {getattr(config, name)}; leave it out"
             )
-    if "output_bias" in given and training.output_bias != "zero":
-        raise UserError(f"output_bias is for new weights, and {source.name} brings its own; leave one of them out")
     preset = PRESETS[model.preset]
     fits = preset.model_type == config.model_type and all(
         getattr(config, name) == value for name, value in preset.shape().items()

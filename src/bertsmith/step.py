@@ -145,7 +145,7 @@ def train_step(
         losses += sums.losses.detach()
         correct += sums.correct
     if distributed.any_rank(not has_room, device):
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         raise StepTooLarge
     distributed.sum_gradients(model.parameters())
     measured = means(distributed.sum_over_ranks(torch.stack([losses, correct])), targets)
@@ -160,7 +160,7 @@ def train_step(
                 "the memory of the GPU is too small for the optimizer's state; start a new run with a smaller "
                 "--micro-batch-size, --preset or --vocab-size"
             ) from error
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
     return StepResult(measured, grad_norm, applied, int(tokens))
 
 

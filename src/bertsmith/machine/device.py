@@ -60,7 +60,6 @@ def set_determinism(device: torch.device) -> None:
     so where there is something to compile.
     """
     torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "default")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it finds faults, slowly
 
 
 def _asked_threads() -> int | None:

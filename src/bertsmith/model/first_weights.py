@@ -1,4 +1,4 @@
-"""How weights begin: drawn as google-research/bert draws them, or not at all where others take their place."""
+"""How weights begin: drawn as google-research/bert draws them, scores at frequencies, or not at all."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -64,7 +64,7 @@ def first_model(run: Run, tokenizer: Tokenizer) -> AnyPretrainingModel:
     """The model of a run at its beginning: new weights, or those of RUN/init/."""
     if run.config.model.init is None:
         model = model_of(run, tokenizer)
-        if run.config.training.output_bias == "unigram":
+        if run.config.training.output_bias == "unigram":  # of the text without its replay
             begin_at_frequencies(model.mlm_head, count_ids(run.folder / "data", "train", tokenizer.vocab_size))
         return model
     kind = architecture(model_config(run, tokenizer).model_type)
