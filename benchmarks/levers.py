@@ -106,8 +106,8 @@ def main() -> None:
         "intermediate_size": 4 * preset.hidden_size,
         "max_position_embeddings": options.length,
     }
-    set_determinism(torch.device("cpu"))
     cpu = torch.device("cpu")
+    set_determinism(cpu)
     full = step_of(shape, rows)
     compiled = compiled_losses()
     full(compiled)

@@ -11,7 +11,7 @@ import torch
 from bertsmith.data.shards import read_manifest
 from bertsmith.model.first_weights import begin_at_frequencies
 from bertsmith.model.heads import MaskedLanguageHead
-from bertsmith.prepare.facts import count_ids
+from bertsmith.prepare.facts import count_ids, log_frequencies
 
 from runs import train, weights
 
@@ -27,7 +27,7 @@ def first_loss(folder: Path, text: Path, **changes: object) -> float:
 
 def test_scores_begin_at_the_logarithm_of_the_frequencies() -> None:
     head = MaskedLanguageHead(8, 4, "gelu", 1e-12)
-    begin_at_frequencies(head, np.array([0, 5, 1, 90]))
+    begin_at_frequencies(head, log_frequencies(np.array([0, 5, 1, 90])))
     expected = [math.log(count / 100) for count in (1, 6, 2, 91)]
     assert torch.allclose(head.bias.detach(), torch.tensor(expected))
     assert math.isclose(float(head.bias.detach().exp().sum()), 1, rel_tol=1e-6)

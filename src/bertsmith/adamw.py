@@ -28,10 +28,6 @@ class Optimizer:
         self.param_groups = [{"lr": 0.0, **group} for group in groups]
         self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
 
-    def step(self) -> None:
-        """Update the parameters that have a gradient."""
-        raise NotImplementedError
-
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for parameter in (p for group in self.param_groups for p in group["params"]):

@@ -57,17 +57,16 @@ def initialize(module: nn.Module, std: float, generator: torch.Generator | None 
 
 
 @torch.no_grad()
-def begin_at_frequencies(head: MaskedLanguageHead, counts: npt.NDArray[np.int64]) -> None:
-    """Let a new head score each piece by its frequency: the bias is the logarithm (arXiv:2212.09686).
+def begin_at_frequencies(head: MaskedLanguageHead, log_frequencies: npt.NDArray[np.float64]) -> None:
+    """Let a new head score each piece by its frequency: that is the bias (arXiv:2212.09686).
 
     That is what a model learns first, in some hundred steps, and here need not learn.
 
     Args:
         head: Its bias [V] is changed.
-        counts: [V]. One is added to each, so that no piece is impossible, as in `facts.unigram_loss`.
+        log_frequencies: [V], in nats.
     """
-    log_frequency = np.log(counts + 1.0) - np.log(counts.sum() + len(counts))
-    head.bias.copy_(torch.from_numpy(log_frequency))
+    head.bias.copy_(torch.from_numpy(log_frequencies))
 
 
 class _NothingDrawn(TorchFunctionMode):

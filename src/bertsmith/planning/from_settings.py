@@ -15,7 +15,7 @@ from bertsmith.model import (
 )
 from bertsmith.model.first_weights import begin_at_frequencies, without_weights
 from bertsmith.model.folder import ModelFolder
-from bertsmith.prepare.facts import count_ids
+from bertsmith.prepare.facts import count_ids, log_frequencies
 from bertsmith.presets import PRESETS
 from bertsmith.replay import REPLAY, AnyRows, MixedRows
 from bertsmith.run_folder import Run
@@ -65,7 +65,8 @@ def first_model(run: Run, tokenizer: Tokenizer) -> AnyPretrainingModel:
     if run.config.model.init is None:
         model = model_of(run, tokenizer)
         if run.config.training.output_bias == "unigram":  # of the text without its replay
-            begin_at_frequencies(model.mlm_head, count_ids(run.folder / "data", "train", tokenizer.vocab_size))
+            counts = count_ids(run.folder / "data", "train", tokenizer.vocab_size)
+            begin_at_frequencies(model.mlm_head, log_frequencies(counts))
         return model
     kind = architecture(model_config(run, tokenizer).model_type)
     return ModelFolder(run.folder / "init", kind.naming).load(lambda: model_of(run, tokenizer)).train()

@@ -128,7 +128,7 @@ def _say_what_to_expect(plan: Plan, reporter: Reporter, tokens: int) -> None:
     if expected is not None and not model.init and not _is_reshaped(plan):
         reporter.say(
             f"expected: held-out masked tokens {expected.how} {expected.nats:.1f} nats, as {model.preset} on English "
-            "Wikipedia (docs/benchmarks.md, one seed); other text may differ by a nat"
+            "Wikipedia (docs/benchmarks.md, one or two seeds); other text may differ by a nat"
         )
 
 
