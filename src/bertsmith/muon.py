@@ -7,6 +7,7 @@ of the run.
 
 from collections.abc import Iterable
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,34 +45,51 @@ class Muon(Optimizer):
     def step(self) -> None:
         """Update the matrices that have a gradient."""
         for group in self.param_groups:
-            for matrix in group["params"]:
-                if matrix.grad is None:
-                    continue
-                if matrix not in self.state:
-                    self.state[matrix] = {"momentum_buffer": torch.zeros_like(matrix.grad)}
-                momentum = self.state[matrix]["momentum_buffer"]
-                momentum.lerp_(matrix.grad, 1 - MOMENTUM)
-                update = orthogonal(matrix.grad.lerp(momentum, MOMENTUM), self._products)
-                matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix.add_(update, alpha=-group["lr"] * (RMS * sqrt(max(matrix.shape))))
+            rate, decay = group["lr"], 1 - group["lr"] * group["weight_decay"]
+            for matrices in alike([matrix for matrix in group["params"] if matrix.grad is not None]):
+                gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
+                momenta = [self._momentum(matrix) for matrix in matrices]
+                torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+                ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
+                updates = orthogonal(torch.stack(ahead) if len(ahead) > 1 else ahead[0], self._products)
+                torch._foreach_mul_(matrices, decay)
+                for matrix, update in zip(matrices, updates.view(-1, *matrices[0].shape), strict=True):
+                    matrix.add_(update, alpha=-rate * (RMS * sqrt(max(matrix.shape))))
+
+    def _momentum(self, matrix: nn.Parameter) -> Tensor:
+        if matrix not in self.state:
+            self.state[matrix] = {"momentum_buffer": torch.zeros_like(matrix)}
+        return self.state[matrix]["momentum_buffer"]
+
+
+def alike(matrices: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Those that are updated together: all of a shape on a GPU, where many small products wait for one another.
+
+    On a CPU each alone, since one fills the cores and a stack of them would only be copied.
+    """
+    together: dict[Any, list[nn.Parameter]] = {}
+    for number, matrix in enumerate(matrices):
+        together.setdefault(matrix.shape if matrix.is_cuda else number, []).append(matrix)
+    return list(together.values())
 
 
 def orthogonal(matrix: Tensor, products: torch.dtype) -> Tensor:
-    """Bring the singular values of a matrix near 1, between about 0.7 and 1.2.
+    """Bring the singular values of a matrix, or of each of several, near 1, between about 0.7 and 1.2.
 
     Args:
-        matrix: [A, B], float.
+        matrix: [A, B] or [N, A, B], float.
         products: Their dtype.
 
     Returns:
-        [A, B] of that dtype.
+        The same shape, of that dtype.
     """
     a, b, c = COEFFICIENTS
+    add_product = torch.addmm if matrix.ndim == 2 else torch.baddbmm
     flat = matrix.to(products, copy=True)
-    if matrix.shape[0] > matrix.shape[1]:
-        flat = flat.T
-    flat.div_(flat.norm().clamp(min=EPS))
+    is_tall = matrix.shape[-2] > matrix.shape[-1]
+    flat = flat.mT if is_tall else flat
+    flat.div_(flat.norm(dim=(-2, -1), keepdim=True).clamp(min=EPS))
     for _ in range(ROUNDS):
-        gram = flat @ flat.T
-        flat = torch.addmm(flat, torch.addmm(gram, gram, gram, beta=b, alpha=c), flat, beta=a)
-    return flat.T if matrix.shape[0] > matrix.shape[1] else flat
+        gram = flat @ flat.mT
+        flat = add_product(flat, add_product(gram, gram, gram, beta=b, alpha=c), flat, beta=a)
+    return flat.mT if is_tall else flat
