@@ -5,8 +5,8 @@
 1. The tests marked `gpu`: attention against a float64 loop on this card.
 2. One step of small models of both families on the CPU in float64 and on the card in float32 and
    bfloat16, as it is, compiled, and with dropout: losses and gradient norms beside each other.
-3. `bertsmith pretrain` of bert-base at 512 tokens, stopped by a signal and continued: tokens per
-   second, share of the matrix rate, and of each step how much was spent waiting for its rows.
+3. `bertsmith pretrain` of bert-base at 512 tokens, stopped by a signal and continued: seconds until the first step
+   of both, tokens per second, share of the matrix rate, and of each step how much was spent waiting for its rows.
 4. `bertsmith bench` of the same, eager and compiled: tokens per second, share of the rate of an
    8192-cube product, where the time goes.
 5. benchmarks/training_speed.py of bert-base at 512 tokens against the Trainer.
@@ -129,13 +129,17 @@ def train_and_go_on(device: str, preset: str, rows: str) -> None:
         command += ["--preset", preset, "--sequence-length", "512", "--global-batch-size", rows, "--steps", "40"]
         command += ["--validation-every", "1000"]
         first = subprocess.Popen(command)
-        while first.poll() is None and len(read(run)) < 10:
-            time.sleep(0.05)
+        print(f"first step after {seconds_until(run, 1, first):.1f} s", flush=True)
+        seconds_until(run, 10, first)
         first.send_signal(signal.SIGTERM)
         if first.wait() != 128 + signal.SIGTERM or not list(run.glob("checkpoints/step-*")):
             raise SystemExit(f"the run was not saved when it was asked to stop (exit code {first.returncode})")
-        print(f"stopped and saved after {len(read(run))} steps", flush=True)
-        subprocess.run(command, check=True)
+        done = len(read(run))
+        print(f"stopped and saved after {done} steps", flush=True)
+        second = subprocess.Popen(command)
+        print(f"continued: its first step after {seconds_until(run, done + 1, second):.1f} s", flush=True)
+        if second.wait():
+            raise SystemExit(f"the continued run failed (exit code {second.returncode})")
         steps = read(run)
         if [step["step"] for step in steps] != list(range(1, 41)):
             raise SystemExit(f"the log has not each step once: {[step['step'] for step in steps]}")
@@ -143,6 +147,14 @@ def train_and_go_on(device: str, preset: str, rows: str) -> None:
         speed, share, wait = (median(s[k] for s in late) for k in ("tokens_per_second", "matrix_share", "input_wait"))
         print(f"run: {speed:,.0f} tokens/s, {share:.0%} of the matrix rate, waiting for rows {wait:.2%}", flush=True)
         print(f"loss {steps[0]['loss']:.3f} to {steps[-1]['loss']:.3f}", flush=True)
+
+
+def seconds_until(run: Path, steps: int, job: subprocess.Popen[bytes]) -> float:
+    """Wait until the log of a run has so many steps, or its process has ended."""
+    started = time.monotonic()
+    while job.poll() is None and len(read(run)) < steps:
+        time.sleep(0.05)
+    return time.monotonic() - started
 
 
 def read(run: Path) -> list[dict[str, Any]]:

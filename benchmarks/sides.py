@@ -21,8 +21,9 @@ from bertsmith.machine.device import set_determinism
 from bertsmith.machine.measure import has_fast_half
 
 WARM_UP = 2
-GPU_LOADER_WORKERS = 2
-"""Processes that make the batches for a GPU, on both sides; on a CPU they would only take its time."""
+GPU_LOADER_WORKERS, TRAINER_GPU_WORKERS = 2, 8
+"""Processes that make the batches for a GPU; on a CPU they would only take its time. The Trainer's collator takes lists
+of numbers, so that it needs more of them."""
 
 
 def fast_precision(device: str = "cpu") -> str:
@@ -163,7 +164,7 @@ def trainer_side(case: dict[str, Any]) -> None:
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=case["device"] != "cpu",
-        dataloader_num_workers=GPU_LOADER_WORKERS if case["device"] == "cuda" else 0,
+        dataloader_num_workers=TRAINER_GPU_WORKERS if case["device"] == "cuda" else 0,
         seed=0,
     )
     collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)

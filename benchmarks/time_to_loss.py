@@ -1,12 +1,12 @@
 """How much of the Trainer's time Bertsmith's modern recipe needs for the Trainer's final held-out loss.
 
     python benchmarks/time_to_loss.py PREPARED [--seconds 1800] [--rates 5e-4 1e-3 2e-3] [--rows 32 64]
-        [--screen 300 --finalists 1] [--shares 0.05 0.1 0.2 0.4 1] [--seeds 0] [-o FOLDER]
+        [--baseline-preset bert-mini] [--screen 300 --finalists 1] [--shares 0.05 0.1 0.2 0.4 1] [--seeds 0] [-o FOLDER]
 
 PREPARED is what `bertsmith prepare` wrote: both sides learn from the same token ids and
 are measured on the same held-out rows and masks. The Trainer trains `BertForMaskedLM` at
-its fastest flags (fused AdamW; compiled in bfloat16, or float32 where that is software), for each
-rate and batch as many steps
+its fastest flags (fused AdamW; compiled in bfloat16, or float32 where that is software; on a GPU
+compiled only where it has five minutes), for each rate and batch as many steps
 as the time allows, the rate falling to 0; the best of these is the baseline. With `--screen`
 all are given so many seconds first, and only the best `--finalists` of them the whole time. Bertsmith is
 given a twentieth, a tenth, ... of that time as `--budget`, until it reaches the baseline's
@@ -26,10 +26,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from sides import fast_precision
+from sides import TRAINER_GPU_WORKERS, fast_precision
 
-BASELINE_PRESET = "bert-mini"
 PROBE_STEPS = 12
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SECONDS_WORTH_COMPILING = 300.0
+"""On a GPU, where a compilation takes half a minute."""
 
 
 def train_baseline(case: dict[str, Any]) -> None:
@@ -49,7 +51,8 @@ def train_baseline(case: dict[str, Any]) -> None:
     from bertsmith.presets import PRESETS
 
     started = time.monotonic()
-    half = fast_precision() == "bfloat16"  # without it compiling is no gain, either
+    half = fast_precision(DEVICE) == "bfloat16"  # without it compiling is no gain, either
+    compiled = half and (DEVICE == "cpu" or case["seconds"] >= SECONDS_WORTH_COMPILING)
     transformers.logging.set_verbosity_error()
     folder, length = Path(case["data"]), 128
     shards = open_shards(folder / "data", "train")
@@ -64,7 +67,7 @@ def train_baseline(case: dict[str, Any]) -> None:
             return {"input_ids": [tokenizer.cls_token_id, *shards.take(places).tolist(), tokenizer.sep_token_id]}
 
     def trainer(steps: int, *callbacks: TrainerCallback) -> Trainer:
-        shape = PRESETS[BASELINE_PRESET].shape()
+        shape = PRESETS[case["preset"]].shape()
         torch.manual_seed(0)
         model = BertForMaskedLM(
             BertConfig(
@@ -84,14 +87,15 @@ def train_baseline(case: dict[str, Any]) -> None:
             warmup_steps=round(0.06 * steps),
             weight_decay=0.01,
             bf16=half,
-            torch_compile=half,
+            torch_compile=compiled,
             optim="adamw_torch_fused",
-            use_cpu=not torch.cuda.is_available(),
+            use_cpu=DEVICE == "cpu",
             save_strategy="no",
             logging_strategy="no",
             report_to=[],
             disable_tqdm=True,
-            dataloader_pin_memory=False,
+            dataloader_pin_memory=DEVICE == "cuda",
+            dataloader_num_workers=TRAINER_GPU_WORKERS if DEVICE == "cuda" else 0,
             seed=0,
         )
         collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
@@ -131,8 +135,11 @@ def held_out_loss(model_folder: Path, data: Path, most_rows: int = 2048) -> floa
 
     rows = open_rows(data, "validation", objective="mlm", seed=VALIDATION_SEED)
     numbers = range(min(most_rows, rows.rows_per_epoch))
-    batches = (collate(rows.__getitems__(list(numbers[i : i + 32]))) for i in range(0, len(numbers), 32))
-    return evaluate_loss(load_model(model_folder, heads=True), sum_losses, batches, precision="float32").mlm_loss
+    device = torch.device(DEVICE)
+    batches = (collate(rows.__getitems__(list(numbers[i : i + 32]))).to(device) for i in range(0, len(numbers), 32))
+    return evaluate_loss(
+        load_model(model_folder, heads=True).to(device), sum_losses, batches, precision="float32"
+    ).mlm_loss
 
 
 def measured_once(out: Path, model_folder: Path, data: Path) -> float:
@@ -155,14 +162,16 @@ class Trained(NamedTuple):
 
 def trained(options: argparse.Namespace, rate: float, rows: int, seconds: float) -> Trained:
     """The Trainer with one rate and batch for so long, or what it reached before."""
-    out = options.output / f"trainer-{rate:g}-{rows}-{seconds:g}"
+    is_usual = options.baseline_preset == "bert-mini"
+    out = options.output / f"trainer-{'' if is_usual else options.baseline_preset + '-'}{rate:g}-{rows}-{seconds:g}"
     if not (out / "baseline.json").exists():
         case = {"data": str(options.data), "out": str(out), "rate": rate, "rows": rows, "seconds": seconds}
+        case["preset"] = options.baseline_preset
         subprocess.run([sys.executable, __file__, "--baseline", json.dumps(case)], check=True)
     facts = json.loads((out / "baseline.json").read_text(encoding="utf-8"))
     loss = measured_once(out, out, options.data)
     print(
-        f"  Trainer, rate {rate:g}, {rows} rows: {loss:.3f} after {facts['steps']:,} steps, "
+        f"  Trainer, {options.baseline_preset}, rate {rate:g}, {rows} rows: {loss:.3f} after {facts['steps']:,} steps, "
         f"{facts['tokens'] / 1e6:.1f} M tokens in {facts['seconds']:,.0f} s",
         flush=True,
     )
@@ -227,6 +236,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1800.0)
     parser.add_argument("--rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3])
     parser.add_argument("--rows", type=int, nargs="+", default=[32, 64])
+    parser.add_argument("--baseline-preset", default="bert-mini", help="size of the Trainer's model")
     parser.add_argument("--screen", type=float, help="seconds")
     parser.add_argument("--finalists", type=int, default=1)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.4, 1.0])

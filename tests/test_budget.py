@@ -17,10 +17,9 @@ from bertsmith.cli import run
 from bertsmith.config import run_config
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
-from bertsmith.machine.measure import Speed
 from bertsmith.machine.work import step_operations
 from bertsmith.model import BertConfig
-from bertsmith.planning.decisions import decide_by_budget, decide_family
+from bertsmith.planning.decisions import RowSpeed, decide_by_budget, decide_family
 from bertsmith.planning.pace import Pace
 from bertsmith.planning.plan import Plan, stages_of
 from bertsmith.planning.sizing import TOKENS_PER_PARAMETER, block_weights, choose_size
@@ -177,17 +176,17 @@ SPEED = {"bert-tiny": 1e-3, "bert-mini": 5e-3, "bert-small": 2e-2}
 """Seconds of a row."""
 
 
-def decided(monkeypatch: pytest.MonkeyPatch, budget: Budget, **training: Any) -> Run:
+def decided(monkeypatch: pytest.MonkeyPatch, budget: Budget, device: str = "cpu", **training: Any) -> Run:
     """A run whose size and steps a budget has decided."""
 
-    def speed(run: Run, *_: object) -> Speed:
-        return Speed("float32", SPEED.get(run.config.model.preset, inf))
+    def speed(run: Run, *_: object) -> RowSpeed:
+        return RowSpeed("float32", SPEED.get(run.config.model.preset, inf), 256)
 
     monkeypatch.setattr("bertsmith.planning.decisions.row_speed", speed)
     run = Run(Path("unused"), run_config({"training": training}), {"preset": "default"})
     ids = dict.fromkeys(("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"), 0)
     words: Any = SimpleNamespace(vocab_size=8192, **ids)
-    decide_by_budget(run, Clock(budget), None, words, torch.device("cpu"))  # type: ignore[arg-type]
+    decide_by_budget(run, Clock(budget), None, words, torch.device(device))  # type: ignore[arg-type]
     return run
 
 
@@ -197,6 +196,17 @@ def test_several_processes_see_the_tokens_of_a_larger_size(monkeypatch: pytest.M
     assert decided(monkeypatch, budget).config.model.preset == "bert-tiny"
     monkeypatch.setattr("bertsmith.distributed.world_size", lambda: 8)
     assert decided(monkeypatch, budget).config.model.preset == "bert-mini"
+
+
+@pytest.mark.parametrize(("device", "given", "rows"), [("cpu", {}, 16), ("cuda", {}, 256), ("cuda", {"rows": 8}, 8)])
+def test_a_step_on_a_gpu_has_the_rows_that_it_computes_at_little_cost(
+    device: str, given: dict[str, int], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = {"global_batch_size": given["rows"]} if given else {}
+    run = decided(monkeypatch, Budget(10.0, None), device, **training)
+    assert run.config.model.preset == "bert-tiny"
+    assert run.config.training.global_batch_size == rows
+    assert run.config.training.steps == pytest.approx(10 * GOAL / SPEED["bert-tiny"] / rows, abs=1)
 
 
 def test_a_budget_of_work_is_spent_also_when_the_first_steps_are_smaller(monkeypatch: pytest.MonkeyPatch) -> None:

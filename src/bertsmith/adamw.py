@@ -92,21 +92,24 @@ class StableAdamW(AdamW):
     def step(self) -> None:
         """Update the parameters that have a gradient."""
         rates = [group["lr"] for group in self.param_groups]
-        for group in self.param_groups:
-            group["lr"] /= max(1.0, self._update_size(group))
+        sizes = torch.stack([self._update_size(group) for group in self.param_groups]).tolist()
+        for group, size in zip(self.param_groups, sizes, strict=True):
+            group["lr"] /= max(1.0, size)
         super().step()
         for group, rate in zip(self.param_groups, rates, strict=True):
             group["lr"] = rate
 
-    def _update_size(self, group: dict[str, Any]) -> float:
+    def _update_size(self, group: dict[str, Any]) -> Tensor:
+        """One number, which the parameter's device need not have computed yet."""
         (parameter,) = group["params"]
         if parameter.grad is None:
-            return 1.0
+            return torch.ones((), device=parameter.device, dtype=parameter.dtype)
         state, squared = self.state.get(parameter), parameter.grad.square()
         moment = (1 - self.beta2) * squared
-        steps = 1.0
+        steps = torch.ones((), device=parameter.device, dtype=parameter.dtype)
         if state is not None:
             moment += self.beta2 * state["exp_avg_sq"]
-            steps += float(state["step"])
+            steps += state["step"].to(steps)
         moment /= 1 - self.beta2**steps
-        return float((squared / moment.clamp_(min=EPS**2)).mean().sqrt())
+        size: Tensor = (squared / moment.clamp_(min=EPS**2)).mean().sqrt()
+        return size

@@ -52,8 +52,8 @@ class Muon(Optimizer):
                 torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
                 ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
                 updates = orthogonal(torch.stack(ahead) if len(ahead) > 1 else ahead[0], self._products)
-                torch._foreach_mul_(matrices, decay)
                 for matrix, update in zip(matrices, updates.view(-1, *matrices[0].shape), strict=True):
+                    matrix.mul_(decay)
                     matrix.add_(update, alpha=-rate * (RMS * sqrt(max(matrix.shape))))
 
     def _momentum(self, matrix: nn.Parameter) -> Tensor:

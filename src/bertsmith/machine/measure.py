@@ -39,17 +39,24 @@ MOST_SECONDS_FOR_ROWS = 1.5
 """After this long no larger micro-batch is tried."""
 
 PROBE_ROWS, PROBE_SECONDS = 16, 0.2
-"""Precisions are compared with so many rows at once, at most, or as many as take so long in float32."""
+"""A CPU's precisions are compared with so many rows at once, at most, or as many as take so long in float32."""
+
+GPU_PROBE_ROWS = 64
+"""A GPU is given more: a pass of few rows takes as long as Python needs to ask for it, in any precision."""
+
+CHEAP, MOST_CHEAP = 1.5, 16
+"""Twice the rows are taken where they cost less than so many times the time, up to so many times the rows."""
 
 HOPELESS = 5.0
 """A precision whose products, or first pass, take so many times those of the other is not looked at again."""
 
-COMPILE_SECONDS = 60.0
-"""What compiling costs, seen on two quiet CPU cores; on busy ones it took four times as long (docs/log.md)."""
+COMPILE_SECONDS = {"cpu": 60.0, "cuda": 40.0}
+"""What compiling costs, seen on two quiet CPU cores; on busy ones it took four times as long. Beside an H100 it took
+25 s for bert-base and 39 s for modern-base (docs/log.md)."""
 
-CPU_WORK, GPU_WORK = 15.0, 5.0
-"""Compiling is looked at where the run takes so many times that: a CPU gains 0 to 25 % by it (docs/benchmarks.md), and
-what it gains must win its cost back twice."""
+WORK = {"cpu": 15.0, "cuda": 5.0}
+"""Compiling is looked at where the run takes so many times that: a CPU gains 0 to 25 % by it, a GPU 21 to 42 %
+(docs/benchmarks.md), and what it gains must win its cost back twice."""
 
 Result = TypeVar("Result")
 
@@ -130,9 +137,11 @@ def compare_precisions(model: nn.Module, make_batch: MakeBatch, most: int) -> tu
         most: Rows that fit.
     """
     one = make_batch(1)
-    seconds = min(halving(1, lambda _: _time_pass(model, sum_losses, one, "float32"))[0] for _ in range(2))
-    model.zero_grad(set_to_none=True)
-    rows = max(1, min(most, PROBE_ROWS, int(PROBE_SECONDS / seconds)))
+    rows = min(most, GPU_PROBE_ROWS)
+    if one.input_ids.device.type == "cpu":
+        seconds = min(_time_pass(model, sum_losses, one, "float32") for _ in range(2))
+        model.zero_grad(set_to_none=True)
+        rows = max(1, min(most, PROBE_ROWS, int(PROBE_SECONDS / seconds)))
     return halving(rows, lambda count: fastest(model, make_batch(count)))
 
 
@@ -190,6 +199,28 @@ def best_micro_batch(model: nn.Module, rows: int, make_batch: MakeBatch, precisi
     return min(MicroBatch(size, seconds) for size, seconds in found.items() if seconds / size < FASTER * least)
 
 
+def cheap_rows(model: nn.Module, rows: int, make_batch: MakeBatch, precision: str) -> MicroBatch:
+    """As many rows as a GPU computes in little more time than `rows` take it, with which it may have little to do.
+
+    Args:
+        model: On its device.
+        rows: Doubled until twice as many take much longer, or do not fit, or are `MOST_CHEAP` times as many.
+        make_batch: Makes the batches.
+        precision: "float32" or "bfloat16".
+    """
+    found = MicroBatch(rows, seconds_per_micro_batch(model, sum_losses, make_batch(rows), precision))
+    while 2 * found.rows <= MOST_CHEAP * rows:
+        try:
+            seconds = seconds_per_micro_batch(model, sum_losses, make_batch(2 * found.rows), precision)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            break
+        if seconds > CHEAP * found.seconds:
+            break
+        found = MicroBatch(2 * found.rows, seconds)
+    return found
+
+
 def has_compiler(device: torch.device) -> bool:
     """Whether torch.compile can build code here: C++ for a CPU; for a GPU the C around its kernels."""
     known = ("CXX", "g++", "clang++") if device.type == "cpu" else ("CC", "gcc", "clang")
@@ -230,11 +261,11 @@ def worth_compiling(
     """
     plain = plain or seconds_per_micro_batch(model, sum_losses, batch, precision)
     device = batch.input_ids.device
-    enough = (CPU_WORK if device.type == "cpu" else GPU_WORK) * COMPILE_SECONDS
-    if plain * micro_batches < enough or not has_compiler(device):
+    kind = "cpu" if device.type == "cpu" else "cuda"
+    if plain * micro_batches < WORK[kind] * COMPILE_SECONDS[kind] or not has_compiler(device):
         return False
     try:
         compiled = seconds_per_micro_batch(model, compiled_losses(), batch, precision)
     except Exception:  # a broken compiler must not stop a run that can do without; many kinds are raised
         return False
-    return (plain - compiled) * micro_batches > 2 * COMPILE_SECONDS
+    return (plain - compiled) * micro_batches > 2 * COMPILE_SECONDS[kind]

@@ -26,9 +26,27 @@ def rotation(position_ids: Tensor, head_dim: int, theta: float) -> Rotation:
         head_dim: K, even.
         theta: The pairs of dimensions turn by 1, theta^(-2 / K), theta^(-4 / K), ... a place.
     """
+    is_compiled = torch.compiler.is_compiling() and position_ids.is_cuda
+    return Rotation(*(kept_angles if is_compiled else _angles)(position_ids, head_dim, theta))
+
+
+def _angles(position_ids: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the angles, each as in `Rotation`."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=position_ids.device) / head_dim
     angles = position_ids.float()[:, None, None, None] * (1.0 / theta**exponents)
-    return Rotation(angles.cos(), angles.sin())
+    return angles.cos(), angles.sin()
+
+
+@torch.library.custom_op("bertsmith::kept_angles", mutates_args=())
+def kept_angles(position_ids: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """`_angles`, into which the compiler does not look: for a GPU it would compute them again in every layer, twice."""
+    return _angles(position_ids, head_dim, theta)
+
+
+@kept_angles.register_fake
+def _(position_ids: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+    shape = (len(position_ids), 1, 1, (head_dim + 1) // 2)
+    return position_ids.new_empty(shape, dtype=torch.float32), position_ids.new_empty(shape, dtype=torch.float32)
 
 
 def rotate(vectors: Tensor, turn: Rotation) -> Tensor:

@@ -5,7 +5,7 @@ Each is decided once, written to the run and read again on resume.
 
 from dataclasses import replace
 from math import ceil, inf
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,7 +16,7 @@ from bertsmith.data.batch import Batch, collate
 from bertsmith.data.masking import share_at
 from bertsmith.errors import UserError
 from bertsmith.machine.device import require_memory
-from bertsmith.machine.measure import Speed, compare_precisions, halving, seconds_per_micro_batch
+from bertsmith.machine.measure import cheap_rows, compare_precisions, halving, seconds_per_micro_batch
 from bertsmith.machine.memory import rows_that_fit, training_state
 from bertsmith.machine.work import step_operations
 from bertsmith.objective import sum_losses
@@ -102,11 +102,13 @@ def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer
         return probe
 
     half: dict[str, bool] = {}
+    at_once: dict[str, int] = {}
 
     def seconds_per_row(preset: str) -> float:
         """All processes together."""
         speed = row_speed(sized(preset), tokenizer, rows, device)
         half[preset] = bool(distributed.from_main(speed.precision == "bfloat16"))
+        at_once[preset] = int(distributed.from_main(speed.rows))
         return distributed.from_main(speed.seconds) / distributed.world_size()
 
     def operations_per_row(preset: str) -> float:
@@ -121,6 +123,9 @@ def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer
         run.decide("measured", preset=choice.preset)
     if training.precision == "auto" and choice.preset in half:
         run.decide("measured", precision="bfloat16" if half[choice.preset] else "float32")
+    if device.type == "cuda" and training.global_batch_size is None and choice.preset in at_once:
+        least = PRESETS[choice.preset].global_batch_size
+        run.decide("measured", global_batch_size=max(least, at_once[choice.preset] * distributed.world_size()))
     decide_shape(run)
     price = choice.price_per_row * (run.config.training.global_batch_size or 1)
     if budget.operations is not None:
@@ -144,30 +149,43 @@ def row_operations(run: Run, tokenizer: Tokenizer, device: torch.device) -> floa
     return step_operations(model_config(run, tokenizer), tokens=length, row_length=length, predictions=predictions)
 
 
-def row_speed(run: Run, tokenizer: Tokenizer, rows: AnyRows, device: torch.device) -> Speed:
-    """Measure the time of a row with the model of a run; infinite where it does not fit into memory."""
+class RowSpeed(NamedTuple):
+    """How fast a row is, and how that was measured."""
+
+    precision: str
+    seconds: float
+    """Of one row; infinite where the model does not fit into memory."""
+
+    rows: int
+    """Rows at once."""
+
+
+def row_speed(run: Run, tokenizer: Tokenizer, rows: AnyRows, device: torch.device) -> RowSpeed:
+    """Measure the time of a row with the model of a run, on a GPU with as many rows as it computes at little cost."""
 
     def first_rows(count: int) -> Batch:
         return collate(rows.__getitems__(list(range(count)))).to(device)
 
     training = run.config.training
-    precision = training.precision
+    precision: str = training.precision
     try:
         require_memory(parameters_of(run, tokenizer), device)
         model = model_of(run, tokenizer).to(device)
         state = training_state(model, optimizer=training.optimizer, averaged=training.average_decay > 0)
         most = rows_that_fit(model, first_rows, precision, state=state)
         if precision == "auto":
-            speed, count = compare_precisions(model, first_rows, most)
+            (precision, seconds), count = compare_precisions(model, first_rows, most)
         else:
             seconds, count = halving(
                 min(SPEED_ROWS, most),
                 lambda rows: seconds_per_micro_batch(model, sum_losses, first_rows(rows), precision),
             )
-            speed = Speed(precision, seconds)
+        if device.type == "cuda" and training.global_batch_size is None:
+            fewest = min(count, ceil(PRESETS[run.config.model.preset].global_batch_size / distributed.world_size()))
+            count, seconds = cheap_rows(model, fewest, first_rows, precision)
     except UserError:
-        return Speed("float32" if precision == "auto" else precision, inf)
-    return speed._replace(seconds=speed.seconds / count)
+        return RowSpeed("float32" if precision == "auto" else precision, inf, 1)
+    return RowSpeed(precision, seconds / count, count)
 
 
 def decide_shape(run: Run) -> None:
