@@ -228,15 +228,55 @@ def test_rows_are_divided_evenly(rows: int, most: int, expected: int) -> None:
     assert even_part(rows, most) == expected
 
 
-@pytest.mark.parametrize(("seconds", "passes"), [(0.001, 1 + measure.MOST_PASSES), (0.11, 1 + 4), (1.0, 2), (3.0, 1)])
+GPU = "meta"
+"""A device that is no CPU, and everywhere."""
+
+
+@pytest.mark.parametrize(
+    ("device", "seconds", "passes"),
+    [("cpu", 0.001, 1 + measure.MOST_PASSES), ("cpu", 0.11, 1 + 4), ("cpu", 1.0, 2), ("cpu", 3.0, 1), (GPU, 3.0, 2)],
+)
 def test_a_pass_is_timed_a_few_times_after_one_to_warm_up_unless_it_is_long(
-    seconds: float, passes: int, monkeypatch: pytest.MonkeyPatch
+    device: str, seconds: float, passes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "SECONDS_PER_CHOICE", 0.4)
     timed: list[float] = []
     monkeypatch.setattr(measure, "_time_pass", lambda *_: timed.append(seconds) or seconds)
-    assert measure.seconds_per_micro_batch(BertPretrainingModel(TINY), sum_losses, None, "float32") == seconds
+    model = BertPretrainingModel(TINY).to(device)
+    assert measure.seconds_per_micro_batch(model, sum_losses, None, "float32", hopeless=9.0) == seconds
     assert len(timed) == passes
+
+
+def test_a_gpu_loads_its_kernels_before_precisions_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first pass in bfloat16 took seconds on an H100, whose later ones take a fifth of those in float32."""
+    seen: list[tuple[int, str]] = []
+
+    def seconds(_model: Any, _losses: Any, batch: Any, precision: str) -> float:
+        is_first = (len(batch), precision) not in seen
+        seen.append((len(batch), precision))
+        return 5.0 if is_first else {"float32": 0.37, "bfloat16": 0.07}[precision]
+
+    monkeypatch.setattr(measure, "_time_pass", seconds)
+    monkeypatch.setattr(measure, "has_fast_half", lambda _device: True)
+    speed, rows = measure.compare_precisions(BertPretrainingModel(TINY).to(GPU), make_batch, 1 << 30)
+    assert speed == ("bfloat16", 0.07)
+    assert rows * TINY.max_position_embeddings == measure.GPU_PROBE_PLACES
+
+
+@pytest.mark.parametrize(("full", "room", "expected"), [(4, 99, 4), (3, 99, 4), (1, 99, 2), (99, 7, 4), (99, 99, 32)])
+def test_a_gpu_gets_more_rows_while_they_cost_little(
+    full: int, room: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass takes a second for so many rows, however few, and as much longer as there are more."""
+
+    def seconds(_model: Any, _losses: Any, batch: Any, _precision: str) -> float:
+        if len(batch) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return max(1.0, len(batch) / full)
+
+    monkeypatch.setattr(measure, "seconds_per_micro_batch", seconds)
+    model = BertPretrainingModel(TINY)
+    assert measure.cheap_rows(model, 2, make_batch, "bfloat16").rows == expected
 
 
 def test_a_gpu_that_is_too_small_gets_half_until_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +286,7 @@ def test_a_gpu_that_is_too_small_gets_half_until_it_is_not(monkeypatch: pytest.M
         return float(len(arguments[2]))
 
     monkeypatch.setattr(measure, "seconds_per_micro_batch", pretend)
-    room, model = 3, BertPretrainingModel(TINY)
+    room, model = 3, BertPretrainingModel(TINY).to(GPU)
     assert best_micro_batch(model, 64, make_batch, "float32", most=1 << 30) == (2, 2.0)
     room = 0
     with pytest.raises(UserError, match="too small for one row at a time"):

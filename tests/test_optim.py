@@ -7,7 +7,7 @@ from torch import nn
 from bertsmith.adamw import AdamW, StableAdamW
 from bertsmith.averaging import WeightAverage
 from bertsmith.model import BertConfig, BertPretrainingModel, ModernBertConfig, ModernBertPretrainingModel
-from bertsmith.muon import Muon, orthogonal
+from bertsmith.muon import Muon, alike, orthogonal
 from bertsmith.optim import (
     divide_evenly,
     learning_rate_at,
@@ -247,3 +247,28 @@ def test_singular_values_come_near_1(products: torch.dtype) -> None:
     assert values.min() > 0.6
     assert values.max() < 1.3
     assert torch.equal(given, before)
+
+
+def test_matrices_of_a_shape_that_are_updated_together_are_updated_as_each_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a GPU, which one pretends to be."""
+    shapes = [(12, 40), (40, 12), (12, 40), (16, 16), (40, 12), (12, 40)]
+
+    def updated() -> list[nn.Parameter]:
+        matrices = [nn.Parameter(torch.ones(shape)) for shape in shapes]
+        optimizer = Muon(matrices, weight_decay=0.1, products=torch.float32)
+        set_learning_rate(optimizer, 0.02)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(3):
+            for matrix in matrices:
+                matrix.grad = torch.randn(matrix.shape, generator=generator)
+            optimizer.step()
+        return matrices
+
+    alone = updated()
+    monkeypatch.setattr(nn.Parameter, "is_cuda", True, raising=False)
+    assert len(alike(alone)) == len(set(shapes))
+    for one, other in zip(alone, updated(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+        assert (one - 1).abs().max() > 0.01

@@ -26,11 +26,12 @@ def pretended_batch() -> Batch:
 
 
 @pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this build of PyTorch is without CUDA")
+@pytest.mark.parametrize("generation", [8, 9])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("model_type", ["bert", "modernbert"])
 def test_a_pass_stays_on_the_gpu(
-    model_type: str, precision: str, dropout: float, monkeypatch: pytest.MonkeyPatch
+    model_type: str, precision: str, dropout: float, generation: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torch.nn.attention.varlen import varlen_attn
 
@@ -41,7 +42,7 @@ def test_a_pass_stays_on_the_gpu(
         return varlen_attn(*arguments, **options)
 
     monkeypatch.setattr(attention, "varlen_attn", counted, raising=False)
-    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _device: SimpleNamespace(major=9))
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _device: SimpleNamespace(major=generation))
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
     config = new_config(
@@ -64,4 +65,5 @@ def test_a_pass_stays_on_the_gpu(
             sums = sum_losses(model, batch)
         loss = (sums.losses / count_targets(batch).clamp(min=1)).sum()
     assert (loss.device.type, loss.dtype, loss.requires_grad) == ("cuda", torch.float32, True)
-    assert len(called) == (config.num_hidden_layers if precision == "bfloat16" and not dropout else 0)
+    takes_packed = precision == "bfloat16" and not dropout and generation == 8  # later ones have cuDNN for short rows
+    assert len(called) == (config.num_hidden_layers if takes_packed else 0)

@@ -30,7 +30,8 @@ SECONDS_PER_CHOICE, MOST_SECONDS_PER_CHOICE = 0.4, 0.8
 """Passes are timed for the first; up to four of them until the second, and one at least after that which warms up."""
 
 LONG_PASS = 1.5
-"""Seconds. After one that took so long warming up matters no more, unless it was compiled in that time."""
+"""Seconds. After one that took so long on a CPU warming up matters no more, unless it was compiled in that time. The
+first pass of a kind on a GPU loads the code of its kernels, for seconds."""
 
 MOST_PASSES = 20
 """Enough to time, however short they are: on a GPU there shall be time for larger micro-batches, too."""
@@ -41,8 +42,9 @@ MOST_SECONDS_FOR_ROWS = 1.5
 PROBE_ROWS, PROBE_SECONDS = 16, 0.2
 """A CPU's precisions are compared with so many rows at once, at most, or as many as take so long in float32."""
 
-GPU_PROBE_ROWS = 64
-"""A GPU is given more: a pass of few rows takes as long as Python needs to ask for it, in any precision."""
+GPU_PROBE_PLACES = 1 << 15
+"""A GPU is given rows of so many tokens: a pass of few takes the time that Python needs to ask for it, however it is
+computed."""
 
 CHEAP, MOST_CHEAP = 1.5, 16
 """Twice the rows are taken where they cost less than so many times the time, up to so many times the rows."""
@@ -71,7 +73,7 @@ def seconds_per_micro_batch(
         losses: The objective, compiled or not.
         batch: On the model's device.
         precision: "float32" or "bfloat16".
-        hopeless: Seconds; a first pass that takes longer is the last.
+        hopeless: Seconds; a first pass on a CPU that takes longer is the last.
     """
     times: list[float] = []
     try:
@@ -80,11 +82,16 @@ def seconds_per_micro_batch(
             and sum(times[1:]) < (MOST_SECONDS_PER_CHOICE if len(times) < 5 else SECONDS_PER_CHOICE)
         ):
             times.append(_time_pass(model, losses, batch, precision))
-            if times[0] > hopeless or (times[0] > LONG_PASS and losses is sum_losses):
+            if is_on_cpu(model) and (times[0] > hopeless or (times[0] > LONG_PASS and losses is sum_losses)):
                 break
     finally:  # a GPU without room must have it again
         model.zero_grad(set_to_none=True)
     return min(times[1:] or times)
+
+
+def is_on_cpu(model: nn.Module) -> bool:
+    """Whether a model is computed by the processor that asks for it."""
+    return next(model.parameters()).device.type == "cpu"
 
 
 def _time_pass(model: nn.Module, losses: SumLosses, batch: Any, precision: str) -> float:
@@ -137,8 +144,8 @@ def compare_precisions(model: nn.Module, make_batch: MakeBatch, most: int) -> tu
         most: Rows that fit.
     """
     one = make_batch(1)
-    rows = min(most, GPU_PROBE_ROWS)
-    if one.input_ids.device.type == "cpu":
+    rows = min(most, max(1, GPU_PROBE_PLACES // one.row_length))
+    if is_on_cpu(model):
         seconds = min(_time_pass(model, sum_losses, one, "float32") for _ in range(2))
         model.zero_grad(set_to_none=True)
         rows = max(1, min(most, PROBE_ROWS, int(PROBE_SECONDS / seconds)))
@@ -174,7 +181,8 @@ class MicroBatch(NamedTuple):
 def best_micro_batch(model: nn.Module, rows: int, make_batch: MakeBatch, precision: str, *, most: int) -> MicroBatch:
     """Of an eighth of the rows, a quarter, half and all, the smallest that is as fast as any and fits into memory.
 
-    Few rows at once take little memory, and beyond some number more of them are no faster.
+    Few rows at once take little memory, and beyond some number more of them are no faster. A GPU, whose memory has no
+    other use, and which waits for Python at each pass, gets as many as fit.
 
     Args:
         model: On its device.
@@ -183,17 +191,20 @@ def best_micro_batch(model: nn.Module, rows: int, make_batch: MakeBatch, precisi
         precision: "float32" or "bfloat16".
         most: Rows at once that fit (`rows_that_fit`), at least 1.
     """
+
+    def measure(size: int) -> tuple[float, int]:
+        return halving(size, lambda count: seconds_per_micro_batch(model, sum_losses, make_batch(count), precision))
+
+    if not is_on_cpu(model):
+        seconds, fitting = measure(rows)
+        return MicroBatch(fitting, seconds)
     found: dict[int, float] = {}
     sizes = [rows // part for part in (8, 4, 2, 1) if rows % part == 0]
     started = time.perf_counter()
     for size in [size for size in sizes if size <= most] or [even_part(rows, most)]:
         if found and time.perf_counter() - started > MOST_SECONDS_FOR_ROWS:
             break
-        seconds, fitting = halving(
-            size, lambda count: seconds_per_micro_batch(model, sum_losses, make_batch(count), precision)
-        )
-        if fitting < size and found:
-            break
+        seconds, fitting = measure(size)
         found[fitting] = seconds
     least = min(seconds / size for size, seconds in found.items())
     return min(MicroBatch(size, seconds) for size, seconds in found.items() if seconds / size < FASTER * least)
