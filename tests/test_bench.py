@@ -12,7 +12,7 @@ import torch
 from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.utils.flop_counter import FlopCounterMode
 
-from bertsmith.bench import describe_bench, kinds_of_work, made_up_batch, run_bench, spent_time
+from bertsmith.bench import describe_bench, kind_of, kinds_of_work, made_up_batch, run_bench, spent_time
 from bertsmith.errors import UserError
 from bertsmith.machine import work
 from bertsmith.machine.measure import keep_instruction_sets_apart
@@ -96,6 +96,26 @@ def test_rows_that_do_not_divide_are_all_computed(monkeypatch: pytest.MonkeyPatc
     given = {"preset": "bert-tiny", "global_batch_size": 7, "sequence_length": 16, "precision": "float32"}
     facts = run_bench({**given, "compile": "no", "threads": 1, "device": "cpu"})
     assert (facts["rows"], facts["micro_batch_size"], set(computed)) == (7, 4, {7})
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind"),
+    [
+        ("void pytorch_flash::flash_bwd_dq_dk_dv_loop_seqk_parallel_kernel<Flash_bwd_kernel_traits<64", "attention"),
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma_f16_knob_26_64x64x64", "attention"),
+        ("void cudnn::fusion::compute_dot_do_o_specialized<true, 64>(void const*", "attention"),
+        ("nvjet_sm90_tst_192x192_64x3_2x1_v_bz_coopB_splitK_NTN", "matrix products"),
+        ("void at::native::(anonymous namespace)::GammaBetaBackwardCUDAKernelTemplate<float", "LayerNorm"),
+        ("triton_per_fused__to_copy_add_native_layer_norm_backward_17", "LayerNorm"),
+        ("void at::native::vectorized_elementwise_kernel<8, at::native::GeluBackwardCUDAKernelImpl", "GELU"),
+        ("void at::native::(anonymous namespace)::multi_tensor_apply_kernel<at::native::Fused", "optimizer"),
+        ("void at::native::vectorized_elementwise_kernel<8, at::native::bfloat16_copy_kernel_cuda", "copies and casts"),
+        ("void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float>", "element by element"),
+        ("triton_poi_fused_stack_18", "fused by the compiler"),
+    ],
+)
+def test_the_kernels_of_an_h100_are_of_a_kind(kernel: str, kind: str) -> None:
+    assert kind_of(kernel) == kind
 
 
 @pytest.mark.parametrize("there", [False, True])

@@ -28,6 +28,7 @@ from bertsmith.model import (
     new_model,
     with_dropout,
 )
+from bertsmith.model.rotary import Rotation, kept_angles, rotate, rotation
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its own imports
@@ -382,3 +383,19 @@ def test_next_sentences_are_refused() -> None:
 def test_too_long_a_row_is_refused() -> None:
     with pytest.raises(UserError, match="a row has 17 tokens; this model takes 1 to 16"):
         model()(ids_of(1, 17))
+
+
+@pytest.mark.parametrize("head_dim", [8, 64])
+def test_angles_that_a_compiler_keeps_are_those_that_it_would_compute(head_dim: int) -> None:
+    """`kept_angles` is for compiled code on a GPU, and computes anywhere."""
+    places = torch.arange(40).repeat(3)
+    torch.library.opcheck(kept_angles, (places, head_dim, 1e4))
+
+    def turned(vectors: Tensor) -> Tensor:
+        return rotate(vectors, Rotation(*kept_angles(places, head_dim, 1e4)))
+
+    vectors = torch.randn(120, 1, 2, head_dim)
+    expected = rotate(vectors, rotation(places, head_dim, 1e4))
+    assert torch.equal(turned(vectors), expected)
+    compiled = torch.compile(turned, backend="aot_eager")(vectors)
+    assert torch.equal(compiled, expected)

@@ -30,6 +30,7 @@ from bertsmith.objective import sum_losses
 from bertsmith.optim import make_optimizer, set_learning_rate
 from bertsmith.planning.decisions import TOKEN_GOAL
 from bertsmith.presets import PRESETS
+from bertsmith.reporter import duration
 from bertsmith.step import StepTooLarge, SumLosses, train_step
 
 VOCAB_SIZE = 30522
@@ -38,15 +39,16 @@ VOCAB_SIZE = 30522
 STEPS = 5
 
 KINDS = (
-    ("attention", ("bmm", "softmax", "attention", "flash")),
-    ("matrix products", ("aten::mm", "addmm", "gemm", "cutlass", "nvjet")),
-    ("LayerNorm", ("layer_norm",)),
+    ("attention", ("bmm", "softmax", "attention", "flash", "sdpa", "dot_do_o", "convert_dq")),
+    ("matrix products", ("aten::mm", "addmm", "gemm", "cutlass", "nvjet", "splitk")),
+    ("LayerNorm", ("layer_norm", "gammabeta")),
     ("GELU", ("gelu",)),
-    ("optimizer", ("adam", "muon", "optimizer", "foreach", "lerp")),
+    ("optimizer", ("adam", "muon", "optimizer", "foreach", "multi_tensor", "lerp")),
     ("fused by the compiler", ("compiledfxgraph", "cpp_fused", "triton")),
     ("loss", ("crossentropy", "exp_", "aten::max", "gather", "scatter", "aten::log")),
     ("copies and casts", ("copy", "fill", "cat", "zero", "memset", "memcpy")),
     ("embeddings", ("embedding", "index")),
+    ("element by element", ("elementwise", "reduce_kernel")),
 )
 """Kinds of work by what the names of the profiler's events contain, the first that fits."""
 
@@ -232,11 +234,14 @@ def kinds_of_work(step: Callable[[], None], device: torch.device) -> dict[str, f
     times: dict[str, float] = defaultdict(float)
     for event in profile.key_averages():
         spent = spent_time(event, device.type)
-        name = event.key.lower()
-        kind = next((kind for kind, parts in KINDS if any(part in name for part in parts)), "everything else")
-        times[kind] += spent
+        times[kind_of(event.key)] += spent
     total = sum(times.values())
     return {kind: time / total for kind, time in sorted(times.items(), key=lambda pair: -pair[1])}
+
+
+def kind_of(event: str) -> str:
+    """The kind of work that an event of the profiler is, by its name."""
+    return next((kind for kind, parts in KINDS if any(part in event.lower() for part in parts)), "everything else")
 
 
 def spent_time(event: Any, device_type: str) -> float:
@@ -270,8 +275,8 @@ def describe_bench(facts: Mapping[str, Any]) -> list[str]:
     if facts["not_compiled"]:
         lines.append(f"compiled: not measured, {facts['not_compiled']}")
     what = f"an epoch of {facts['text']}" if facts["text"] else "the length of a default run"
-    hours = facts["text_seconds"] / 3600
-    lines.append(f"{facts['text_tokens'] / 1e6:,.1f} M tokens, {what}: about {hours:,.1f} h at the faster of these")
+    about = duration(facts["text_seconds"])
+    lines.append(f"{facts['text_tokens'] / 1e6:,.1f} M tokens, {what}: about {about} at the faster of these")
     if facts["joules"] is not None:
         lines.append(f"energy: {facts['joules']:,.1f} J a step, as the machine reports it")
     return lines
