@@ -86,6 +86,7 @@ def test_a_run_with_every_schedule_goes_on_exactly(text: Path, tmp_path: Path) -
         "objective": "mlm+sop",
         "clip_updates": True,
         "muon_scale": 2.0,
+        "output_bias": "unigram",
         "average_decay": 0.9,
     }
     run(tmp_path / "straight", text, **settings)

@@ -68,6 +68,13 @@ def test_ids_are_counted_in_all_shards_or_in_some_of_a_large_text(folder: Path) 
         count_ids(folder, "train", 30)
 
 
+def test_ids_of_a_large_vocabulary_are_counted(tmp_path: Path) -> None:
+    large = FIRST._replace(ids=np.array([70_000, 11, 70_001, 70_000, 5], np.uint32))
+    counts = count_ids(write_split(tmp_path, large), "train", 70_002)
+    assert counts[[5, 11, 70_000, 70_001]].tolist() == [1, 1, 2, 1]
+    assert counts.sum() == 5
+
+
 def test_all_tables_are_int64(folder: Path) -> None:
     opened = open_shards(folder, "train")
     arrays = [opened.section_starts, opened.section_document, opened.sentence_starts, opened.take(np.arange(2))]
