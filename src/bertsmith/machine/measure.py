@@ -40,11 +40,11 @@ MOST_SECONDS_FOR_ROWS = 1.5
 """After this long no larger micro-batch is tried."""
 
 PROBE_ROWS, PROBE_SECONDS = 16, 0.2
-"""A CPU's precisions are compared with so many rows at once, at most, or as many as take so long in float32."""
+"""Precisions are compared with so many rows at once, at most, or as many as take so long in float32."""
 
 GPU_PROBE_PLACES = 1 << 15
-"""A GPU is given rows of so many tokens: a pass of few takes the time that Python needs to ask for it, however it is
-computed."""
+"""A GPU with memory of its own is given rows of so many tokens: a pass of few takes the time that Python needs to ask
+for it, however it is computed."""
 
 CHEAP, MOST_CHEAP = 1.5, 16
 """Twice the rows are taken where they cost less than so many times the time, up to so many times the rows."""
@@ -92,6 +92,11 @@ def seconds_per_micro_batch(
 def is_on_cpu(model: nn.Module) -> bool:
     """Whether a model is computed by the processor that asks for it."""
     return next(model.parameters()).device.type == "cpu"
+
+
+def has_own_memory(model: nn.Module) -> bool:
+    """Whether a model is on a GPU of which too much memory may be asked; Apple's share that of the processor."""
+    return next(model.parameters()).device.type not in {"cpu", "mps"}
 
 
 def _time_pass(model: nn.Module, losses: SumLosses, batch: Any, precision: str) -> float:
@@ -145,7 +150,7 @@ def compare_precisions(model: nn.Module, make_batch: MakeBatch, most: int) -> tu
     """
     one = make_batch(1)
     rows = min(most, max(1, GPU_PROBE_PLACES // one.row_length))
-    if is_on_cpu(model):
+    if not has_own_memory(model):
         seconds = min(_time_pass(model, sum_losses, one, "float32") for _ in range(2))
         model.zero_grad(set_to_none=True)
         rows = max(1, min(most, PROBE_ROWS, int(PROBE_SECONDS / seconds)))
@@ -195,7 +200,7 @@ def best_micro_batch(model: nn.Module, rows: int, make_batch: MakeBatch, precisi
     def measure(size: int) -> tuple[float, int]:
         return halving(size, lambda count: seconds_per_micro_batch(model, sum_losses, make_batch(count), precision))
 
-    if not is_on_cpu(model):
+    if has_own_memory(model):
         seconds, fitting = measure(rows)
         return MicroBatch(fitting, seconds)
     found: dict[int, float] = {}
@@ -205,6 +210,8 @@ def best_micro_batch(model: nn.Module, rows: int, make_batch: MakeBatch, precisi
         if found and time.perf_counter() - started > MOST_SECONDS_FOR_ROWS:
             break
         seconds, fitting = measure(size)
+        if fitting < size and found:
+            break
         found[fitting] = seconds
     least = min(seconds / size for size, seconds in found.items())
     return min(MicroBatch(size, seconds) for size, seconds in found.items() if seconds / size < FASTER * least)
