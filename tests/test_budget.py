@@ -179,8 +179,9 @@ SPEED = {"bert-tiny": 1e-3, "bert-mini": 5e-3, "bert-small": 2e-2}
 def decided(monkeypatch: pytest.MonkeyPatch, budget: Budget, device: str = "cpu", **training: Any) -> Run:
     """A run whose size and steps a budget has decided."""
 
-    def speed(run: Run, *_: object) -> RowSpeed:
-        return RowSpeed("float32", SPEED.get(run.config.model.preset, inf), 256)
+    def speed(run: Run, *_: object, fewest: int | None) -> RowSpeed:
+        rows = 3 if fewest is None else 16 * fewest
+        return RowSpeed("float32", SPEED.get(run.config.model.preset, inf), rows)
 
     monkeypatch.setattr("bertsmith.planning.decisions.row_speed", speed)
     run = Run(Path("unused"), run_config({"training": training}), {"preset": "default"})

@@ -103,10 +103,12 @@ def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer
 
     half: dict[str, bool] = {}
     at_once: dict[str, int] = {}
+    rows_are_open = device.type == "cuda" and training.global_batch_size is None
 
     def seconds_per_row(preset: str) -> float:
         """All processes together."""
-        speed = row_speed(sized(preset), tokenizer, rows, device)
+        usual = ceil(PRESETS[preset].global_batch_size / distributed.world_size())
+        speed = row_speed(sized(preset), tokenizer, rows, device, fewest=usual if rows_are_open else None)
         half[preset] = bool(distributed.from_main(speed.precision == "bfloat16"))
         at_once[preset] = int(distributed.from_main(speed.rows))
         return distributed.from_main(speed.seconds) / distributed.world_size()
@@ -123,7 +125,7 @@ def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer
         run.decide("measured", preset=choice.preset)
     if training.precision == "auto" and choice.preset in half:
         run.decide("measured", precision="bfloat16" if half[choice.preset] else "float32")
-    if device.type == "cuda" and training.global_batch_size is None and choice.preset in at_once:
+    if rows_are_open and choice.preset in at_once:
         least = PRESETS[choice.preset].global_batch_size
         run.decide("measured", global_batch_size=max(least, at_once[choice.preset] * distributed.world_size()))
     decide_shape(run)
@@ -160,8 +162,18 @@ class RowSpeed(NamedTuple):
     """Rows at once."""
 
 
-def row_speed(run: Run, tokenizer: Tokenizer, rows: AnyRows, device: torch.device) -> RowSpeed:
-    """Measure the time of a row with the model of a run, on a GPU with as many rows as it computes at little cost."""
+def row_speed(
+    run: Run, tokenizer: Tokenizer, rows: AnyRows, device: torch.device, *, fewest: int | None = None
+) -> RowSpeed:
+    """Measure the time of a row with the model of a run.
+
+    Args:
+        run: With a size.
+        tokenizer: That of the text.
+        rows: Of the text.
+        device: Where.
+        fewest: Find how many rows cost little more than so many, and measure with them; None: with some.
+    """
 
     def first_rows(count: int) -> Batch:
         return collate(rows.__getitems__(list(range(count)))).to(device)
@@ -180,9 +192,8 @@ def row_speed(run: Run, tokenizer: Tokenizer, rows: AnyRows, device: torch.devic
                 min(SPEED_ROWS, most),
                 lambda rows: seconds_per_micro_batch(model, sum_losses, first_rows(rows), precision),
             )
-        if device.type == "cuda" and training.global_batch_size is None:
-            fewest = min(count, ceil(PRESETS[run.config.model.preset].global_batch_size / distributed.world_size()))
-            count, seconds = cheap_rows(model, fewest, first_rows, precision)
+        if fewest is not None:
+            count, seconds = cheap_rows(model, min(count, fewest), first_rows, precision)
     except UserError:
         return RowSpeed("float32" if precision == "auto" else precision, inf, 1)
     return RowSpeed(precision, seconds / count, count)
