@@ -3,6 +3,7 @@
 import inspect
 import math
 from itertools import accumulate, pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -225,6 +226,29 @@ def test_what_varlen_attn_is_asked_for_equals_the_loop(
     packed = prepare(packed_of(lengths, row_length), qkv.flatten(1), num_heads=HEADS, dropout_p=0.0, window=window)
     assert packed.layout is None
     assert_equals_loop(qkv, attend(*qkv.unbind(1), packed), lengths, window, 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("capability", "row_length", "head_dim", "expected"),
+    [
+        ((7, 5), 128, 64, False),
+        ((8, 0), 128, 64, True),
+        ((9, 0), 128, 64, False),
+        ((9, 0), 512, 64, False),
+        ((9, 0), 513, 64, True),
+        ((9, 0), None, 64, True),
+        ((9, 0), 128, 192, True),
+        ((10, 0), 128, 64, True),
+        ((12, 0), 128, 64, True),
+    ],
+)
+def test_short_rows_leave_varlen_attn_only_where_that_was_measured(
+    capability: tuple[int, int], row_length: int | None, head_dim: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = SimpleNamespace(major=capability[0], minor=capability[1])
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _device: card)
+    packed = Packed(torch.tensor([0, 7], dtype=torch.int32), 7, row_length)
+    assert attention._can_use_varlen(packed, torch.device("cuda"), torch.bfloat16, head_dim, 0.0) == expected
 
 
 @pytest.mark.gpu

@@ -17,9 +17,10 @@ from bertsmith.cli import run
 from bertsmith.config import run_config
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
+from bertsmith.machine.measure import Speed
 from bertsmith.machine.work import step_operations
 from bertsmith.model import BertConfig
-from bertsmith.planning.decisions import RowSpeed, decide_by_budget, decide_family
+from bertsmith.planning.decisions import decide_by_budget, decide_family, decide_shape, row_speed
 from bertsmith.planning.pace import Pace
 from bertsmith.planning.plan import Plan, stages_of
 from bertsmith.planning.sizing import TOKENS_PER_PARAMETER, block_weights, choose_size
@@ -176,18 +177,17 @@ SPEED = {"bert-tiny": 1e-3, "bert-mini": 5e-3, "bert-small": 2e-2}
 """Seconds of a row."""
 
 
-def decided(monkeypatch: pytest.MonkeyPatch, budget: Budget, device: str = "cpu", **training: Any) -> Run:
+def decided(monkeypatch: pytest.MonkeyPatch, budget: Budget, **training: Any) -> Run:
     """A run whose size and steps a budget has decided."""
 
-    def speed(run: Run, *_: object, fewest: int | None) -> RowSpeed:
-        rows = 3 if fewest is None else 16 * fewest
-        return RowSpeed("float32", SPEED.get(run.config.model.preset, inf), rows)
+    def speed(run: Run, *_: object) -> Speed:
+        return Speed("float32", SPEED.get(run.config.model.preset, inf))
 
     monkeypatch.setattr("bertsmith.planning.decisions.row_speed", speed)
     run = Run(Path("unused"), run_config({"training": training}), {"preset": "default"})
     ids = dict.fromkeys(("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"), 0)
     words: Any = SimpleNamespace(vocab_size=8192, **ids)
-    decide_by_budget(run, Clock(budget), None, words, torch.device(device))  # type: ignore[arg-type]
+    decide_by_budget(run, Clock(budget), None, words, torch.device("cpu"))  # type: ignore[arg-type]
     return run
 
 
@@ -197,17 +197,6 @@ def test_several_processes_see_the_tokens_of_a_larger_size(monkeypatch: pytest.M
     assert decided(monkeypatch, budget).config.model.preset == "bert-tiny"
     monkeypatch.setattr("bertsmith.distributed.world_size", lambda: 8)
     assert decided(monkeypatch, budget).config.model.preset == "bert-mini"
-
-
-@pytest.mark.parametrize(("device", "given", "rows"), [("cpu", {}, 16), ("cuda", {}, 256), ("cuda", {"rows": 8}, 8)])
-def test_a_step_on_a_gpu_has_the_rows_that_it_computes_at_little_cost(
-    device: str, given: dict[str, int], rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    training = {"global_batch_size": given["rows"]} if given else {}
-    run = decided(monkeypatch, Budget(10.0, None), device, **training)
-    assert run.config.model.preset == "bert-tiny"
-    assert run.config.training.global_batch_size == rows
-    assert run.config.training.steps == pytest.approx(10 * GOAL / SPEED["bert-tiny"] / rows, abs=1)
 
 
 def test_a_budget_of_work_is_spent_also_when_the_first_steps_are_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,3 +347,32 @@ def test_what_is_finished_is_not_planned(text: Path, tmp_path: Path) -> None:
     train_run(tmp_path / "run", text)
     with pytest.raises(UserError, match="there is nothing to plan"):
         pretrain(tmp_path / "run", {}, {}, plan_only=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "most"),
+    [({}, 16), ({"global_batch_size": 8}, 8), ({"micro_batch_size": 4}, 4), ({"precision": "float32"}, 16)],
+)
+def test_a_row_is_timed_with_no_more_rows_than_are_computed_at_once(
+    given: dict[str, Any], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def compare(_model: object, _rows: object, most: int) -> tuple[Speed, int]:
+        asked.append(most)
+        return Speed("float32", 1.0), most
+
+    def halving(most: int, _attempt: object) -> tuple[float, int]:
+        asked.append(most)
+        return 1.0, most
+
+    monkeypatch.setattr("bertsmith.planning.decisions.compare_precisions", compare)
+    monkeypatch.setattr("bertsmith.planning.decisions.halving", halving)
+    monkeypatch.setattr("bertsmith.planning.decisions.rows_that_fit", lambda *_, **_options: 1 << 30)
+    run = Run(Path("unused"), run_config({"model": {"preset": "bert-tiny"}, "training": given}), {})
+    decide_shape(run)
+    ids = dict.fromkeys(("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"), 0)
+    words: Any = SimpleNamespace(vocab_size=200, **ids)
+    speed = row_speed(run, words, None, torch.device("cpu"))  # type: ignore[arg-type]
+    assert asked == [most]
+    assert speed.seconds == 1 / most

@@ -42,7 +42,7 @@ def test_a_pass_stays_on_the_gpu(
         return varlen_attn(*arguments, **options)
 
     monkeypatch.setattr(attention, "varlen_attn", counted, raising=False)
-    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _device: SimpleNamespace(major=generation))
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _device: SimpleNamespace(major=generation, minor=0))
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
     config = new_config(
@@ -65,5 +65,5 @@ def test_a_pass_stays_on_the_gpu(
             sums = sum_losses(model, batch)
         loss = (sums.losses / count_targets(batch).clamp(min=1)).sum()
     assert (loss.device.type, loss.dtype, loss.requires_grad) == ("cuda", torch.float32, True)
-    takes_packed = precision == "bfloat16" and not dropout and generation == 8  # later ones have cuDNN for short rows
+    takes_packed = precision == "bfloat16" and not dropout and generation == 8  # the next one has cuDNN for short rows
     assert len(called) == (config.num_hidden_layers if takes_packed else 0)

@@ -92,7 +92,8 @@ class StableAdamW(AdamW):
     def step(self) -> None:
         """Update the parameters that have a gradient."""
         rates = [group["lr"] for group in self.param_groups]
-        sizes = torch.stack([self._update_size(group) for group in self.param_groups]).tolist()
+        measured = [self._update_size(group) for group in self.param_groups]
+        sizes = torch.stack(measured).tolist() if measured else []
         for group, size in zip(self.param_groups, sizes, strict=True):
             group["lr"] /= max(1.0, size)
         super().step()

@@ -94,7 +94,7 @@ def run_bench(given: Mapping[str, Any], prepared: Path | None = None) -> dict[st
     most = rows_that_fit(model, make_batch, precision, state=state)
     if precision == "auto":
         precision = compare_precisions(model, make_batch, min(rows, most))[0].precision
-    size = best_micro_batch(model, rows, make_batch, precision, most=most).rows
+    size = best_micro_batch(model, rows, make_batch, precision, most=most, state=state).rows
     micro_batches = [make_batch(min(size, rows - first)) for first in range(0, rows, size)]
     batch = micro_batches[0]
     rates = {kind: matrix_rate(device, kind) for kind in ("bfloat16", "float32")}

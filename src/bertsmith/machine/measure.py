@@ -46,18 +46,15 @@ GPU_PROBE_PLACES = 1 << 15
 """A GPU with memory of its own is given rows of so many tokens: a pass of few takes the time that Python needs to ask
 for it, however it is computed."""
 
-CHEAP, MOST_CHEAP = 1.5, 16
-"""Twice the rows are taken where they cost less than so many times the time, up to so many times the rows."""
-
 HOPELESS = 5.0
 """A precision whose products, or first pass, take so many times those of the other is not looked at again."""
 
-COMPILE_SECONDS = {"cpu": 60.0, "cuda": 40.0}
+COMPILE_SECONDS = {"cpu": 60.0, "mps": 60.0, "cuda": 40.0}
 """What compiling costs, seen on two quiet CPU cores; on busy ones it took four times as long. Beside an H100 it took
-25 s for bert-base and 39 s for modern-base (docs/log.md)."""
+25 s for bert-base and 39 s for modern-base (docs/log.md). On Apple's GPUs it was not measured."""
 
-WORK = {"cpu": 15.0, "cuda": 5.0}
-"""Compiling is looked at where the run takes so many times that: a CPU gains 0 to 25 % by it, a GPU 21 to 42 %
+WORK = {"cpu": 15.0, "mps": 5.0, "cuda": 5.0}
+"""Compiling is looked at where the run takes so many times that: a CPU gains 0 to 25 % by it, an H100 4 to 42 %
 (docs/benchmarks.md), and what it gains must win its cost back twice."""
 
 Result = TypeVar("Result")
@@ -183,25 +180,30 @@ class MicroBatch(NamedTuple):
     seconds: float
 
 
-def best_micro_batch(model: nn.Module, rows: int, make_batch: MakeBatch, precision: str, *, most: int) -> MicroBatch:
+def best_micro_batch(
+    model: nn.Module, rows: int, make_batch: MakeBatch, precision: str, *, most: int, state: int = 0
+) -> MicroBatch:
     """Of an eighth of the rows, a quarter, half and all, the smallest that is as fast as any and fits into memory.
 
     Few rows at once take little memory, and beyond some number more of them are no faster. A GPU, whose memory has no
-    other use, and which waits for Python at each pass, gets as many as fit.
+    other use, and which waits for Python at each pass, gets all, or half, ... until they fit beside the state.
 
     Args:
         model: On its device.
         rows: Rows of one step on this rank.
         make_batch: Makes the batches.
         precision: "float32" or "bfloat16".
-        most: Rows at once that fit (`rows_that_fit`), at least 1.
+        most: Rows at once that fit a CPU's memory (`rows_that_fit`), at least 1.
+        state: Bytes of `training_state`, for which a GPU must have room besides.
     """
 
     def measure(size: int) -> tuple[float, int]:
         return halving(size, lambda count: seconds_per_micro_batch(model, sum_losses, make_batch(count), precision))
 
     if has_own_memory(model):
+        reserved = torch.empty(state, dtype=torch.uint8, device=next(model.parameters()).device)
         seconds, fitting = measure(rows)
+        del reserved
         return MicroBatch(fitting, seconds)
     found: dict[int, float] = {}
     sizes = [rows // part for part in (8, 4, 2, 1) if rows % part == 0]
@@ -215,28 +217,6 @@ def best_micro_batch(model: nn.Module, rows: int, make_batch: MakeBatch, precisi
         found[fitting] = seconds
     least = min(seconds / size for size, seconds in found.items())
     return min(MicroBatch(size, seconds) for size, seconds in found.items() if seconds / size < FASTER * least)
-
-
-def cheap_rows(model: nn.Module, rows: int, make_batch: MakeBatch, precision: str) -> MicroBatch:
-    """As many rows as a GPU computes in little more time than `rows` take it, with which it may have little to do.
-
-    Args:
-        model: On its device.
-        rows: Doubled until twice as many take much longer, or do not fit, or are `MOST_CHEAP` times as many.
-        make_batch: Makes the batches.
-        precision: "float32" or "bfloat16".
-    """
-    found = MicroBatch(rows, seconds_per_micro_batch(model, sum_losses, make_batch(rows), precision))
-    while 2 * found.rows <= MOST_CHEAP * rows:
-        try:
-            seconds = seconds_per_micro_batch(model, sum_losses, make_batch(2 * found.rows), precision)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            break
-        if seconds > CHEAP * found.seconds:
-            break
-        found = MicroBatch(2 * found.rows, seconds)
-    return found
 
 
 def has_compiler(device: torch.device) -> bool:
@@ -279,7 +259,7 @@ def worth_compiling(
     """
     plain = plain or seconds_per_micro_batch(model, sum_losses, batch, precision)
     device = batch.input_ids.device
-    kind = "cpu" if device.type == "cpu" else "cuda"
+    kind = device.type
     if plain * micro_batches < WORK[kind] * COMPILE_SECONDS[kind] or not has_compiler(device):
         return False
     try:

@@ -18,8 +18,11 @@ if torch.cuda.is_available():  # it brings PyTorch's compiler along, a second to
     from torch.nn.attention.varlen import varlen_attn
 
 HALF = (torch.bfloat16, torch.float16)
-AMPERE, HOPPER = 8, 9
+AMPERE, HOPPER = 8, (9, 0)
+"""Compute capabilities: the major number, and both."""
+
 LONGEST_SHORT_ROW = 512
+"""Places in a row; longer ones were not measured."""
 
 
 def prepare(packed: Packed, hidden: Tensor, *, num_heads: int, dropout_p: float, window: int | None = None) -> Packed:
@@ -71,18 +74,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packed: Packed, *, dropout_p: float 
 def _can_use_varlen(packed: Packed, device: torch.device, dtype: torch.dtype, head_dim: int, dropout_p: float) -> bool:
     """Whether FlashAttention takes the packed tokens as they are: Ampere or later, half precision, no dropout.
 
-    Not short rows on Hopper or later, where cuDNN is faster in spite of a mask. Forward and backward, rows of real
-    text, 12 heads of 64 in bfloat16, an H100, PyTorch 2.11, milliseconds:
+    Not short rows on Hopper, where PyTorch takes cuDNN's kernel, the faster one in spite of a mask. On other cards it
+    may take a slower one, so there nothing changes. Forward and backward, rows of real text, 12 heads of 64 in
+    bfloat16, an H100, PyTorch 2.11, milliseconds:
 
-        rows              64 x 512   64 x 512, window of 64   256 x 128
-        varlen            1.88       1.60                     1.16
-        rows and a mask   1.18       1.18                     0.81
+        rows                          64 x 512   64 x 512, window of 64   256 x 128   256 x 128, window of 64
+        varlen                        1.88       1.60                     1.16        1.27
+        a mask, cuDNN                 1.18       1.18                     0.81        1.01
+        a mask, memory-efficient      2.20       2.30                     0.73        0.86
     """
     if device.type != "cuda" or dtype not in HALF or dropout_p > 0 or head_dim % 8 or head_dim > 256:
         return False
-    generation = torch.cuda.get_device_properties(device).major
+    card = torch.cuda.get_device_properties(device)
     is_short = packed.row_length is not None and packed.row_length <= LONGEST_SHORT_ROW
-    return generation >= AMPERE and not (is_short and generation >= HOPPER)
+    has_fast_rows = (card.major, card.minor) == HOPPER and torch.version.hip is None and head_dim <= 128
+    return bool(card.major >= AMPERE) and not (is_short and has_fast_rows)
 
 
 def _lay_out(packed: Packed, tokens: int, dtype: torch.dtype) -> Layout:

@@ -5,7 +5,7 @@ Each is decided once, written to the run and read again on resume.
 
 from dataclasses import replace
 from math import ceil, inf
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -16,7 +16,7 @@ from bertsmith.data.batch import Batch, collate
 from bertsmith.data.masking import share_at
 from bertsmith.errors import UserError
 from bertsmith.machine.device import require_memory
-from bertsmith.machine.measure import cheap_rows, compare_precisions, halving, seconds_per_micro_batch
+from bertsmith.machine.measure import Speed, compare_precisions, halving, seconds_per_micro_batch
 from bertsmith.machine.memory import rows_that_fit, training_state
 from bertsmith.machine.work import step_operations
 from bertsmith.objective import sum_losses
@@ -39,7 +39,7 @@ CONTINUED_RATE = 0.5
 """Of the preset's peak learning rate, where a run goes on from a model: more of what it knew stays (docs/log.md)."""
 
 SPEED_ROWS = 16
-"""Rows that the speed of a size is measured with, at most."""
+"""Rows that the speed of a size is measured with on a CPU, at most."""
 
 
 def decide_family(run: Run) -> None:
@@ -102,15 +102,11 @@ def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer
         return probe
 
     half: dict[str, bool] = {}
-    at_once: dict[str, int] = {}
-    rows_are_open = device.type == "cuda" and training.global_batch_size is None
 
     def seconds_per_row(preset: str) -> float:
         """All processes together."""
-        usual = ceil(PRESETS[preset].global_batch_size / distributed.world_size())
-        speed = row_speed(sized(preset), tokenizer, rows, device, fewest=usual if rows_are_open else None)
+        speed = row_speed(sized(preset), tokenizer, rows, device)
         half[preset] = bool(distributed.from_main(speed.precision == "bfloat16"))
-        at_once[preset] = int(distributed.from_main(speed.rows))
         return distributed.from_main(speed.seconds) / distributed.world_size()
 
     def operations_per_row(preset: str) -> float:
@@ -125,9 +121,6 @@ def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer
         run.decide("measured", preset=choice.preset)
     if training.precision == "auto" and choice.preset in half:
         run.decide("measured", precision="bfloat16" if half[choice.preset] else "float32")
-    if rows_are_open and choice.preset in at_once:
-        least = PRESETS[choice.preset].global_batch_size
-        run.decide("measured", global_batch_size=max(least, at_once[choice.preset] * distributed.world_size()))
     decide_shape(run)
     price = choice.price_per_row * (run.config.training.global_batch_size or 1)
     if budget.operations is not None:
@@ -151,52 +144,34 @@ def row_operations(run: Run, tokenizer: Tokenizer, device: torch.device) -> floa
     return step_operations(model_config(run, tokenizer), tokens=length, row_length=length, predictions=predictions)
 
 
-class RowSpeed(NamedTuple):
-    """How fast a row is, and how that was measured."""
+def row_speed(run: Run, tokenizer: Tokenizer, rows: AnyRows, device: torch.device) -> Speed:
+    """Measure the time of a row with the model of a run; infinite where it does not fit into memory.
 
-    precision: str
-    seconds: float
-    """Of one row; infinite where the model does not fit into memory."""
-
-    rows: int
-    """Rows at once."""
-
-
-def row_speed(
-    run: Run, tokenizer: Tokenizer, rows: AnyRows, device: torch.device, *, fewest: int | None = None
-) -> RowSpeed:
-    """Measure the time of a row with the model of a run.
-
-    Args:
-        run: With a size.
-        tokenizer: That of the text.
-        rows: Of the text.
-        device: Where.
-        fewest: Find how many rows cost little more than so many, and measure with them; None: with some.
+    With no more rows than are computed at once: a GPU takes hardly longer for many than for few.
     """
 
     def first_rows(count: int) -> Batch:
         return collate(rows.__getitems__(list(range(count)))).to(device)
 
     training = run.config.training
-    precision: str = training.precision
+    precision = training.precision
     try:
         require_memory(parameters_of(run, tokenizer), device)
         model = model_of(run, tokenizer).to(device)
         state = training_state(model, optimizer=training.optimizer, averaged=training.average_decay > 0)
-        most = rows_that_fit(model, first_rows, precision, state=state)
+        share = ceil((training.global_batch_size or 1) / distributed.world_size())
+        most = min(rows_that_fit(model, first_rows, precision, state=state), training.micro_batch_size or share, share)
         if precision == "auto":
-            (precision, seconds), count = compare_precisions(model, first_rows, most)
+            speed, count = compare_precisions(model, first_rows, most)
         else:
             seconds, count = halving(
-                min(SPEED_ROWS, most),
+                most if device.type == "cuda" else min(SPEED_ROWS, most),
                 lambda rows: seconds_per_micro_batch(model, sum_losses, first_rows(rows), precision),
             )
-        if fewest is not None:
-            count, seconds = cheap_rows(model, min(count, fewest), first_rows, precision)
+            speed = Speed(precision, seconds)
     except UserError:
-        return RowSpeed("float32" if precision == "auto" else precision, inf, 1)
-    return RowSpeed(precision, seconds / count, count)
+        return Speed("float32" if precision == "auto" else precision, inf)
+    return speed._replace(seconds=speed.seconds / count)
 
 
 def decide_shape(run: Run) -> None:

@@ -234,7 +234,7 @@ def decide_by_measuring(plan: Plan, reporter: Reporter, *, is_begun: bool) -> No
     precision = run.config.training.precision
     if training.micro_batch_size is None:
         most = rows_that_fit(model, plan.first_rows, precision, state=state)
-        size, seconds = best_micro_batch(model, share, plan.first_rows, precision, most=most)
+        size, seconds = best_micro_batch(model, share, plan.first_rows, precision, most=most, state=state)
         run.decide("measured", micro_batch_size=int(distributed.from_main(size)))
         plan.micro_batch_seconds = seconds
     else:
