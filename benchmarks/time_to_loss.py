@@ -5,8 +5,8 @@
 
 PREPARED is what `bertsmith prepare` wrote: both sides learn from the same token ids and
 are measured on the same held-out rows and masks. The Trainer trains `BertForMaskedLM` at
-its fastest flags (fused AdamW; compiled in bfloat16, or float32 where that is software; on a GPU
-compiled only where it has five minutes), for each rate and batch as many steps
+its fastest flags on a CPU (fused AdamW; compiled in bfloat16, or float32 where that is software; on a GPU,
+where others were not compared, compiled only where it has five minutes), for each rate and batch as many steps
 as the time allows, the rate falling to 0; the best of these is the baseline. With `--screen`
 all are given so many seconds first, and only the best `--finalists` of them the whole time. Bertsmith is
 given a twentieth, a tenth, ... of that time as `--budget`, until it reaches the baseline's
@@ -162,16 +162,16 @@ class Trained(NamedTuple):
 
 def trained(options: argparse.Namespace, rate: float, rows: int, seconds: float) -> Trained:
     """The Trainer with one rate and batch for so long, or what it reached before."""
-    is_usual = options.baseline_preset == "bert-mini"
-    out = options.output / f"trainer-{'' if is_usual else options.baseline_preset + '-'}{rate:g}-{rows}-{seconds:g}"
+    preset = options.baseline_preset
+    out = options.output / f"trainer-{preset}-{rate:g}-{rows}-{seconds:g}"
     if not (out / "baseline.json").exists():
-        case = {"data": str(options.data), "out": str(out), "rate": rate, "rows": rows, "seconds": seconds}
-        case["preset"] = options.baseline_preset
+        case = {"data": str(options.data), "out": str(out), "preset": preset}
+        case |= {"rate": rate, "rows": rows, "seconds": seconds}
         subprocess.run([sys.executable, __file__, "--baseline", json.dumps(case)], check=True)
     facts = json.loads((out / "baseline.json").read_text(encoding="utf-8"))
     loss = measured_once(out, out, options.data)
     print(
-        f"  Trainer, {options.baseline_preset}, rate {rate:g}, {rows} rows: {loss:.3f} after {facts['steps']:,} steps, "
+        f"  Trainer, {preset}, rate {rate:g}, {rows} rows: {loss:.3f} after {facts['steps']:,} steps, "
         f"{facts['tokens'] / 1e6:.1f} M tokens in {facts['seconds']:,.0f} s",
         flush=True,
     )

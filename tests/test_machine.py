@@ -277,6 +277,17 @@ def test_a_gpu_that_is_too_small_gets_half_until_it_is_not(monkeypatch: pytest.M
         best_micro_batch(model, 64, make_batch, "float32", most=1 << 30)
 
 
+def test_a_gpu_without_room_for_the_state_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_arguments: Any, **_options: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model = BertPretrainingModel(TINY).to(GPU)
+    monkeypatch.setattr(measure, "seconds_per_micro_batch", lambda *_arguments, **_options: 1.0)
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(UserError, match="too small for one row at a time"):
+        best_micro_batch(model, 8, lambda _count: None, "float32", most=1 << 30, state=1000)
+
+
 def test_the_state_of_an_optimizer_is_what_it_keeps() -> None:
     model = BertPretrainingModel(TINY)
     for kind in ("adamw", "muon"):

@@ -7,7 +7,6 @@ of the run.
 
 from collections.abc import Iterable
 from math import sqrt
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +66,7 @@ def alike(matrices: list[nn.Parameter]) -> list[list[nn.Parameter]]:
 
     On a CPU each alone, since one fills the cores and a stack of them would only be copied.
     """
-    together: dict[Any, list[nn.Parameter]] = {}
+    together: dict[torch.Size | int, list[nn.Parameter]] = {}
     for number, matrix in enumerate(matrices):
         together.setdefault(matrix.shape if matrix.is_cuda else number, []).append(matrix)
     return list(together.values())

@@ -149,7 +149,7 @@ def train_step(
         raise StepTooLarge
     distributed.sum_gradients(model.parameters())
     norm = nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-    # reading a number waits for a GPU, so what there is to compute is told first
+    # reading a number waits for a GPU, so all that there is to compute is queued first
     measured = means(distributed.sum_over_ranks(torch.stack([losses, correct])), targets)
     grad_norm = float(norm)
     applied = isfinite(measured.loss) and isfinite(grad_norm)

@@ -53,7 +53,7 @@ COMPILE_SECONDS = {"cpu": 60.0, "mps": 60.0, "cuda": 40.0}
 """What compiling costs, seen on two quiet CPU cores; on busy ones it took four times as long. Beside an H100 it took
 25 s for bert-base and 39 s for modern-base (docs/log.md). On Apple's GPUs it was not measured."""
 
-WORK = {"cpu": 15.0, "mps": 5.0, "cuda": 5.0}
+TIMES_COMPILING = {"cpu": 15.0, "mps": 5.0, "cuda": 5.0}
 """Compiling is looked at where the run takes so many times that: a CPU gains 0 to 25 % by it, an H100 4 to 42 %
 (docs/benchmarks.md), and what it gains must win its cost back twice."""
 
@@ -194,16 +194,19 @@ def best_micro_batch(
         make_batch: Makes the batches.
         precision: "float32" or "bfloat16".
         most: Rows at once that fit a CPU's memory (`rows_that_fit`), at least 1.
-        state: Bytes of `training_state`, for which a GPU must have room besides.
+        state: Bytes of `training_state`, for which a GPU must have room besides. The gradients among them are made by
+            what is measured, too, so this is more than enough.
     """
 
-    def measure(size: int) -> tuple[float, int]:
-        return halving(size, lambda count: seconds_per_micro_batch(model, sum_losses, make_batch(count), precision))
+    def seconds_of_rows(count: int) -> float:
+        return seconds_per_micro_batch(model, sum_losses, make_batch(count), precision)
+
+    def beside_the_state(count: int) -> float:
+        _reserved = torch.empty(state, dtype=torch.uint8, device=next(model.parameters()).device)
+        return seconds_of_rows(count)
 
     if has_own_memory(model):
-        reserved = torch.empty(state, dtype=torch.uint8, device=next(model.parameters()).device)
-        seconds, fitting = measure(rows)
-        del reserved
+        seconds, fitting = halving(rows, beside_the_state)
         return MicroBatch(fitting, seconds)
     found: dict[int, float] = {}
     sizes = [rows // part for part in (8, 4, 2, 1) if rows % part == 0]
@@ -211,7 +214,7 @@ def best_micro_batch(
     for size in [size for size in sizes if size <= most] or [even_part(rows, most)]:
         if found and time.perf_counter() - started > MOST_SECONDS_FOR_ROWS:
             break
-        seconds, fitting = measure(size)
+        seconds, fitting = halving(size, seconds_of_rows)
         if fitting < size and found:
             break
         found[fitting] = seconds
@@ -260,7 +263,7 @@ def worth_compiling(
     plain = plain or seconds_per_micro_batch(model, sum_losses, batch, precision)
     device = batch.input_ids.device
     kind = device.type
-    if plain * micro_batches < WORK[kind] * COMPILE_SECONDS[kind] or not has_compiler(device):
+    if plain * micro_batches < TIMES_COMPILING[kind] * COMPILE_SECONDS[kind] or not has_compiler(device):
         return False
     try:
         compiled = seconds_per_micro_batch(model, compiled_losses(), batch, precision)
