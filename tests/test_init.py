@@ -60,10 +60,12 @@ def settings(run: Path) -> dict[str, Any]:
     return tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
 
 
-def test_a_bias_for_new_scores_is_refused(source: Path, text: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="output_bias is for new weights; leave it out with --init"):
-        further(tmp_path / "run", text, source, output_bias="unigram")
-    further(tmp_path / "run", text, source, output_bias="zero")  # as the configuration of such a run says
+def test_what_new_weights_begin_at_is_refused(source: Path, text: Path, tmp_path: Path) -> None:
+    for name, value in (("output_bias", "unigram"), ("embedding_init", "ppmi")):
+        with pytest.raises(UserError, match=f"{name} is for new weights; leave it out with --init"):
+            further(tmp_path / "run", text, source, **{name: value})
+    settings = {"output_bias": "zero", "embedding_init": "normal"}  # as the configuration of such a run says
+    further(tmp_path / "run", text, source, **settings)
 
 
 def test_a_run_begins_with_the_weights_and_the_tokenizer_of_the_model(source: Path, text: Path, tmp_path: Path) -> None:

@@ -207,6 +207,8 @@ def _levers(training: TrainingConfig) -> list[tuple[str, str]]:
             f"{training.muon_scale:g} times that of the rest",
         ),
         (training.output_bias != "zero", "scores of the pieces at first", "their frequencies in the text"),
+        (training.embedding_init != "normal", "embeddings at first", "from the neighbours of the pieces in the text"),
+        (training.attention_init != "normal", "attention at first", "with heads at the tokens beside each token"),
     )
     return [(name, value) for is_on, name, value in levers if is_on]
 

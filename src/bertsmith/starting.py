@@ -62,8 +62,9 @@ def take_init(run: Run) -> Source | None:
     model = run.config.model
     if model.init is None:
         return None
-    if run.config.training.output_bias != "zero" and run.origin.get("output_bias") in GIVEN:
-        raise UserError("output_bias is for new weights; leave it out with --init")
+    for name, plain in (("output_bias", "zero"), ("embedding_init", "normal"), ("attention_init", "normal")):
+        if getattr(run.config.training, name) != plain and run.origin.get(name) in GIVEN:
+            raise UserError(f"{name} is for new weights; leave it out with --init")
     if _holds_start(run):
         return None
     folder = find_model(Path(model.init))

@@ -85,7 +85,8 @@ def decide_recipe(run: Run) -> None:
         recipe.pop("end_probability", None)
     if run.config.model.init is not None:
         recipe.pop("muon_scale", None)  # how fast a model forgets was measured without it (docs/log.md)
-        recipe.pop("output_bias", None)  # its scores are learnt
+        for of_new_weights in ("output_bias", "embedding_init", "attention_init"):
+            recipe.pop(of_new_weights, None)
     run.decide("preset", **{name: value for name, value in recipe.items() if name not in run.origin})
 
 

@@ -3,6 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
+import torch
+
+from bertsmith import distributed
+from bertsmith.config import TrainingConfig
 from bertsmith.data.examples import TrainingRows, open_rows
 from bertsmith.model import (
     AnyConfig,
@@ -13,9 +17,13 @@ from bertsmith.model import (
     read_config,
     with_dropout,
 )
+from bertsmith.model.first_attention import begin_beside
+from bertsmith.model.first_embeddings import begin_at_neighbours
 from bertsmith.model.first_weights import begin_at_frequencies, without_weights
 from bertsmith.model.folder import ModelFolder
+from bertsmith.model.modernbert import ModernBertPretrainingModel
 from bertsmith.prepare.facts import count_ids, log_frequencies
+from bertsmith.prepare.neighbours import count_neighbours
 from bertsmith.presets import PRESETS
 from bertsmith.replay import REPLAY, AnyRows, MixedRows
 from bertsmith.run_folder import Run
@@ -64,12 +72,26 @@ def first_model(run: Run, tokenizer: Tokenizer) -> AnyPretrainingModel:
     """The model of a run at its beginning: new weights, or those of RUN/init/."""
     if run.config.model.init is None:
         model = model_of(run, tokenizer)
-        if run.config.training.output_bias == "unigram":  # of the text without its replay
-            counts = count_ids(run.folder / "data", "train", tokenizer.vocab_size)
-            begin_at_frequencies(model.mlm_head, log_frequencies(counts))
+        begin_as_set(model, run.config.training, run.folder / "data")
         return model
     kind = architecture(model_config(run, tokenizer).model_type)
     return ModelFolder(run.folder / "init", kind.naming).load(lambda: model_of(run, tokenizer)).train()
+
+
+@torch.no_grad()
+def begin_as_set(model: AnyPretrainingModel, training: TrainingConfig, folder: Path) -> None:
+    """Change new weights as the settings say, by what can be counted in the text without its replay."""
+    embeddings = model.bert.embeddings.word_embeddings
+    if training.output_bias == "unigram" or training.embedding_init == "ppmi":
+        frequencies = count_ids(folder, "train", embeddings.num_embeddings)
+    if training.output_bias == "unigram":
+        begin_at_frequencies(model.mlm_head, log_frequencies(frequencies))
+    if training.embedding_init == "ppmi":
+        begin_at_neighbours(embeddings, torch.from_numpy(count_neighbours(folder, "train", frequencies)))
+    if training.attention_init == "neighbours":
+        assert isinstance(model, ModernBertPretrainingModel)
+        begin_beside(model)
+    distributed.share([[*model.parameters()]])  # another processor may round otherwise
 
 
 def training_rows(run: Run, sequence_length: int) -> AnyRows:

@@ -39,7 +39,7 @@ from bertsmith.planning.decisions import (
     decide_recipe,
     decide_shape,
 )
-from bertsmith.planning.from_settings import first_model, model_config, parameters_of, rows_of, training_rows
+from bertsmith.planning.from_settings import first_model, model_config, model_of, parameters_of, rows_of, training_rows
 from bertsmith.planning.stages import Stage, make_stages, with_steps
 from bertsmith.replay import AnyRows
 from bertsmith.reporter import Reporter
@@ -69,6 +69,9 @@ class Plan:
     device: torch.device
     clock: Clock
 
+    is_begun: bool
+    """There is a checkpoint."""
+
     micro_batch_seconds: float | None = None
     """Time of a micro-batch, not compiled, where it was measured."""
 
@@ -88,12 +91,13 @@ class Plan:
         return parameters_of(self.run, self.tokenizer)
 
     def new_model(self) -> AnyPretrainingModel:
-        """The model with its first weights, the same at each call."""
+        """The model with its first weights, the same at each call; with any, where a checkpoint has others."""
         if self._first_model is not None:
             model, self._first_model = self._first_model, None
             return model
         torch.manual_seed(keyed_seed(self.run.config.training.seed, Stream.INITIAL))
-        return first_model(self.run, self.tokenizer).to(self.device)
+        make = model_of if self.is_begun else first_model
+        return make(self.run, self.tokenizer).to(self.device)
 
     def keep_first_model(self) -> AnyPretrainingModel:
         """The model to measure with: its weights may not be changed, for the next `new_model` gives it out."""
@@ -195,7 +199,7 @@ def make_plan(
     first_stages = stages_of(run, rows, first_estimate(run.folder) or steps if clock.limits_time else steps)
     held_out = rows_of(run, "validation", training.sequence_length)
     stages = with_steps(first_stages, steps)
-    plan = Plan(run, manifest, tokenizer, first_stages, stages, rows, held_out, device, clock)
+    plan = Plan(run, manifest, tokenizer, first_stages, stages, rows, held_out, device, clock, is_begun)
     require_memory(plan.parameters(), device)
     decide_by_measuring(plan, reporter, is_begun=is_begun)
     if run.config.training.device == "auto":

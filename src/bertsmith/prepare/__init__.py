@@ -17,6 +17,7 @@ the text, and what is finished when the process is killed is not done again.
     chunks.py       what one task is
     workers.py      the processes that do them
     facts.py        counts over the finished shards
+    neighbours.py   which pieces stand beside which
     held_out.py     the held-out text of prepared data, read again
     fingerprint.py  what prepared data was made from
     folder.py       the files of a run that belong to the preparation

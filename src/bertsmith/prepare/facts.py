@@ -94,11 +94,16 @@ def count_ids(folder: Path, split: Split, vocab_size: int, *, most: int = COUNTE
     Raises:
         UserError: A file is missing or damaged.
     """
-    facts = read_manifest(folder)["splits"][split]
     counts = np.zeros(vocab_size, dtype=np.int64)
-    for shard in facts["shards"][:: max(1, round(facts["tokens"] / most))]:
+    for shard in shards_to_count(read_manifest(folder)["splits"][split], most):
         counts += np.bincount(read_shard(folder / shard["file"]).ids, minlength=vocab_size)
     return counts
+
+
+def shards_to_count(facts: dict[str, Any], most: int) -> list[dict[str, Any]]:
+    """Of a split's shards all, or every n-th, which hold about `most` tokens."""
+    shards: list[dict[str, Any]] = facts["shards"][:: max(1, round(facts["tokens"] / most))]
+    return shards
 
 
 def _count_lengths(tokens: Int64Array) -> Int64Array:

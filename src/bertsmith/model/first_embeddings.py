@@ -1,0 +1,86 @@
+"""Embeddings that begin at what stands beside each piece in the text, in place of random ones.
+
+Pieces with the same neighbours ("monday", "tuesday") get embeddings that are alike. That is what a
+model has to find out before anything else, and it can be counted: PPMI and a truncated singular
+value decomposition give much of what word2vec learns (Levy and Goldberg 2014, "Neural Word Embedding as
+Implicit Matrix Factorization"; Levy, Goldberg and Dagan 2015, "Improving Distributional Similarity", whose
+smoothing and root are used here).
+
+Letters: V vocabulary, C pieces that are counted as neighbours, D hidden.
+"""
+
+import torch
+from torch import Tensor, nn
+
+SMOOTHING = 0.75
+"""Power of the neighbours' frequencies, so that rare neighbours say less."""
+
+SCALE = 4.0
+"""Length of these embeddings, as a multiple of the random ones' (docs/log.md, "Embeddings that begin at the neighbours
+of the pieces")."""
+
+KNOWN_FROM = 20
+"""Neighbours that a piece must have had; with fewer its embedding stays random."""
+
+
+@torch.no_grad()
+def begin_at_neighbours(embeddings: nn.Embedding, counts: Tensor) -> None:
+    """Let new embeddings begin at the neighbours of their pieces. PyTorch's own randomness turns them.
+
+    Args:
+        embeddings: float32 [V, D], drawn at random; changed in place. Rows of pieces that are too rare, and of special
+            ones, which no text holds, stay as they are.
+        counts: float32 [V, C], how often each piece stood near each of the C most frequent ones. Is overwritten.
+    """
+    weight = embeddings.weight
+    known = counts.sum(1) >= KNOWN_FROM
+    directions = principal_directions(positive_information(counts), weight.shape[1])
+    lengths = directions.norm(dim=1, keepdim=True)
+    known &= lengths[:, 0] > 0
+    if not known.any():
+        return
+    usual = weight[known].norm(dim=1).mean()
+    weight[known] = (directions * (SCALE * usual / lengths))[known]
+
+
+def positive_information(counts: Tensor) -> Tensor:
+    """Positive pointwise mutual information of pieces and neighbours, in nats: float32 [V, C], in place.
+
+    log P(c | v) / P(c), and 0 where that is negative or nothing was counted.
+    """
+    of_piece, of_neighbour = counts.sum(1, keepdim=True), counts.sum(0).pow_(SMOOTHING)
+    shares = of_neighbour / of_neighbour.sum().clamp_min(1)
+    counts.div_(of_piece.clamp_min_(1)).div_(shares.clamp_min_(1e-30))
+    return counts.clamp_min_(1).log_()
+
+
+def principal_directions(matrix: Tensor, width: int, *, iterations: int = 2) -> Tensor:
+    """U sqrt(S) of the singular value decomposition cut to `width` values, turned at random: float [V, width].
+
+    By random projection (arXiv:0909.4061, algorithm 4.4). All that is made on the way is a continuous function of the
+    matrix, where single singular vectors would not be: so other threads or machines change the result by rounding only.
+
+    Args:
+        matrix: float [V, C].
+        width: D; where V or C is smaller, the result has a rank below it.
+        iterations: Times that the random projection is sharpened.
+    """
+    basis = _orthonormal(matrix @ torch.randn(matrix.shape[1], width, dtype=matrix.dtype))  # [V, D]
+    for _ in range(iterations):
+        basis = _orthonormal(matrix @ _orthonormal(matrix.T @ basis))
+    inner = (matrix.T @ basis).double()  # [C, D]
+    return basis @ _power(inner.T @ inner, 0.25).to(matrix.dtype)
+
+
+def _orthonormal(columns: Tensor) -> Tensor:
+    """The orthonormal columns nearest to these, float [N, D]; those that depend on others add nothing."""
+    exact = columns.double()  # its products have the square of its condition
+    return columns @ _power(exact.T @ exact, -0.5).to(columns.dtype)
+
+
+def _power(matrix: Tensor, exponent: float) -> Tensor:
+    """A power of a symmetric matrix float64 [D, D] without negative eigenvalues; those that are 0 stay 0."""
+    values, vectors = torch.linalg.eigh(matrix)
+    some = values > values[-1] * 1e-10
+    power: Tensor = vectors[:, some] * values[some].pow(exponent) @ vectors[:, some].T
+    return power
