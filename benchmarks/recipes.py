@@ -45,11 +45,14 @@ class Recipe(NamedTuple):
 RECIPE_2018 = "--preset bert-SIZE --objective mlm+nsp --optimizer adamw --schedule linear"
 MODERN = (
     "--preset modern-SIZE --objective mlm --optimizer muon --mlm-probability 0.15 --muon-scale 1 --output-bias zero"
+    " --embedding-init normal --attention-init normal"
 )
 BEST = f"{MODERN} --schedule trapezoid"
 MASKED = f"{BEST} --mlm-probability 0.3 --end-probability 0.15"
 FASTER = f"{MASKED} --muon-scale 2"
-RECOMMENDED = f"{FASTER} --output-bias unigram"
+FREQUENCIES = f"{FASTER} --output-bias unigram"
+NEIGHBOURS = f"{FREQUENCIES} --embedding-init ppmi"
+RECOMMENDED = f"{NEIGHBOURS} --attention-init neighbours"
 """Of a flag that is given twice the last counts."""
 
 STEPS_FROM_2018 = (
@@ -60,12 +63,15 @@ STEPS_FROM_2018 = (
     Recipe("trapezoid", BEST),
     Recipe("mask 30 % to 15 %", MASKED),
     Recipe("Muon's matrices at twice the rate", FASTER),
-    Recipe("scores begin at frequencies (recommended)", RECOMMENDED),
+    Recipe("scores begin at frequencies", FREQUENCIES),
+    Recipe("embeddings begin at neighbours", NEIGHBOURS),
+    Recipe("attention begins beside each token (recommended)", RECOMMENDED),
 )
 ALONE = (
     Recipe("8 rows a step", RECOMMENDED, 8),
     Recipe("32 rows a step", RECOMMENDED, 32),
-    Recipe("mask 30 %", f"{BEST} --mlm-probability 0.3 --muon-scale 2 --output-bias unigram"),
+    Recipe("mask 30 %", RECOMMENDED.replace("--end-probability 0.15 ", "")),
+    Recipe("attention alone begins beside each token", f"{FREQUENCIES} --attention-init neighbours"),
     Recipe("Muon's matrices at four times the rate", f"{RECOMMENDED} --muon-scale 4"),
     Recipe("two thirds of the rate", f"{RECOMMENDED} --learning-rate RATE*0.67"),
     Recipe("twice the rate", f"{RECOMMENDED} --learning-rate RATE*2"),

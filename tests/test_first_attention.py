@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bertsmith.errors import UserError
+from bertsmith.model.bert import BertBlock, BertConfig, BertPretrainingModel
 from bertsmith.model.first_attention import OFFSETS, PEAK, begin_beside, looking_at
 from bertsmith.model.modernbert import ModernBertBlock, ModernBertConfig, ModernBertPretrainingModel
 from bertsmith.model.rotary import rotate, rotation
@@ -31,58 +31,73 @@ def test_scores_are_highest_at_the_offset_wherever_the_query_is(offset: int, hea
         assert beside < PEAK - 1
 
 
-@pytest.mark.parametrize("heads", [1, 2, 8])
-def test_heads_of_a_new_model_look_beside(heads: int) -> None:
-    """The weights that attention gives, in a model with all layers, on tokens drawn at random."""
+def looked_at(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Attention to the places from 4 before to 4 behind each token, mean over the tokens: [H, 9]."""
+    shares = (torch.einsum("ihk,jhk->hij", query, key) / query.shape[-1] ** 0.5).softmax(-1)
+    return torch.stack([shares.diagonal(place, 1, 2).mean(1) for place in range(-4, 5)], 1)
+
+
+def assert_beside(looked: torch.Tensor) -> None:
+    for head, shares in enumerate(looked):
+        if head < len(OFFSETS):
+            assert int(shares.argmax()) - 4 == OFFSETS[head]
+            assert shares.max() > 0.3
+        else:
+            assert shares.max() < 0.1
+
+
+@pytest.mark.parametrize("heads", [2, 8])
+def test_heads_of_a_new_modernbert_look_beside(heads: int) -> None:
+    """In all layers, on tokens drawn at random."""
     torch.manual_seed(0)
-    config = ModernBertConfig(
-        vocab_size=500,
-        hidden_size=64 * heads,
-        num_hidden_layers=4,
-        num_attention_heads=heads,
-        intermediate_size=32,
-        pad_token_id=0,
-    )
+    shape = {"hidden_size": 64 * heads, "num_attention_heads": heads, "intermediate_size": 32}
+    config = ModernBertConfig(vocab_size=500, num_hidden_layers=4, pad_token_id=0, **shape)
     model = ModernBertPretrainingModel(config).requires_grad_(False)
     begin_beside(model)
-    ids = torch.randint(1, 500, (1, 40))
-    hidden = model.bert(ids, output_hidden_states=True).hidden_states
+    hidden = model.bert(torch.randint(1, 500, (1, 40)), output_hidden_states=True).hidden_states
     assert hidden is not None
     for block, before in zip(model.bert.blocks, hidden, strict=False):
         assert isinstance(block, ModernBertBlock)
         theta = config.global_rope_theta if block.window is None else config.local_rope_theta
         qkv = block.attention.qkv(block.attention_norm(before[0])).unflatten(-1, (3, heads, 64))
-        query, key = rotate(qkv[:, :2], rotation(torch.arange(40), 64, theta)).unbind(1)
-        shares = (torch.einsum("ihk,jhk->hij", query, key) / 8).softmax(-1)
-        for head in range(heads):
-            offset = OFFSETS[head] if head < len(OFFSETS) else None
-            looked = torch.tensor([float(shares[head].diagonal(place).mean()) for place in range(-4, 5)])
-            if offset is None:
-                assert looked.max() < 0.1
-            else:
-                assert int(looked.argmax()) - 4 == offset
-                assert looked.max() > 0.3
+        assert_beside(looked_at(*rotate(qkv[:, :2], rotation(torch.arange(40), 64, theta)).unbind(1)))
 
 
-def test_nothing_but_embeddings_and_what_looks_begins_otherwise(text: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("heads", [2, 8])
+def test_heads_of_a_new_bert_look_beside(heads: int) -> None:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 64 * heads, "num_attention_heads": heads, "intermediate_size": 32}
+    config = BertConfig(vocab_size=500, num_hidden_layers=4, max_position_embeddings=64, **shape)
+    model = BertPretrainingModel(config).requires_grad_(False).eval()
+    begin_beside(model)
+    hidden = model.bert(torch.randint(1, 500, (1, 40)), output_hidden_states=True).hidden_states
+    assert hidden is not None
+    for block, before in zip(model.bert.blocks, hidden, strict=False):
+        assert isinstance(block, BertBlock)
+        query, key, _ = block.attention.qkv(before[0]).unflatten(-1, (3, heads, 64)).unbind(1)
+        assert_beside(looked_at(query, key))
+
+
+@pytest.mark.parametrize(
+    ("preset", "embeddings", "queries"),
+    [
+        ("bert-tiny", ["position_embeddings.weight", "word_embeddings.weight"], ["key.weight", "query.weight"]),
+        ("modern-tiny", ["tok_embeddings.weight"], ["Wqkv.weight"]),
+    ],
+)
+def test_nothing_but_embeddings_and_what_looks_begins_otherwise(
+    preset: str, embeddings: list[str], queries: list[str], text: Path, tmp_path: Path
+) -> None:
     begun = {}
     for way in ("normal", "neighbours"):
-        train(tmp_path / way, text, preset="modern-tiny", attention_init=way, embedding_init="normal", **NO_STEP)
+        train(tmp_path / way, text, preset=preset, attention_init=way, embedding_init="normal", **NO_STEP)
         begun[way] = weights(tmp_path / way)
     normal, beside = begun["normal"], begun["neighbours"]
     changed = [name for name in normal if not torch.allclose(normal[name], beside[name], atol=1e-20)]
-    assert changed == [
-        "model.embeddings.tok_embeddings.weight",
-        *(name for name in normal if name.endswith("attn.Wqkv.weight")),
-    ]
-    for name in changed[1:]:
+    assert sorted({name.split(".")[-2] + ".weight" for name in changed}) == sorted(embeddings + queries)
+    assert len(changed) == len(embeddings) + 2 * len(queries)  # in both layers
+    for name in (name for name in changed if name.endswith("Wqkv.weight")):
         values = slice(2 * len(normal[name]) // 3, None)
         assert torch.equal(normal[name][values], beside[name][values])
     card = (tmp_path / "neighbours" / "model" / "README.md").read_text(encoding="utf-8")
     assert "| attention at first | with heads at the tokens beside each token |" in card
-
-
-def test_bert_has_no_such_heads(text: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="attention_init is 'neighbours', which needs the rotary positions of ModernB"):
-        train(tmp_path / "run", text, preset="bert-tiny", attention_init="neighbours")
-    assert not (tmp_path / "run").exists()

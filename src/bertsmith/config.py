@@ -131,7 +131,7 @@ class TrainingConfig:
         "Where embeddings begin in a new model: at random, or alike for pieces with the same neighbours.",
     )
     attention_init: Literal["normal", "neighbours"] = setting(
-        "normal", "Where attention begins in a new modern-*: anywhere, or with heads at the tokens beside each token."
+        "normal", "Where attention begins in a new model: anywhere, or with heads at the tokens beside each token."
     )
     schedule: Literal["linear", "cosine", "constant", "trapezoid"] = setting(
         "linear",
@@ -220,13 +220,6 @@ class RunConfig:
             or (PRESETS[self.model.preset].has_next_sentence_head and self.model.family == "bert"),
             f"objective is '{self.training.objective}', but ModernBERT has no head for pairs of sentences; "
             "give --objective mlm, or a bert-* preset",
-        )
-        require(
-            self.training.attention_init == "normal"
-            or PRESETS[self.model.preset].model_type == "modernbert"
-            or self.model.family == "modern",
-            f"attention_init is '{self.training.attention_init}', which needs the rotary positions of ModernBERT; "
-            "leave it out, or give a modern-* preset",
         )
 
 

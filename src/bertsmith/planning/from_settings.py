@@ -5,7 +5,6 @@ from typing import Literal
 
 import torch
 
-from bertsmith import distributed
 from bertsmith.config import TrainingConfig
 from bertsmith.data.examples import TrainingRows, open_rows
 from bertsmith.model import (
@@ -21,7 +20,6 @@ from bertsmith.model.first_attention import begin_beside
 from bertsmith.model.first_embeddings import begin_at_neighbours
 from bertsmith.model.first_weights import begin_at_frequencies, without_weights
 from bertsmith.model.folder import ModelFolder
-from bertsmith.model.modernbert import ModernBertPretrainingModel
 from bertsmith.prepare.facts import count_ids, log_frequencies
 from bertsmith.prepare.neighbours import count_neighbours
 from bertsmith.presets import PRESETS
@@ -78,7 +76,6 @@ def first_model(run: Run, tokenizer: Tokenizer) -> AnyPretrainingModel:
     return ModelFolder(run.folder / "init", kind.naming).load(lambda: model_of(run, tokenizer)).train()
 
 
-@torch.no_grad()
 def begin_as_set(model: AnyPretrainingModel, training: TrainingConfig, folder: Path) -> None:
     """Change new weights as the settings say, by what can be counted in the text without its replay."""
     embeddings = model.bert.embeddings.word_embeddings
@@ -89,9 +86,7 @@ def begin_as_set(model: AnyPretrainingModel, training: TrainingConfig, folder: P
     if training.embedding_init == "ppmi":
         begin_at_neighbours(embeddings, torch.from_numpy(count_neighbours(folder, "train", frequencies)))
     if training.attention_init == "neighbours":
-        assert isinstance(model, ModernBertPretrainingModel)
         begin_beside(model)
-    distributed.share([[*model.parameters()]])  # another processor may round otherwise
 
 
 def training_rows(run: Run, sequence_length: int) -> AnyRows:

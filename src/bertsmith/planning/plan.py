@@ -96,8 +96,12 @@ class Plan:
             model, self._first_model = self._first_model, None
             return model
         torch.manual_seed(keyed_seed(self.run.config.training.seed, Stream.INITIAL))
-        make = model_of if self.is_begun else first_model
-        return make(self.run, self.tokenizer).to(self.device)
+        if self.is_begun:
+            return model_of(self.run, self.tokenizer).to(self.device)
+        model = first_model(self.run, self.tokenizer).to(self.device)
+        with torch.no_grad():  # what is counted and decomposed may be rounded otherwise on another machine
+            distributed.share([[*model.parameters()]])
+        return model
 
     def keep_first_model(self) -> AnyPretrainingModel:
         """The model to measure with: its weights may not be changed, for the next `new_model` gives it out."""
