@@ -101,3 +101,17 @@ def test_nothing_but_embeddings_and_what_looks_begins_otherwise(
         assert torch.equal(normal[name][values], beside[name][values])
     card = (tmp_path / "neighbours" / "model" / "README.md").read_text(encoding="utf-8")
     assert "| attention at first | with heads at the tokens beside each token |" in card
+
+
+@pytest.mark.parametrize("model_type", ["bert", "modernbert"])
+@pytest.mark.parametrize(("width", "heads"), [(8, 8), (8, 4), (24, 2), (12, 1)])
+def test_any_width_that_a_model_can_have_is_no_error(model_type: str, width: int, heads: int) -> None:
+    shape = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": 8, "vocab_size": 20}
+    if model_type == "bert":
+        model: BertPretrainingModel | ModernBertPretrainingModel = BertPretrainingModel(BertConfig(**shape))
+    elif width == heads:
+        return  # rotary positions need even parts
+    else:
+        model = ModernBertPretrainingModel(ModernBertConfig(pad_token_id=0, num_hidden_layers=2, **shape))
+    begin_beside(model)
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())

@@ -41,6 +41,8 @@ def test_bert_keeps_the_masks_of_the_paper(text: Path, tmp_path: Path) -> None:
         "end_probability": None,
         "muon_scale": 1.0,
         "output_bias": "zero",
+        "embedding_init": "normal",
+        "attention_init": "normal",
     }
 
 

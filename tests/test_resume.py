@@ -88,6 +88,7 @@ def test_a_run_with_every_schedule_goes_on_exactly(text: Path, tmp_path: Path) -
         "muon_scale": 2.0,
         "output_bias": "unigram",
         "embedding_init": "ppmi",
+        "attention_init": "neighbours",
         "average_decay": 0.9,
     }
     run(tmp_path / "straight", text, **settings)

@@ -73,6 +73,8 @@ def _begin_bert(model: BertPretrainingModel) -> None:
     head_dim = config.hidden_size // config.num_attention_heads
     turns = frequencies(64, WAVES)
     turns = turns[turns >= SLOWEST][: head_dim // 2]  # [W]
+    if not len(turns):  # a head of one dimension cannot hold a wave
+        return
     directions = _directions(config.hidden_size, 2 * len(turns))  # [D, 2 W]
     angles = torch.arange(config.max_position_embeddings)[:, None] * turns
     waves = torch.cat([angles.cos(), angles.sin()], 1) / sqrt(len(turns))  # [L, 2 W], each of length 1
