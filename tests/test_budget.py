@@ -225,6 +225,20 @@ def test_a_plan_of_either_family_is_run(text: Path, tmp_path: Path) -> None:
     assert read_run(tmp_path / "b").config.model.preset == "modern-tiny"
 
 
+def test_a_plan_of_before_a_setting_existed_is_run_as_it_was(text: Path, tmp_path: Path) -> None:
+    flags = [part for name, value in TINY.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    flags[flags.index("bert-tiny")] = "modern-tiny"
+    assert run(["plan", str(text), "-o", str(tmp_path / "a"), *flags]) == 0
+    lines = (tmp_path / "a" / "config.toml").read_text(encoding="utf-8").splitlines()
+    old = [line for line in lines if not line.startswith(("embedding_init", "attention_init"))]
+    assert len(lines) - len(old) == 4  # the settings, and where they came from
+    (tmp_path / "old.toml").write_text("\n".join(old), encoding="utf-8")
+    assert run(["pretrain", str(text), "-o", str(tmp_path / "b"), "--plan", str(tmp_path / "old.toml")]) == 0
+    training = read_run(tmp_path / "b").config.training
+    assert (training.embedding_init, training.attention_init) == ("normal", "normal")
+    assert training.output_bias == "unigram"
+
+
 def test_budget_and_steps_exclude_each_other(text: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="steps is 3 and budget is 1h; give one of them"):
         train(tmp_path / "run", text, steps=3)

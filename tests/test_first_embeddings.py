@@ -16,10 +16,11 @@ from bertsmith.interrupt import Interrupted
 from bertsmith.model.first_embeddings import (
     KNOWN_FROM,
     SCALE,
+    SCALE_WIDTH,
     SMOOTHING,
     begin_at_neighbours,
-    positive_information,
-    principal_directions,
+    ppmi,
+    truncated_svd,
 )
 from bertsmith.prepare import neighbours
 from bertsmith.prepare.facts import count_ids
@@ -58,7 +59,7 @@ def counted_in_a_loop(folder: Path, frequencies: np.ndarray, columns: int) -> np
 def test_neighbours_are_those_within_two_places_in_the_same_section(
     columns: int, prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(neighbours, "NEIGHBOURS", columns)
+    monkeypatch.setattr(neighbours, "CONTEXTS", columns)
     frequencies = count_ids(prepared, "train", VOCABULARY)
     found = count_neighbours(prepared, "train", frequencies)
     assert len(open_shards(prepared, "train").section_starts) > 10
@@ -76,11 +77,11 @@ def test_a_large_vocabulary_has_fewer_neighbours_and_a_damaged_shard_is_named(
         count_neighbours(tmp_path, "train", frequencies)
 
 
-def test_positive_information_is_that_of_a_loop() -> None:
+def test_ppmi_is_that_of_a_loop() -> None:
     counts = np.random.default_rng(0).poisson(0.7, (12, 7)).astype(np.float32)
     counts[3] = 0  # a piece that does not occur
     counts[:, 4] = 0
-    found = positive_information(torch.from_numpy(counts.copy()))
+    found = ppmi(torch.from_numpy(counts.copy()))
     share = counts.sum(0).astype(np.float64) ** SMOOTHING / (counts.sum(0).astype(np.float64) ** SMOOTHING).sum()
     for piece in range(12):
         for neighbour in range(7):
@@ -96,11 +97,11 @@ def falling(rows: int, columns: int, values: list[float]) -> tuple[torch.Tensor,
     return left * scale @ right.T, left * scale.sqrt()
 
 
-def test_principal_directions_are_those_of_the_singular_value_decomposition() -> None:
+def test_truncated_svd_are_those_of_the_singular_value_decomposition() -> None:
     """But for a rotation: so the products of the rows are compared."""
     torch.manual_seed(0)
     matrix, expected = falling(40, 30, [100.0, 60, 30, 10, 1e-4, 1e-5])
-    found = principal_directions(matrix, 4)
+    found = truncated_svd(matrix, 4)
     torch.testing.assert_close(found @ found.T, expected[:, :4] @ expected[:, :4].T, rtol=1e-3, atol=1e-3)
     strengths = found.pow(2).sum(0)
     assert strengths.max() < 100 * strengths.min()  # turned: no dimension holds most of it
@@ -110,7 +111,7 @@ def test_principal_directions_are_those_of_the_singular_value_decomposition() ->
 def test_more_dimensions_than_the_matrix_has_are_no_error(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     matrix, expected = falling(*shape, [5.0, 4, 3, 2, 1])
-    found = principal_directions(matrix, 16)
+    found = truncated_svd(matrix, 16)
     assert found.shape == (shape[0], 16)
     torch.testing.assert_close(found @ found.T, expected @ expected.T, rtol=1e-6, atol=1e-6)
 
@@ -119,9 +120,9 @@ def test_rounding_stays_rounding_where_singular_values_are_equal() -> None:
     matrix, _ = falling(40, 30, [5.0, 5, 5, 5, 5, 5])
     changed = matrix + 1e-9 * torch.randn_like(matrix)
     torch.manual_seed(1)
-    first = principal_directions(matrix, 6)
+    first = truncated_svd(matrix, 6)
     torch.manual_seed(1)
-    torch.testing.assert_close(principal_directions(changed, 6), first, rtol=0, atol=1e-6)
+    torch.testing.assert_close(truncated_svd(changed, 6), first, rtol=0, atol=1e-6)
 
 
 def test_pieces_with_the_same_neighbours_begin_alike_and_rare_ones_at_random() -> None:
@@ -137,16 +138,19 @@ def test_pieces_with_the_same_neighbours_begin_alike_and_rare_ones_at_random() -
     assert torch.equal(after[9:11], before[9:11])
     known = [piece for piece in range(50) if piece not in {9, 10}]
     lengths = after[known].norm(dim=1)
-    torch.testing.assert_close(lengths, torch.full_like(lengths, SCALE * float(before[known].norm(dim=1).mean())))
+    expected = SCALE * (SCALE_WIDTH / 16) ** 0.5 * float(before[known].norm(dim=1).mean())
+    torch.testing.assert_close(lengths, torch.full_like(lengths, expected))
     likeness = torch.nn.functional.cosine_similarity(after[7], after[known])
     assert likeness[known.index(8)] > 0.999
     assert likeness[[known.index(piece) for piece in known if piece not in {7, 8}]].max() < 0.9
 
 
-def test_a_text_without_known_pieces_leaves_all_at_random() -> None:
+@pytest.mark.parametrize("counts", [0, 40])
+def test_a_text_that_says_nothing_leaves_all_at_random(counts: int) -> None:
+    """No piece that is known, or each beside all others as often."""
     embeddings = nn.Embedding(5, 4)
     before = embeddings.weight.detach().clone()
-    begin_at_neighbours(embeddings, torch.zeros(5, 5))
+    begin_at_neighbours(embeddings, torch.full((5, 5), float(counts)))
     assert torch.equal(embeddings.weight, before)
 
 
@@ -160,7 +164,8 @@ def test_a_text_without_known_pieces_leaves_all_at_random() -> None:
 def test_nothing_but_the_embeddings_begins_otherwise(preset: str, name: str, text: Path, tmp_path: Path) -> None:
     begun = {}
     for way in ("normal", "ppmi"):
-        train(tmp_path / way, text, preset=preset, embedding_init=way, output_bias="unigram", **NO_STEP)
+        settings = {"preset": preset, "output_bias": "unigram", "attention_init": "normal"}
+        train(tmp_path / way, text, embedding_init=way, **settings, **NO_STEP)
         begun[way] = weights(tmp_path / way)
     normal, ppmi = begun["normal"], begun["ppmi"]
     assert [each for each in normal if not torch.allclose(normal[each], ppmi[each], atol=1e-20)] == [name]

@@ -61,11 +61,15 @@ def settings(run: Path) -> dict[str, Any]:
 
 
 def test_what_new_weights_begin_at_is_refused(source: Path, text: Path, tmp_path: Path) -> None:
-    for name, value in (("output_bias", "unigram"), ("embedding_init", "ppmi")):
+    for name, value in {"output_bias": "unigram", "embedding_init": "ppmi", "attention_init": "neighbours"}.items():
         with pytest.raises(UserError, match=f"{name} is for new weights; leave it out with --init"):
             further(tmp_path / "run", text, source, **{name: value})
-    settings = {"output_bias": "zero", "embedding_init": "normal"}  # as the configuration of such a run says
-    further(tmp_path / "run", text, source, **settings)
+    plain = {
+        "output_bias": "zero",
+        "embedding_init": "normal",
+        "attention_init": "normal",
+    }  # as the configuration of such a run says
+    further(tmp_path / "run", text, source, **plain)
 
 
 def test_a_run_begins_with_the_weights_and_the_tokenizer_of_the_model(source: Path, text: Path, tmp_path: Path) -> None:
@@ -201,6 +205,9 @@ def test_a_modernbert_goes_on(heads: bool, text: Path, tmp_path: Path) -> None:
     assert config["local_attention"] == 8
     assert (config["pad_token_id"], config["mask_token_id"]) == (tokenizer.pad_token_id, tokenizer.mask_token_id)
     assert settings(tmp_path / "run")["model"]["preset"] == "modern-tiny"
+    training = settings(tmp_path / "run")["training"]
+    plain = {"output_bias": "zero", "embedding_init": "normal", "attention_init": "normal"}  # not those of new weights
+    assert plain.items() <= training.items()
 
 
 def test_what_transformers_wrote_gives_the_same_logits(text: Path, tmp_path: Path) -> None:

@@ -62,6 +62,9 @@ def settings_of(config: Path, *, decided: bool = False) -> dict[str, Any]:
             if is_given or (decided and table != "data"):  # else it is found out anew; a prepared text says its own
                 given[name] = check_value(f"{table}.{name}", value, types[name])
     if decided:
+        if wrote is not None:  # by a version that did not know all settings: it trained as without the new ones
+            known = {f.name: f.default for table in ("model", "training") for f in dataclasses.fields(TABLES[table])}
+            given = {name: value for name, value in known.items() if value is not None} | given
         for name in ("family", "budget", "epochs", "gradient_accumulation_steps"):
             given.pop(name, None)
         if given.get("init"):

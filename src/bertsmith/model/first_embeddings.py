@@ -6,8 +6,10 @@ value decomposition give much of what word2vec learns (Levy and Goldberg 2014, "
 Implicit Matrix Factorization"; Levy, Goldberg and Dagan 2015, "Improving Distributional Similarity", whose
 smoothing and root are used here).
 
-Letters: V vocabulary, C pieces that are counted as neighbours, D hidden.
+Letters: V vocabulary, C contexts (the pieces that are counted as neighbours), D hidden.
 """
+
+from math import sqrt
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,12 @@ SMOOTHING = 0.75
 
 SCALE = 4.0
 """Length of these embeddings, as a multiple of the random ones' (docs/log.md, "Embeddings that begin at the neighbours
-of the pieces")."""
+of the pieces"), in a model whose width is SCALE_WIDTH. In others scores begin as large as there: the embeddings
+give them, too."""
+
+SCALE_WIDTH = 128
+
+ROWS_AT_ONCE = 1 << 14
 
 KNOWN_FROM = 20
 """Neighbours that a piece must have had; with fewer its embedding stays random."""
@@ -29,21 +36,21 @@ def begin_at_neighbours(embeddings: nn.Embedding, counts: Tensor) -> None:
 
     Args:
         embeddings: float32 [V, D], drawn at random; changed in place. Rows of pieces that are too rare, and of special
-            ones, which no text holds, stay as they are.
+            ones that no text holds, such as [MASK], stay as they are.
         counts: float32 [V, C], how often each piece stood near each of the C most frequent ones. Is overwritten.
     """
     weight = embeddings.weight
     known = counts.sum(1) >= KNOWN_FROM
-    directions = principal_directions(positive_information(counts), weight.shape[1])
+    directions = truncated_svd(ppmi(counts), weight.shape[1])
     lengths = directions.norm(dim=1, keepdim=True)
-    known &= lengths[:, 0] > 0
+    known &= lengths[:, 0] > 1e-4 * lengths.max()  # else rounding
     if not known.any():
         return
-    usual = weight[known].norm(dim=1).mean()
-    weight[known] = (directions * (SCALE * usual / lengths))[known]
+    length = SCALE * sqrt(SCALE_WIDTH / weight.shape[1]) * weight[known].norm(dim=1).mean()
+    weight[known] = directions[known] * (length / lengths[known])
 
 
-def positive_information(counts: Tensor) -> Tensor:
+def ppmi(counts: Tensor) -> Tensor:
     """Positive pointwise mutual information of pieces and neighbours, in nats: float32 [V, C], in place.
 
     log P(c | v) / P(c), and 0 where that is negative or nothing was counted.
@@ -54,11 +61,12 @@ def positive_information(counts: Tensor) -> Tensor:
     return counts.clamp_min_(1).log_()
 
 
-def principal_directions(matrix: Tensor, width: int, *, iterations: int = 2) -> Tensor:
+def truncated_svd(matrix: Tensor, width: int, *, iterations: int = 2) -> Tensor:
     """U sqrt(S) of the singular value decomposition cut to `width` values, turned at random: float [V, width].
 
     By random projection (arXiv:0909.4061, algorithm 4.4). All that is made on the way is a continuous function of the
-    matrix, where single singular vectors would not be: so other threads or machines change the result by rounding only.
+    matrix, but for values near 0, where single singular vectors would not be: so other threads or machines change the
+    result by rounding only.
 
     Args:
         matrix: float [V, C].
@@ -74,8 +82,10 @@ def principal_directions(matrix: Tensor, width: int, *, iterations: int = 2) -> 
 
 def _orthonormal(columns: Tensor) -> Tensor:
     """The orthonormal columns nearest to these, float [N, D]; those that depend on others add nothing."""
-    exact = columns.double()  # its products have the square of its condition
-    return columns @ _power(exact.T @ exact, -0.5).to(columns.dtype)
+    products = torch.zeros(columns.shape[1], columns.shape[1], dtype=torch.float64)
+    for some in torch.split(columns, ROWS_AT_ONCE):
+        products += some.double().T @ some.double()  # exact: they have the square of the condition
+    return columns @ _power(products, -0.5).to(columns.dtype)
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:

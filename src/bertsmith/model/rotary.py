@@ -32,11 +32,11 @@ def rotation(position_ids: Tensor, head_dim: int, theta: float) -> Rotation:
 
 def _angles(position_ids: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """Cosine and sine of the angles, each as in `Rotation`."""
-    angles = position_ids.float()[:, None, None, None] * frequencies(head_dim, theta, position_ids.device)
+    angles = position_ids.float()[:, None, None, None] * rotary_frequencies(head_dim, theta, position_ids.device)
     return angles.cos(), angles.sin()
 
 
-def frequencies(head_dim: int, theta: float, device: torch.device | None = None) -> Tensor:
+def rotary_frequencies(head_dim: int, theta: float, device: torch.device | None = None) -> Tensor:
     """By how much each pair of dimensions turns a place, float32 [K / 2], falling from 1."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
     return 1.0 / theta**exponents

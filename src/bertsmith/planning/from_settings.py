@@ -78,15 +78,16 @@ def first_model(run: Run, tokenizer: Tokenizer) -> AnyPretrainingModel:
 
 def begin_as_set(model: AnyPretrainingModel, training: TrainingConfig, folder: Path) -> None:
     """Change new weights as the settings say, by what can be counted in the text without its replay."""
+    if (training.output_bias, training.embedding_init, training.attention_init) == ("zero", "normal", "normal"):
+        return
     embeddings = model.bert.embeddings.word_embeddings
-    if training.output_bias == "unigram" or training.embedding_init == "ppmi":
-        frequencies = count_ids(folder, "train", embeddings.num_embeddings)
+    counts = count_ids(folder, "train", embeddings.num_embeddings)
     if training.output_bias == "unigram":
-        begin_at_frequencies(model.mlm_head, log_frequencies(frequencies))
+        begin_at_frequencies(model.mlm_head, log_frequencies(counts))
     if training.embedding_init == "ppmi":
-        begin_at_neighbours(embeddings, torch.from_numpy(count_neighbours(folder, "train", frequencies)))
+        begin_at_neighbours(embeddings, torch.from_numpy(count_neighbours(folder, "train", counts)))
     if training.attention_init == "neighbours":
-        begin_beside(model)
+        begin_beside(model, torch.from_numpy(counts))
 
 
 def training_rows(run: Run, sequence_length: int) -> AnyRows:

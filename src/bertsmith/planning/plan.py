@@ -96,10 +96,9 @@ class Plan:
             model, self._first_model = self._first_model, None
             return model
         torch.manual_seed(keyed_seed(self.run.config.training.seed, Stream.INITIAL))
-        if self.is_begun:
-            return model_of(self.run, self.tokenizer).to(self.device)
-        model = first_model(self.run, self.tokenizer).to(self.device)
-        with torch.no_grad():  # what is counted and decomposed may be rounded otherwise on another machine
+        counts = distributed.is_main() and not self.is_begun  # the others get its weights
+        model = (first_model if counts else model_of)(self.run, self.tokenizer).to(self.device)
+        with torch.no_grad():
             distributed.share([[*model.parameters()]])
         return model
 

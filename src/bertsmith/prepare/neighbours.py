@@ -8,15 +8,15 @@ import numpy.typing as npt
 from bertsmith.data.shards import Split, read_manifest, read_shard
 from bertsmith.prepare.facts import shards_to_count
 
-DISTANCE = 2
+WINDOW = 2
 """Places to either side that count."""
 
-NEIGHBOURS = 4096
+CONTEXTS = 4096
 MAX_COUNTS = 1 << 26
 """So many of the most frequent pieces count as neighbours; fewer for a vocabulary above 16,384: 256 MiB of counts."""
 
 COUNTED_TOKENS = 1 << 23
-"""Of a larger text about so many, from all over it, which takes about a second."""
+"""Of a larger text about so many, from all over it, which takes one to three seconds."""
 
 
 def count_neighbours(folder: Path, split: Split, frequencies: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -25,7 +25,7 @@ def count_neighbours(folder: Path, split: Split, frequencies: npt.NDArray[np.int
     Args:
         folder: What holds `manifest.json`, such as RUN/data.
         split: Which part of the text.
-        frequencies: int64 [V]. How often each piece occurs, by which the neighbours are chosen.
+        frequencies: int64 [V]. How often each piece occurs, by which the contexts are chosen.
 
     Returns:
         float32 [V, C], whole numbers; below 2^24 they are exact.
@@ -34,18 +34,18 @@ def count_neighbours(folder: Path, split: Split, frequencies: npt.NDArray[np.int
         UserError: A file is missing or damaged.
     """
     vocab_size = len(frequencies)
-    neighbours = min(NEIGHBOURS, vocab_size, max(1, MAX_COUNTS // vocab_size))
+    contexts = min(CONTEXTS, vocab_size, max(1, MAX_COUNTS // vocab_size))
     column = np.full(vocab_size, -1)
-    column[np.argsort(-frequencies, kind="stable")[:neighbours]] = np.arange(neighbours)
-    counts = np.zeros(vocab_size * neighbours, dtype=np.float32)
+    column[np.argsort(-frequencies, kind="stable")[:contexts]] = np.arange(contexts)
+    counts = np.zeros(vocab_size * contexts, dtype=np.float32)
     for shard in shards_to_count(read_manifest(folder)["splits"][split], COUNTED_TOKENS):
         content = read_shard(folder / shard["file"])
         ids = content.ids.astype(np.int64)
         columns = column[ids]
         section = np.repeat(np.arange(len(content.section_document)), np.diff(content.section_starts))
-        for distance in range(1, DISTANCE + 1):
+        for distance in range(1, WINDOW + 1):
             left, right = slice(None, -distance), slice(distance, None)
             for piece, neighbour in ((left, right), (right, left)):
                 counted = (section[left] == section[right]) & (columns[neighbour] >= 0)
-                np.add.at(counts, (ids[piece] * neighbours + columns[neighbour])[counted], np.float32(1))
-    return counts.reshape(vocab_size, neighbours)
+                np.add.at(counts, (ids[piece] * contexts + columns[neighbour])[counted], np.float32(1))
+    return counts.reshape(vocab_size, contexts)
