@@ -16,8 +16,8 @@ from bertsmith.interrupt import Interrupted
 from bertsmith.model.first_embeddings import (
     KNOWN_FROM,
     SCALE,
-    SCALE_WIDTH,
     SMOOTHING,
+    WIDEST,
     begin_at_neighbours,
     ppmi,
     truncated_svd,
@@ -138,11 +138,20 @@ def test_pieces_with_the_same_neighbours_begin_alike_and_rare_ones_at_random() -
     assert torch.equal(after[9:11], before[9:11])
     known = [piece for piece in range(50) if piece not in {9, 10}]
     lengths = after[known].norm(dim=1)
-    expected = SCALE * (SCALE_WIDTH / 16) ** 0.5 * float(before[known].norm(dim=1).mean())
+    expected = SCALE * float(before[known].norm(dim=1).mean())
     torch.testing.assert_close(lengths, torch.full_like(lengths, expected))
     likeness = torch.nn.functional.cosine_similarity(after[7], after[known])
     assert likeness[known.index(8)] > 0.999
     assert likeness[[known.index(piece) for piece in known if piece not in {7, 8}]].max() < 0.9
+
+
+@pytest.mark.parametrize(("width", "longer"), [(64, SCALE), (WIDEST, SCALE), (4 * WIDEST, SCALE / 2)])
+def test_in_wide_models_scores_begin_no_larger(width: int, longer: float) -> None:
+    torch.manual_seed(0)
+    embeddings = nn.Embedding(40, width).requires_grad_(False)
+    before = embeddings.weight.norm(dim=1).mean()
+    begin_at_neighbours(embeddings, torch.randint(0, 9, (40, 40)).float())
+    assert float(embeddings.weight.norm(dim=1).mean() / before) == pytest.approx(longer, rel=1e-4)
 
 
 @pytest.mark.parametrize("counts", [0, 40])

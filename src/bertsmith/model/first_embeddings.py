@@ -17,12 +17,10 @@ from torch import Tensor, nn
 SMOOTHING = 0.75
 """Power of the neighbours' frequencies, so that rare neighbours say less."""
 
-SCALE = 4.0
+SCALE, WIDEST = 4.0, 256
 """Length of these embeddings, as a multiple of the random ones' (docs/log.md, "Embeddings that begin at the neighbours
-of the pieces"), in a model whose width is SCALE_WIDTH. In others scores begin as large as there: the embeddings
-give them, too."""
-
-SCALE_WIDTH = 128
+of the pieces"). The embeddings give the scores, too: in models wider than WIDEST, which were not tried, they are
+shorter, so that scores begin no larger."""
 
 ROWS_AT_ONCE = 1 << 14
 
@@ -46,7 +44,7 @@ def begin_at_neighbours(embeddings: nn.Embedding, counts: Tensor) -> None:
     known &= lengths[:, 0] > 1e-4 * lengths.max()  # else rounding
     if not known.any():
         return
-    length = SCALE * sqrt(SCALE_WIDTH / weight.shape[1]) * weight[known].norm(dim=1).mean()
+    length = SCALE * sqrt(min(1, WIDEST / weight.shape[1])) * weight[known].norm(dim=1).mean()
     weight[known] = directions[known] * (length / lengths[known])
 
 

@@ -9,7 +9,7 @@ from math import log
 from typing import Literal, NamedTuple
 
 BELOW_UNIGRAM: dict[str, tuple[tuple[float, float], ...]] = {
-    "modern-tiny": ((0.6e6, 0.34), (1.2e6, 0.99), (2.0e6, 1.69), (13.9e6, 2.84)),
+    "modern-tiny": ((0.6e6, 1.74), (1.2e6, 2.02), (7.2e6, 2.84)),
     "modern-mini": ((1.2e6, 1.42), (8.6e6, 3.00)),
     "bert-tiny": ((2.5e6, 0.44),),
 }
