@@ -53,6 +53,7 @@ FASTER = f"{MASKED} --muon-scale 2"
 FREQUENCIES = f"{FASTER} --output-bias unigram"
 NEIGHBOURS = f"{FREQUENCIES} --embedding-init ppmi"
 RECOMMENDED = f"{NEIGHBOURS} --attention-init neighbours"
+COUNTED = "--output-bias unigram --embedding-init ppmi --attention-init neighbours"
 """Of a flag that is given twice the last counts."""
 
 STEPS_FROM_2018 = (
@@ -75,6 +76,9 @@ ALONE = (
     Recipe("Muon's matrices at four times the rate", f"{RECOMMENDED} --muon-scale 4"),
     Recipe("two thirds of the rate", f"{RECOMMENDED} --learning-rate RATE*0.67"),
     Recipe("twice the rate", f"{RECOMMENDED} --learning-rate RATE*2"),
+    Recipe("half the rate, Muon's matrices as before", f"{RECOMMENDED} --learning-rate RATE*0.5 --muon-scale 4"),
+    Recipe("twice the rate, Muon's matrices as before", f"{RECOMMENDED} --learning-rate RATE*2 --muon-scale 1"),
+    Recipe("warm-up of 50 steps", f"{RECOMMENDED} --warmup-steps 50"),
     Recipe("decay share 0.6", f"{RECOMMENDED} --decay-share 0.6"),
     Recipe("adam-beta2 0.95", f"{RECOMMENDED} --adam-beta2 0.95"),
     Recipe("clip-updates", f"{RECOMMENDED} --clip-updates"),
@@ -91,6 +95,11 @@ ALONE = (
     ),
     Recipe(
         "BERT, MLM + NSP, Muon, linear, frequencies", f"{RECIPE_2018.replace('adamw', 'muon')} --output-bias unigram"
+    ),
+    Recipe("BERT, MLM + NSP, Muon, linear, counted weights", f"{RECIPE_2018.replace('adamw', 'muon')} {COUNTED}"),
+    Recipe(
+        "BERT, MLM + NSP, Muon, linear, counted weights, attention at random",
+        f"{RECIPE_2018.replace('adamw', 'muon')} {COUNTED} --attention-init normal",
     ),
     Recipe("BERT, MLM + SOP, Muon, linear", RECIPE_2018.replace("nsp", "sop").replace("adamw", "muon")),
 )

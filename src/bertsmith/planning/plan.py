@@ -204,18 +204,18 @@ def make_plan(
     stages = with_steps(first_stages, steps)
     plan = Plan(run, manifest, tokenizer, first_stages, stages, rows, held_out, device, clock, is_begun)
     require_memory(plan.parameters(), device)
-    decide_by_measuring(plan, reporter, is_begun=is_begun)
+    decide_by_measuring(plan, reporter)
     if run.config.training.device == "auto":
         run.decide("measured", device=device.type)
     plan.save()
     return plan
 
 
-def decide_by_measuring(plan: Plan, reporter: Reporter, *, is_begun: bool) -> None:
+def decide_by_measuring(plan: Plan, reporter: Reporter) -> None:
     """Measure precision, micro-batch size and compiling where they are not given, in about a second each."""
     run = plan.run
     if run.config.training.compile == "yes" and not has_compiler(plan.device):
-        if not is_begun and run.origin.get("compile") != "measured":
+        if not plan.is_begun and run.origin.get("compile") != "measured":
             raise UserError("compile is 'yes', but no C++ compiler was found; install g++ or give --compile no")
         reporter.warn(
             "this run compiles its steps and no C++ compiler was found: they are slower until g++ is there, and may "
@@ -246,7 +246,7 @@ def decide_by_measuring(plan: Plan, reporter: Reporter, *, is_begun: bool) -> No
         plan.micro_batch_seconds = seconds
     else:
         most = rows_that_fit(model, plan.first_rows, precision, state=state, share=1.0)
-        take_what_fits(plan, most, reporter, is_begun=is_begun)
+        take_what_fits(plan, most, reporter)
     if training.compile == "auto":
         division = plan.stages[-1].divide(run.config.training)
         good, _ = halving(  # a size that was given may be too large for a GPU, as the steps will find out, too
@@ -277,7 +277,7 @@ def _take_accumulation(run: Run, rows: int, share: int) -> None:
     run.decide("default", micro_batch_size=ceil(share / pieces))
 
 
-def take_what_fits(plan: Plan, most: int, reporter: Reporter, *, is_begun: bool) -> None:
+def take_what_fits(plan: Plan, most: int, reporter: Reporter) -> None:
     """Hold a known micro-batch against the rows that fit: a CPU kills a program that takes too much memory.
 
     In a run that has begun, and one that chose the size itself, it becomes smaller, as on a GPU.
@@ -290,7 +290,7 @@ def take_what_fits(plan: Plan, most: int, reporter: Reporter, *, is_begun: bool)
     smaller = int(distributed.from_main(size if size <= most else even_part(size, most)))
     if smaller >= size:
         return
-    if not is_begun and run.origin.get("micro_batch_size") in {"flag", "file"}:
+    if not plan.is_begun and run.origin.get("micro_batch_size") in {"flag", "file"}:
         raise UserError(
             f"micro_batch_size is {given}, which does not fit into the free memory; give --micro-batch-size {smaller}"
         )
