@@ -72,6 +72,7 @@ ALONE = (
     Recipe("8 rows a step", RECOMMENDED, 8),
     Recipe("32 rows a step", RECOMMENDED, 32),
     Recipe("mask 30 %", RECOMMENDED.replace("--end-probability 0.15 ", "")),
+    Recipe("mask 40 % to 15 %", f"{RECOMMENDED} --mlm-probability 0.4"),
     Recipe("attention alone begins beside each token", f"{FREQUENCIES} --attention-init neighbours"),
     Recipe("Muon's matrices at four times the rate", f"{RECOMMENDED} --muon-scale 4"),
     Recipe("two thirds of the rate", f"{RECOMMENDED} --learning-rate RATE*0.67"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bertsmith.cli import run as command_line
-from bertsmith.planning.expectation import BELOW_UNIGRAM, expected_loss
+from bertsmith.planning.expectation import BELOW_UNIGRAM, UNIGRAM, expected_loss
 from bertsmith.presets import PRESETS
 
 from runs import FLAGS
@@ -18,18 +18,26 @@ def test_between_measured_runs_it_lies_between_them() -> None:
         assert list(counts) == sorted(counts)
         assert list(gaps) == sorted(gaps)  # more tokens, a lower loss
         for count, gap in measured:
-            assert expected_loss(preset, count, 7.0) == pytest.approx(("about", 7.0 - gap))
-        middle = expected_loss(preset, (counts[0] * counts[-1]) ** 0.5, 7.0)
+            assert expected_loss(preset, count, UNIGRAM) == pytest.approx(("about", UNIGRAM - gap))
+        middle = expected_loss(preset, (counts[0] * counts[-1]) ** 0.5, UNIGRAM)
         assert middle is not None
-        assert middle.nats == pytest.approx(7.0 - (gaps[0] + gaps[-1]) / 2, abs=(gaps[-1] - gaps[0]) / 2 + 1e-9)
+        assert middle.nats == pytest.approx(UNIGRAM - (gaps[0] + gaps[-1]) / 2, abs=(gaps[-1] - gaps[0]) / 2 + 1e-9)
 
 
 def test_beyond_them_it_is_a_bound() -> None:
     preset = "modern-mini"
     (first, least), (last, most) = BELOW_UNIGRAM[preset][0], BELOW_UNIGRAM[preset][-1]
-    assert expected_loss(preset, first / 3, 7.0) == ("above", 7.0 - least)
-    assert expected_loss(preset, last * 30, 7.0) == ("below", 7.0 - most)
-    assert expected_loss("bert-large", last, 7.0) is None
+    assert expected_loss(preset, first / 3, UNIGRAM) == pytest.approx(("above", UNIGRAM - least))
+    assert expected_loss(preset, last * 30, UNIGRAM) == pytest.approx(("below", UNIGRAM - most))
+    assert expected_loss("bert-large", last, UNIGRAM) is None
+
+
+def test_of_an_easier_text_it_is_the_same_share() -> None:
+    preset, tokens = "modern-tiny", BELOW_UNIGRAM["modern-tiny"][0][0]
+    wikipedia, easier = expected_loss(preset, tokens, UNIGRAM), expected_loss(preset, tokens, 0.4)
+    assert wikipedia is not None
+    assert easier is not None
+    assert easier.nats / 0.4 == pytest.approx(wikipedia.nats / UNIGRAM)
 
 
 @pytest.mark.parametrize(("preset", "said"), [("modern-tiny", True), ("bert-medium", False)])

@@ -1,12 +1,16 @@
 """What to expect of a run before it begins, from runs that were measured.
 
 The runs learnt from English Wikipedia, vocabulary of 16,448, rows of 128, trapezoid (docs/benchmarks.md, "Sizes and
-tokens"). Another text is easier or harder, so this is a guide and no promise.
+tokens"). Another text is easier or harder, so this is a guide and no promise: the same share of the loss that token
+frequencies leave.
 """
 
 from bisect import bisect_right
 from math import log
 from typing import Literal, NamedTuple
+
+UNIGRAM = 7.23
+"""The loss of token frequencies there, in nats."""
 
 BELOW_UNIGRAM: dict[str, tuple[tuple[float, float], ...]] = {
     "modern-tiny": ((0.6e6, 1.74), (1.2e6, 2.02), (7.2e6, 2.84)),
@@ -45,6 +49,7 @@ def expected_loss(preset: str, tokens: float, unigram_loss: float) -> Expectatio
     if after in (0, len(measured)):
         count, gap = measured[max(0, after - 1)]
         how: Literal["about", "below", "above"] = "about" if tokens == count else "above" if after == 0 else "below"
-        return Expectation(how, unigram_loss - gap)
+        return Expectation(how, unigram_loss * (1 - gap / UNIGRAM))
     (low, least), (high, most) = measured[after - 1], measured[after]
-    return Expectation("about", unigram_loss - least - (most - least) * log(tokens / low) / log(high / low))
+    gap = least + (most - least) * log(tokens / low) / log(high / low)
+    return Expectation("about", unigram_loss * (1 - gap / UNIGRAM))
