@@ -7,7 +7,7 @@ import pytest
 
 from bertsmith.interrupt import Interrupted
 from bertsmith.planning.decisions import default_warmup
-from bertsmith.presets import MODERN_RECIPE, PRESETS
+from bertsmith.presets import FIRST_WEIGHTS, MODERN_RECIPE, PRESETS
 from bertsmith.run_folder import read_run
 
 from runs import Listener, train
@@ -40,10 +40,7 @@ def test_bert_keeps_the_masks_of_the_paper(text: Path, tmp_path: Path) -> None:
         "mlm_probability": 0.15,
         "end_probability": None,
         "muon_scale": 1.0,
-        "output_bias": "zero",
-        "embedding_init": "normal",
-        "attention_init": "normal",
-    }
+    } | dict(FIRST_WEIGHTS)
 
 
 def test_a_run_that_has_begun_keeps_its_recipe(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,11 +49,16 @@ def test_a_run_that_has_begun_keeps_its_recipe(text: Path, tmp_path: Path, monke
         patch.setattr("bertsmith.planning.plan.decide_recipe", lambda _run: None)
         with pytest.raises(Interrupted):
             train(tmp_path / "run", text, Listener(stop_after=2), preset="modern-tiny", steps=4)
-    assert trained(tmp_path / "run", text, preset="modern-tiny", steps=4)["schedule"] == "linear"
+    found = trained(tmp_path / "run", text, preset="modern-tiny", steps=4)
+    assert (found["schedule"], found["embedding_init"]) == ("linear", "normal")
 
 
 def test_every_modern_preset_has_the_recipe() -> None:
     assert all((preset.recipe == MODERN_RECIPE) == name.startswith("modern") for name, preset in PRESETS.items())
+
+
+def test_all_new_models_begin_with_what_is_counted() -> None:
+    assert all(dict(FIRST_WEIGHTS).items() <= dict(preset.recipe).items() for preset in PRESETS.values())
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (40, 10), (573, 143), (1000, 150), (2500, 150), (10_000, 600)])
