@@ -44,7 +44,8 @@ Family = Literal["bert", "modern"]
 """The 2018 architecture, or ModernBERT."""
 
 FIRST_WEIGHTS = (("output_bias", "unigram"), ("embedding_init", "ppmi"), ("attention_init", "neighbours"))
-"""What can be counted in the text need not be learnt: all new models begin with it."""
+"""What can be counted in the text need not be learnt: all new models begin with it (docs/log.md, "BERT whose first
+weights are counted")."""
 
 MODERN_RECIPE = (
     ("schedule", "trapezoid"),
