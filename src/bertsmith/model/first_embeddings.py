@@ -22,6 +22,9 @@ SCALE, WIDEST = 4.0, 256
 of the pieces"). The embeddings give the scores, too: in models wider than WIDEST, which were not tried, they are
 shorter, so that scores begin no larger."""
 
+FITTED = 8192
+"""So many of the most frequent pieces decide which mixtures of contexts are kept; the others are read in them."""
+
 ROWS_AT_ONCE = 1 << 14
 
 KNOWN_FROM = 20
@@ -38,8 +41,10 @@ def begin_at_neighbours(embeddings: nn.Embedding, counts: Tensor) -> None:
         counts: float32 [V, C], how often each piece stood near each of the C most frequent ones. Is overwritten.
     """
     weight = embeddings.weight
-    known = counts.sum(1) >= KNOWN_FROM
-    directions = truncated_svd(ppmi(counts), weight.shape[1])
+    seen = counts.sum(1)
+    known = seen >= KNOWN_FROM
+    frequent = torch.sort(seen, descending=True, stable=True).indices[:FITTED]
+    directions = truncated_svd(ppmi(counts), weight.shape[1], fitted=frequent)
     lengths = directions.norm(dim=1, keepdim=True)
     known &= lengths[:, 0] > 1e-4 * lengths.max()  # else rounding
     if not known.any():
@@ -59,31 +64,38 @@ def ppmi(counts: Tensor) -> Tensor:
     return counts.clamp_min_(1).log_()
 
 
-def truncated_svd(matrix: Tensor, width: int, *, iterations: int = 2) -> Tensor:
+def truncated_svd(matrix: Tensor, width: int, *, fitted: Tensor | None = None, iterations: int = 3) -> Tensor:
     """U sqrt(S) of the singular value decomposition cut to `width` values, turned at random: float [V, width].
 
-    By random projection (arXiv:0909.4061, algorithm 4.4). All that is made on the way is a continuous function of the
-    matrix, but for values near 0, where single singular vectors would not be: so other threads or machines change the
-    result by rounding only.
+    By subspace iteration from random contexts (arXiv:0909.4061, algorithm 4.4). All that is made on the way is a
+    continuous function of the matrix, but for values near 0, where single singular vectors would not be: so other
+    threads or machines change the result by rounding only.
 
     Args:
         matrix: float [V, C].
         width: D; where V or C is smaller, the result has a rank below it.
-        iterations: Times that the random projection is sharpened.
+        fitted: int64 [N], rows that the contexts are mixed for; the others follow them. None: all rows.
+        iterations: Times that the random mixtures of contexts are sharpened.
     """
-    basis = _orthonormal(matrix @ torch.randn(matrix.shape[1], width, dtype=matrix.dtype))  # [V, D]
+    some = matrix if fitted is None else matrix[fitted]
+    basis = torch.randn(matrix.shape[1], width, dtype=matrix.dtype)
     for _ in range(iterations):
-        basis = _orthonormal(matrix @ _orthonormal(matrix.T @ basis))
-    inner = (matrix.T @ basis).double()  # [C, D]
-    return basis @ _power(inner.T @ inner, 0.25).to(matrix.dtype)
+        basis = _orthonormal(some.T @ (some @ basis))  # [C, D]
+    mixed = matrix @ basis  # [V, D]: U S, turned
+    return mixed @ _power(_products(mixed), -0.25).to(matrix.dtype)
 
 
 def _orthonormal(columns: Tensor) -> Tensor:
     """The orthonormal columns nearest to these, float [N, D]; those that depend on others add nothing."""
+    return columns @ _power(_products(columns), -0.5).to(columns.dtype)
+
+
+def _products(columns: Tensor) -> Tensor:
+    """Products of columns float [N, D] with one another, float64 [D, D]: they have the square of the condition."""
     products = torch.zeros(columns.shape[1], columns.shape[1], dtype=torch.float64)
     for some in torch.split(columns, ROWS_AT_ONCE):
-        products += some.double().T @ some.double()  # exact: they have the square of the condition
-    return columns @ _power(products, -0.5).to(columns.dtype)
+        products += some.double().T @ some.double()
+    return products
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:
