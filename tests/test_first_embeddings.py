@@ -13,6 +13,7 @@ import bertsmith.planning.from_settings as from_settings
 from bertsmith.data.shards import open_shards, shard_name
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
+from bertsmith.model import first_embeddings
 from bertsmith.model.first_embeddings import (
     KNOWN_FROM,
     SCALE,
@@ -105,6 +106,24 @@ def test_truncated_svd_are_those_of_the_singular_value_decomposition() -> None:
     torch.testing.assert_close(found @ found.T, expected[:, :4] @ expected[:, :4].T, rtol=1e-3, atol=1e-3)
     strengths = found.pow(2).sum(0)
     assert strengths.max() < 100 * strengths.min()  # turned: no dimension holds most of it
+
+
+def test_rows_that_are_not_fitted_follow_those_that_are() -> None:
+    torch.manual_seed(0)
+    matrix, expected = falling(40, 30, [100.0, 60, 30, 10])
+    found = truncated_svd(matrix, 4, fitted=torch.arange(8))  # these have all that the others consist of
+    torch.testing.assert_close(found @ found.T, expected @ expected.T, rtol=1e-6, atol=1e-6)
+
+
+def test_the_most_frequent_pieces_decide_which_contexts_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_embeddings, "FITTED", 4)
+    counts = torch.zeros(24, 4)
+    counts[20:22, 0] = counts[22:, 1] = 1000.0
+    counts[:10, 2] = counts[10:20, 3] = 30.0  # many, each of them rare, beside others
+    embeddings = nn.Embedding(24, 2)
+    before = embeddings.weight.detach().clone()
+    begin_at_neighbours(embeddings, counts)
+    assert (embeddings.weight == before).all(1).tolist() == [True] * 20 + [False] * 4
 
 
 @pytest.mark.parametrize("shape", [(6, 30), (30, 5)])
