@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bertsmith.model.bert import BertBlock, BertConfig, BertPretrainingModel
-from bertsmith.model.first_attention import OFFSETS, PEAK, begin_beside, looking_at
+from bertsmith.model.first_attention import BERT_LAYERS, OFFSETS, PEAK, begin_beside, looking_at
 from bertsmith.model.modernbert import ModernBertBlock, ModernBertConfig, ModernBertPretrainingModel
 from bertsmith.model.rotary import rotate, rotation
 
@@ -16,7 +16,7 @@ NO_STEP = {"steps": 1, "learning_rate": 1e-30, "validation_every": 1}
 
 
 @pytest.mark.parametrize("theta", [10_000.0, 160_000.0])
-@pytest.mark.parametrize("head_dim", [32, 64, 128])
+@pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("offset", OFFSETS)
 def test_scores_are_highest_at_the_offset_wherever_the_query_is(offset: int, head_dim: int, theta: float) -> None:
     query, key = looking_at(offset, head_dim, theta)
@@ -32,7 +32,7 @@ def test_scores_are_highest_at_the_offset_wherever_the_query_is(offset: int, hea
 
 
 def test_heads_that_would_look_at_many_places_alike_begin_anywhere() -> None:
-    assert not any(bool(vector.any()) for vector in looking_at(1, 8, 10_000.0))
+    assert not any(bool(vector.any()) for head_dim in (8, 32) for vector in looking_at(1, head_dim, 10_000.0))
 
 
 def looked_at(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
@@ -77,18 +77,22 @@ def test_heads_of_a_new_modernbert_look_beside(heads: int, known: int) -> None:
 
 @pytest.mark.parametrize("known", [500, 50])
 @pytest.mark.parametrize("heads", [2, 8])
-def test_heads_of_a_new_bert_look_beside(heads: int, known: int) -> None:
+def test_heads_of_the_first_layers_of_a_new_bert_look_beside(heads: int, known: int) -> None:
+    """With feed-forward layers as wide as BERT's, which add to what says the position."""
     torch.manual_seed(0)
-    shape = {"hidden_size": 64 * heads, "num_attention_heads": heads, "intermediate_size": 32}
-    config = BertConfig(vocab_size=500, num_hidden_layers=4, max_position_embeddings=64, **shape)
+    shape = {"hidden_size": 64 * heads, "num_attention_heads": heads, "intermediate_size": 256 * heads}
+    config = BertConfig(vocab_size=500, num_hidden_layers=BERT_LAYERS + 2, max_position_embeddings=64, **shape)
     model = BertPretrainingModel(config).requires_grad_(False).eval()
     begin_with_known(model, known)
     hidden = model.bert(torch.randint(1, known, (1, 40)), output_hidden_states=True).hidden_states
     assert hidden is not None
-    for block, before in zip(model.bert.blocks, hidden, strict=False):
+    for layer, (block, before) in enumerate(zip(model.bert.blocks, hidden, strict=False)):
         assert isinstance(block, BertBlock)
         query, key, _ = block.attention.qkv(before[0]).unflatten(-1, (3, heads, 64)).unbind(1)
-        assert_beside(looked_at(query, key))
+        if layer < BERT_LAYERS:
+            assert_beside(looked_at(query, key))
+        else:
+            assert looked_at(query, key).max() < 0.1
 
 
 @pytest.mark.parametrize(
@@ -103,7 +107,7 @@ def test_nothing_but_embeddings_and_what_looks_begins_otherwise(
 ) -> None:
     begun = {}
     for way in ("normal", "neighbours"):
-        settings = {"preset": preset, "num_attention_heads": 1, "embedding_init": "normal"}
+        settings = {"preset": preset, "hidden_size": 64, "num_attention_heads": 1, "embedding_init": "normal"}
         train(tmp_path / way, text, attention_init=way, **settings, **NO_STEP)
         begun[way] = weights(tmp_path / way)
     normal, beside = begun["normal"], begun["neighbours"]

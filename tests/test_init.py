@@ -62,7 +62,7 @@ def settings(run: Path) -> dict[str, Any]:
 
 def test_what_new_weights_begin_at_is_refused(source: Path, text: Path, tmp_path: Path) -> None:
     for name, value in {"output_bias": "unigram", "embedding_init": "ppmi", "attention_init": "neighbours"}.items():
-        with pytest.raises(UserError, match=f"{name} is for new weights; leave it out with --init"):
+        with pytest.raises(UserError, match=f"{name}: only new weights can begin so; leave that out with --init"):
             further(tmp_path / "run", text, source, **{name: value})
     plain = {
         "output_bias": "zero",

@@ -81,7 +81,7 @@ def model_card(
 
 def _what_it_is(config: AnyConfig, training: TrainingConfig, parameters: int, init_sha256: str | None) -> str:
     tasks = TASKS[training.objective]
-    begin, how = "random weights", "pretrained from scratch"
+    begin, how = "new weights", "pretrained from scratch"
     if init_sha256 is not None:
         begin, how = f"the weights of another model (hash {init_sha256})", "pretrained further"
     kind = architecture(config.model_type)

@@ -76,6 +76,10 @@ three matrices where BERT has two, so it is about 2/3 as wide. The learning rate
 not tuned."""
 
 
+RECIPE_SETTINGS = {name for preset in PRESETS.values() for name, _ in preset.recipe}
+"""What a preset may decide besides the shape, the rate and the rows of a step."""
+
+
 def sizes_of(family: Family) -> tuple[str, ...]:
     """The presets of an architecture, smallest first."""
     return tuple(name for name in PRESETS if name.startswith(f"{family}-"))

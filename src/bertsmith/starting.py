@@ -62,9 +62,12 @@ def take_init(run: Run) -> Source | None:
     model = run.config.model
     if model.init is None:
         return None
-    for name, plain in (("output_bias", "zero"), ("embedding_init", "normal"), ("attention_init", "normal")):
-        if getattr(run.config.training, name) != plain and run.origin.get(name) in GIVEN:
-            raise UserError(f"{name} is for new weights; leave it out with --init")
+    plain = {"output_bias": "zero", "embedding_init": "normal", "attention_init": "normal"}
+    counted = [name for name in plain if getattr(run.config.training, name) != plain[name]]
+    if given := [name for name in counted if run.origin.get(name) in GIVEN]:
+        raise UserError(
+            f"{', '.join(given)}: only new weights can begin so; leave that out with --init, or the --plan that says it"
+        )
     if _holds_start(run):
         return None
     folder = find_model(Path(model.init))

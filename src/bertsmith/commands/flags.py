@@ -10,6 +10,7 @@ import click
 
 from bertsmith.config import EXCLUSIVE_SETTINGS, TABLES, TRAINED, read_toml
 from bertsmith.errors import UserError, suggestion
+from bertsmith.presets import RECIPE_SETTINGS
 from bertsmith.strict import check_value
 
 Command = Callable[..., None]
@@ -33,7 +34,9 @@ def _flag(field: "dataclasses.Field[Any]", annotation: Any) -> Callable[[Command
     """The command-line option of one setting. Its default is shown, and applied later."""
     flag = "--" + field.name.replace("_", "-")
     help_text = field.metadata["help"]
-    if field.default is not None:
+    if field.name in RECIPE_SETTINGS:
+        help_text += " [preset]" if "[" not in help_text else ""
+    elif field.default is not None:
         help_text += f" [{str(field.default).lower() if isinstance(field.default, bool) else field.default}]"
     if get_origin(annotation) in (Union, UnionType):
         annotation = get_args(annotation)[0]

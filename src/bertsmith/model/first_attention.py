@@ -22,7 +22,7 @@ from bertsmith.model.modernbert import ModernBertBlock, ModernBertPretrainingMod
 from bertsmith.model.rotary import rotary_frequencies
 
 OFFSETS = (1, -1, 2, -2)
-"""Places from the query that the first heads of each layer look at; further heads begin anywhere."""
+"""Places from the query that the first heads of a layer look at; further heads begin anywhere."""
 
 SHARE = 0.5
 """Of the squared length of what a layer reads, what the embeddings have in common, or what says the position."""
@@ -30,8 +30,13 @@ SHARE = 0.5
 SLOWEST = 0.15
 """Radians a place. Waves slower than this are not used: they don't tell places apart."""
 
-FEWEST_WAVES = 3
-"""With fewer a head would look at many places alike; it begins anywhere. Rotary heads of 64 dimensions have 6 or 7."""
+FEWEST_WAVES = 5
+"""With fewer a head would look at far places, too; it begins anywhere. Rotary heads of 64 dimensions have 6 or 7: in
+rows of some thousand tokens even they match some far places nearly as well."""
+
+BERT_LAYERS = 4
+"""Of BERT so many begin so, and the others anywhere: each layer adds to what says the position, so that deep ones
+would not find it any more. ModernBERT turns queries and keys in each layer anew."""
 
 PEAK = 10.0
 """Score of the place that is looked at, before the softmax; one place further it is about a seventh less, with 64
@@ -97,7 +102,7 @@ def _begin_bert(model: BertPretrainingModel, usual: float) -> None:
     read = sqrt(config.hidden_size * share / len(turns))  # of one wave, in a normalised embedding
     scale = sqrt(PEAK * sqrt(head_dim) / len(turns)) / read
     cos, sin = directions.T.chunk(2)  # each [W, D]
-    for block in model.bert.blocks:
+    for block in list(model.bert.blocks)[:BERT_LAYERS]:
         assert isinstance(block, BertBlock)
         queries, keys, _ = block.attention.qkv.weight.view(3, heads, head_dim, -1)
         for head, offset in zip(range(heads), OFFSETS, strict=False):

@@ -1,6 +1,6 @@
 """What to expect of a run before it begins, from runs that were measured.
 
-The runs learnt from English Wikipedia, vocabulary of 16,448, rows of 128, trapezoid (docs/benchmarks.md, "Sizes and
+The runs learnt from English Wikipedia, vocabulary of 16,448, rows of 128 (docs/benchmarks.md, "Sizes and
 tokens"). Another text is easier or harder, so this is a guide and no promise: the same share of the loss that token
 frequencies leave.
 """

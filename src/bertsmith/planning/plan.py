@@ -91,14 +91,15 @@ class Plan:
         return parameters_of(self.run, self.tokenizer)
 
     def new_model(self) -> AnyPretrainingModel:
-        """The model with its first weights, the same at each call; with any, where a checkpoint has others."""
+        """The model with its first weights, the same at each call. Where a checkpoint has others, with random ones."""
         if self._first_model is not None:
             model, self._first_model = self._first_model, None
             return model
         torch.manual_seed(keyed_seed(self.run.config.training.seed, Stream.INITIAL))
-        counts = distributed.is_main() and not self.is_begun  # the others get its weights
-        model = (first_model if counts else model_of)(self.run, self.tokenizer).to(self.device)
-        with torch.no_grad():
+        if self.is_begun:
+            return model_of(self.run, self.tokenizer).to(self.device)
+        model = (first_model if distributed.is_main() else model_of)(self.run, self.tokenizer).to(self.device)
+        with torch.no_grad():  # the others get its weights
             distributed.share([[*model.parameters()]])
         return model
 
