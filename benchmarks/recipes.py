@@ -206,14 +206,14 @@ def draw(found: dict[str, list[Found]], path: Path) -> None:
     except ImportError:
         return
     plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "recipes"}  # text as text; the same file each time
-    figure, axes = plt.subplots(figsize=(8, 4.5))
+    figure, axes = plt.subplots(figsize=(10, 4.5))
     for name in [recipe.name for recipe in STEPS_FROM_2018 if recipe.name in found]:
         curves = [each.curve for each in found[name]]
         tokens = [tokens / 1e6 for tokens, _ in curves[0]]
         losses = [statistics.mean(loss for _, loss in places) for places in zip(*curves, strict=True)]
         axes.plot(tokens, losses, marker="o", ms=3, label=name)
     axes.set(xlabel="million tokens", ylabel="held-out loss, nats per masked token")
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
