@@ -147,9 +147,7 @@ class TrainingConfig:
     clip_updates: bool = setting(False, "Scale AdamW's updates of each tensor down to a root mean square of 1, too.")
     average_decay: float = setting(0.0, "Measure and export a moving average of the weights with this decay; 0: no.")
     mlm_probability: float = setting(0.15, "Share of the tokens to predict, in (0, 1).")
-    end_probability: float | None = setting(
-        None, "That share at the end of the run, reached in a line [preset; else unchanged]."
-    )
+    end_probability: float | None = setting(None, "That share at the end of the run, reached in a line [preset].")
     mask_units: Literal["token", "word", "span"] = setting("token", "Mask single pieces, whole words, or spans.")
     mask_covering: bool = setting(False, "Mask other tokens in each epoch, until all have been.")
     batch_ramp: float = setting(0.0, "First share of the steps in which their rows grow from a quarter to all.")
