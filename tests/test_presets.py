@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from bertsmith.cli import run as command_line
 from bertsmith.interrupt import Interrupted
 from bertsmith.planning.decisions import default_warmup
-from bertsmith.presets import FIRST_WEIGHTS, MODERN_RECIPE, PRESETS
+from bertsmith.presets import FIRST_WEIGHTS, MODERN_RECIPE, PRESETS, RECIPE_SETTINGS
 from bertsmith.run_folder import read_run
 
 from runs import Listener, train
@@ -64,3 +65,10 @@ def test_all_new_models_begin_with_what_is_counted() -> None:
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (40, 10), (573, 143), (1000, 150), (2500, 150), (10_000, 600)])
 def test_short_runs_warm_up_for_longer(steps: int, warmup: int) -> None:
     assert default_warmup(steps) == warmup
+
+
+def test_help_names_no_default_where_the_preset_decides(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line(["pretrain", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for name in RECIPE_SETTINGS:
+        assert "[preset]" in shown.split(f"--{name.replace('_', '-')} ")[1].split(" --")[0]

@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+FIRST_WEIGHTS = (("output_bias", "unigram"), ("embedding_init", "ppmi"), ("attention_init", "neighbours"))
+"""What can be counted in the text need not be learnt: all new models begin with it (docs/log.md, "BERT whose first
+weights are counted")."""
+
 
 @dataclass(frozen=True, slots=True)
 class Preset:
@@ -21,7 +25,7 @@ class Preset:
     global_batch_size: int
     """Rows in a step: few, since a small model learns more from many steps than from large ones."""
 
-    recipe: tuple[tuple[str, Any], ...] = ()
+    recipe: tuple[tuple[str, Any], ...] = FIRST_WEIGHTS
     """Other settings of the training: names and values."""
 
     @property
@@ -43,10 +47,6 @@ class Preset:
 Family = Literal["bert", "modern"]
 """The 2018 architecture, or ModernBERT."""
 
-FIRST_WEIGHTS = (("output_bias", "unigram"), ("embedding_init", "ppmi"), ("attention_init", "neighbours"))
-"""What can be counted in the text need not be learnt: all new models begin with it (docs/log.md, "BERT whose first
-weights are counted")."""
-
 MODERN_RECIPE = (
     ("schedule", "trapezoid"),
     ("mlm_probability", 0.3),
@@ -57,12 +57,12 @@ MODERN_RECIPE = (
 """What paid for modern-tiny, and most of it for modern-mini (docs/benchmarks.md, "The recipe, lever by lever")."""
 
 PRESETS = {
-    "bert-tiny": Preset("bert", 2, 128, 512, 2.5e-3, 2e-3, 16, FIRST_WEIGHTS),
-    "bert-mini": Preset("bert", 4, 256, 1024, 1.5e-3, 1e-3, 16, FIRST_WEIGHTS),
-    "bert-small": Preset("bert", 4, 512, 2048, 8e-4, 5e-4, 16, FIRST_WEIGHTS),
-    "bert-medium": Preset("bert", 8, 512, 2048, 6e-4, 4e-4, 32, FIRST_WEIGHTS),
-    "bert-base": Preset("bert", 12, 768, 3072, 4e-4, 2e-4, 64, FIRST_WEIGHTS),
-    "bert-large": Preset("bert", 24, 1024, 4096, 2e-4, 1e-4, 128, FIRST_WEIGHTS),
+    "bert-tiny": Preset("bert", 2, 128, 512, 2.5e-3, 2e-3, 16),
+    "bert-mini": Preset("bert", 4, 256, 1024, 1.5e-3, 1e-3, 16),
+    "bert-small": Preset("bert", 4, 512, 2048, 8e-4, 5e-4, 16),
+    "bert-medium": Preset("bert", 8, 512, 2048, 6e-4, 4e-4, 32),
+    "bert-base": Preset("bert", 12, 768, 3072, 4e-4, 2e-4, 64),
+    "bert-large": Preset("bert", 24, 1024, 4096, 2e-4, 1e-4, 128),
     "modern-tiny": Preset("modernbert", 2, 128, 352, 2.5e-3, 2e-3, 16, MODERN_RECIPE),
     "modern-mini": Preset("modernbert", 4, 256, 672, 1.5e-3, 1e-3, 16, MODERN_RECIPE),
     "modern-small": Preset("modernbert", 4, 512, 1376, 8e-4, 5e-4, 16, MODERN_RECIPE),

@@ -24,7 +24,7 @@ from bertsmith.model import MODEL_TYPES, AnyConfig, AnyPretrainingModel, archite
 from bertsmith.model.folder import ModelFolder
 from bertsmith.planning.from_settings import SPECIAL_IDS
 from bertsmith.prepare.adopt import prepared_source
-from bertsmith.presets import PRESETS, sizes_of
+from bertsmith.presets import FIRST_WEIGHTS, PRESETS, sizes_of
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
 from bertsmith.tokenizer import ROLES, Tokenizer, load_fitting_tokenizer, load_tokenizer, same_pieces
@@ -62,8 +62,7 @@ def take_init(run: Run) -> Source | None:
     model = run.config.model
     if model.init is None:
         return None
-    plain = {"output_bias": "zero", "embedding_init": "normal", "attention_init": "normal"}
-    counted = [name for name in plain if getattr(run.config.training, name) != plain[name]]
+    counted = [name for name, value in FIRST_WEIGHTS if getattr(run.config.training, name) == value]
     if given := [name for name in counted if run.origin.get(name) in GIVEN]:
         raise UserError(
             f"{', '.join(given)}: only new weights can begin so; leave that out with --init, or the --plan that says it"

@@ -23,7 +23,7 @@ from bertsmith.objective import sum_losses
 from bertsmith.planning.from_settings import model_config, model_of, parameters_of
 from bertsmith.planning.sizing import choose_size
 from bertsmith.planning.stages import mean_rows, mean_work
-from bertsmith.presets import PRESETS, sizes_of
+from bertsmith.presets import FIRST_WEIGHTS, PRESETS, sizes_of
 from bertsmith.replay import AnyRows
 from bertsmith.run_folder import Run
 from bertsmith.tokenizer import Tokenizer
@@ -85,7 +85,7 @@ def decide_recipe(run: Run) -> None:
         recipe.pop("end_probability", None)
     if run.config.model.init is not None:
         recipe.pop("muon_scale", None)  # how fast a model forgets was measured without it (docs/log.md)
-        for of_new_weights in ("output_bias", "embedding_init", "attention_init"):
+        for of_new_weights, _ in FIRST_WEIGHTS:
             recipe.pop(of_new_weights, None)
     run.decide("preset", **{name: value for name, value in recipe.items() if name not in run.origin})
 

@@ -22,7 +22,7 @@ from bertsmith.model.first_weights import begin_at_frequencies, without_weights
 from bertsmith.model.folder import ModelFolder
 from bertsmith.prepare.facts import count_ids, log_frequencies
 from bertsmith.prepare.neighbours import count_neighbours
-from bertsmith.presets import PRESETS
+from bertsmith.presets import FIRST_WEIGHTS, PRESETS
 from bertsmith.replay import REPLAY, AnyRows, MixedRows
 from bertsmith.run_folder import Run
 from bertsmith.tokenizer import Tokenizer
@@ -78,7 +78,7 @@ def first_model(run: Run, tokenizer: Tokenizer) -> AnyPretrainingModel:
 
 def begin_as_set(model: AnyPretrainingModel, training: TrainingConfig, folder: Path) -> None:
     """Change new weights as the settings say, by what can be counted in the text without its replay."""
-    if (training.output_bias, training.embedding_init, training.attention_init) == ("zero", "normal", "normal"):
+    if not any(getattr(training, name) == value for name, value in FIRST_WEIGHTS):
         return
     embeddings = model.bert.embeddings.word_embeddings
     counts = count_ids(folder, "train", embeddings.num_embeddings)
