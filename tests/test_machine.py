@@ -369,7 +369,7 @@ def test_averaged_weights_take_memory_where_there_are_any(
         counted.append(state - training_state(model, optimizer="muon"))
         return 1 << 20
 
-    monkeypatch.setattr("bertsmith.planning.plan.rows_that_fit", count)
+    monkeypatch.setattr("bertsmith.planning.measuring.rows_that_fit", count)
     for number, decay in enumerate((0.0, 0.9)):
         given = {**runs.TINY, "text": (str(text),), "average_decay": decay}
         pretrain(tmp_path / str(number), given, dict.fromkeys(given, "flag"), plan_only=True)

@@ -47,7 +47,7 @@ def test_bert_keeps_the_masks_of_the_paper(text: Path, tmp_path: Path) -> None:
 def test_a_run_that_has_begun_keeps_its_recipe(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when another version of this program would begin it otherwise."""
     with monkeypatch.context() as patch:
-        patch.setattr("bertsmith.planning.plan.decide_recipe", lambda _run: None)
+        patch.setattr("bertsmith.planning.making.decide_recipe", lambda _run: None)
         with pytest.raises(Interrupted):
             train(tmp_path / "run", text, Listener(stop_after=2), preset="modern-tiny", steps=4)
     found = trained(tmp_path / "run", text, preset="modern-tiny", steps=4)

@@ -259,7 +259,7 @@ def test_rows_that_no_longer_fit_are_halved_unless_they_were_given(
     with pytest.raises(Interrupted):
         run(tmp_path / "own", text, Listener(stop_after=2), **settings)
     run(tmp_path / "small", text, **settings | {"micro_batch_size": 1})
-    monkeypatch.setattr("bertsmith.planning.plan.rows_that_fit", lambda *_, **__: 1)
+    monkeypatch.setattr("bertsmith.planning.measuring.rows_that_fit", lambda *_, **__: 1)
     listener = Listener()
     run(tmp_path / "own", text, listener, **settings)
     halved = read_run(tmp_path / "own").config.training.micro_batch_size
@@ -271,7 +271,7 @@ def test_rows_that_no_longer_fit_are_halved_unless_they_were_given(
     monkeypatch.undo()
     with pytest.raises(Interrupted):
         run(tmp_path / "begun", text, Listener(stop_after=2), steps=4, micro_batch_size=4)
-    monkeypatch.setattr("bertsmith.planning.plan.rows_that_fit", lambda *_, **__: 1)
+    monkeypatch.setattr("bertsmith.planning.measuring.rows_that_fit", lambda *_, **__: 1)
     run(tmp_path / "begun", text, steps=4, micro_batch_size=4)  # it cannot be asked for anything else
     assert read_run(tmp_path / "begun").config.training.micro_batch_size == 1
 
@@ -279,9 +279,14 @@ def test_rows_that_no_longer_fit_are_halved_unless_they_were_given(
 def test_a_micro_batch_above_the_rows_of_a_step_is_all_of_them(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bertsmith.planning.plan.rows_that_fit", lambda *_, **__: 6)
+    monkeypatch.setattr("bertsmith.planning.measuring.rows_that_fit", lambda *_, **__: 6)
     run(tmp_path / "run", text, micro_batch_size=1024, steps=1)
     assert read_run(tmp_path / "run").config.training.micro_batch_size == 1024
+
+
+def pretend_compiler(monkeypatch: pytest.MonkeyPatch, *, is_there: bool) -> None:
+    for module in ("measuring", "plan"):
+        monkeypatch.setattr(f"bertsmith.planning.{module}.has_compiler", lambda _device: is_there)
 
 
 def test_a_run_that_compiles_goes_on_where_there_is_no_compiler(
@@ -289,10 +294,10 @@ def test_a_run_that_compiles_goes_on_where_there_is_no_compiler(
 ) -> None:
     """The compiler is pretended to be there first; the weights are those of the same sums, not compiled."""
     monkeypatch.setattr("bertsmith.planning.plan.compiled_losses", lambda: sum_losses)
-    monkeypatch.setattr("bertsmith.planning.plan.has_compiler", lambda _device: True)
+    pretend_compiler(monkeypatch, is_there=True)
     with pytest.raises(Interrupted):
         run(tmp_path / "run", text, Listener(stop_after=5), compile="yes")
-    monkeypatch.setattr("bertsmith.planning.plan.has_compiler", lambda _device: False)
+    pretend_compiler(monkeypatch, is_there=False)
     listener = Listener()
     run(tmp_path / "run", text, listener, compile="yes")
     assert any("no C++ compiler was found" in line for line in listener.lines)
@@ -305,7 +310,7 @@ def test_a_compiler_that_fails_costs_speed_alone(text: Path, tmp_path: Path, mon
     def fail(*_: Any) -> None:
         raise RuntimeError("fatal error: Python.h: No such file or directory\ncompilation terminated.")
 
-    monkeypatch.setattr("bertsmith.planning.plan.has_compiler", lambda _device: True)
+    pretend_compiler(monkeypatch, is_there=True)
     monkeypatch.setattr("bertsmith.planning.plan.compiled_losses", lambda: fail)
     listener = Listener()
     run(tmp_path / "run", text, listener, compile="yes", steps=1)

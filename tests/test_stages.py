@@ -10,7 +10,7 @@ from bertsmith.config import TrainingConfig, run_config
 from bertsmith.errors import UserError
 from bertsmith.loop import _RowNumbers
 from bertsmith.planning.decisions import decide_length
-from bertsmith.planning.plan import _take_accumulation
+from bertsmith.planning.measuring import _take_accumulation
 from bertsmith.planning.stages import Stage, make_stages
 from bertsmith.run_folder import Run
 

@@ -29,9 +29,9 @@ from bertsmith.machine.device import find_device, set_determinism, set_threads
 from bertsmith.machine.memory import training_state
 from bertsmith.optim import make_optimizer
 from bertsmith.output_folder import CONFIG, locked, new_folder
+from bertsmith.planning.making import make_plan
 from bertsmith.planning.overview import describe, seconds_left, try_out
 from bertsmith.planning.pace import last_rows
-from bertsmith.planning.plan import make_plan
 from bertsmith.prepare import prepare
 from bertsmith.replay import prepare_replay
 from bertsmith.reporter import Reporter, Silent

@@ -2,7 +2,8 @@
 
 decisions.py       settings that nobody gave, from the text, the preset and the budget; sizing.py: size of the model
 from_settings.py   the model and the rows of a run, as its settings say
-plan.py            the plan of a run: its data, its model, all its settings
+measuring.py       settings that this machine decides
+making.py          the plan of a run is made of all these; plan.py: what it holds
 stages.py          how long rows are, and how many make a step, from which step on
 pace.py            whether a run with a budget is on time, and what it does about it
 overview.py        what a run says before its first step; expectation.py: the loss to expect

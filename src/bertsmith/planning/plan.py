@@ -1,8 +1,4 @@
-"""The plan of a run: its data, its model, and the settings that nobody gave.
-
-Missing settings are found from the text and the machine and written to the run;
-on resume nothing is missing, so nothing is found out twice.
-"""
+"""The plan of a run: everything that it works with, decided (`making.py` decides)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,40 +8,26 @@ from typing import Any
 import torch
 
 from bertsmith import distributed
-from bertsmith.budget import Clock, first_estimate, parse_budget, seconds_at_last_look
+from bertsmith.budget import Clock
 from bertsmith.data.batch import Batch, collate
 from bertsmith.data.examples import TrainingRows
 from bertsmith.data.keyed import Stream, keyed_seed
-from bertsmith.data.shards import read_manifest
-from bertsmith.errors import UserError
-from bertsmith.machine.device import require_memory
 from bertsmith.machine.measure import (
-    best_micro_batch,
-    compare_precisions,
     compiled_losses,
-    halving,
     has_compiler,
-    has_fast_half,
-    worth_compiling,
 )
-from bertsmith.machine.memory import even_part, rows_that_fit, training_state
 from bertsmith.model import AnyConfig, AnyPretrainingModel
 from bertsmith.objective import sum_losses
 from bertsmith.planning.decisions import (
-    decide_by_budget,
-    decide_family,
     decide_length,
-    decide_objective,
-    decide_recipe,
-    decide_shape,
 )
-from bertsmith.planning.from_settings import first_model, model_config, model_of, parameters_of, rows_of, training_rows
+from bertsmith.planning.from_settings import first_model, model_config, model_of, parameters_of
 from bertsmith.planning.stages import Stage, make_stages, with_steps
 from bertsmith.replay import AnyRows
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
 from bertsmith.step import SumLosses
-from bertsmith.tokenizer import Tokenizer, load_tokenizer
+from bertsmith.tokenizer import Tokenizer
 from bertsmith.watch import Watch
 
 
@@ -168,132 +150,3 @@ class Plan:
 def stages_of(run: Run, rows: Mapping[int, AnyRows], steps: int) -> tuple[Stage, ...]:
     """The stages of a run of so many steps."""
     return make_stages(replace(run.config.training, steps=steps), lambda length: rows[length].rows_per_epoch)
-
-
-def make_plan(
-    run: Run, device: torch.device, reporter: Reporter, *, started: float, seconds_before: float, is_begun: bool
-) -> Plan:
-    """Open the prepared data and decide what is not decided yet; the decisions are saved with the run.
-
-    Args:
-        run: Its text is prepared.
-        device: Where to train.
-        reporter: Who to tell.
-        started: When this command began, by `time.monotonic`.
-        seconds_before: Time that earlier commands have spent on the run.
-        is_begun: It has a checkpoint, so that nothing that matters may change.
-    """
-    manifest = read_manifest(run.folder / "data")
-    tokenizer = load_tokenizer(run.folder / "tokenizer")
-    decide_family(run)
-    decide_objective(run, manifest)
-    if not is_begun:
-        decide_recipe(run)
-    training = run.config.training
-    used = max(seconds_before, seconds_at_last_look(run.folder))
-    clock = Clock(parse_budget(training.budget) if training.budget else None, started=started, used_before=used)
-    rows = {
-        length: training_rows(run, length) for length in (training.sequence_length, training.short_length) if length
-    }
-    if clock.budget is not None and training.steps is None:
-        decide_by_budget(run, clock, rows[training.sequence_length], tokenizer, device)
-    decide_shape(run)
-    decide_length(run, rows[training.sequence_length])
-    steps = run.config.training.steps or 1
-    first_stages = stages_of(run, rows, first_estimate(run.folder) or steps if clock.limits_time else steps)
-    held_out = rows_of(run, "validation", training.sequence_length)
-    stages = with_steps(first_stages, steps)
-    plan = Plan(run, manifest, tokenizer, first_stages, stages, rows, held_out, device, clock, is_begun)
-    require_memory(plan.parameters(), device)
-    decide_by_measuring(plan, reporter)
-    if run.config.training.device == "auto":
-        run.decide("measured", device=device.type)
-    plan.save()
-    return plan
-
-
-def decide_by_measuring(plan: Plan, reporter: Reporter) -> None:
-    """Measure precision, micro-batch size and compiling where they are not given, in about a second each."""
-    run = plan.run
-    if run.config.training.compile == "yes" and not has_compiler(plan.device):
-        if not plan.is_begun and run.origin.get("compile") != "measured":
-            raise UserError("compile is 'yes', but no C++ compiler was found; install g++ or give --compile no")
-        reporter.warn(
-            "this run compiles its steps and no C++ compiler was found: they are slower until g++ is there, and may "
-            "differ in rounding"
-        )
-    for stage in plan.stages:
-        stage.divide(run.config.training)  # refuses more ranks than rows
-    share = plan.largest_share
-    _take_accumulation(run, plan.stages[-1].rows, share)
-    training = run.config.training
-    is_decided = training.micro_batch_size is not None and "auto" not in (training.precision, training.compile)
-    if is_decided and plan.device.type != "cpu":
-        return
-    reporter.progress("measuring this machine", 0.0)
-    model = plan.keep_first_model()
-    state = training_state(model, optimizer=training.optimizer, averaged=training.average_decay > 0)
-    if training.precision == "auto":
-        if half := has_fast_half(plan.device):
-            most = rows_that_fit(model, plan.first_rows, "auto", state=state)
-            speed, _ = compare_precisions(model, plan.first_rows, min(share, training.micro_batch_size or share, most))
-            half = speed.precision == "bfloat16"
-        run.decide("measured", precision="bfloat16" if distributed.from_main(half) else "float32")
-    precision = run.config.training.precision
-    if training.micro_batch_size is None:
-        most = rows_that_fit(model, plan.first_rows, precision, state=state)
-        size, seconds = best_micro_batch(model, share, plan.first_rows, precision, most=most, state=state)
-        run.decide("measured", micro_batch_size=int(distributed.from_main(size)))
-        plan.micro_batch_seconds = seconds
-    else:
-        most = rows_that_fit(model, plan.first_rows, precision, state=state, share=1.0)
-        take_what_fits(plan, most, reporter)
-    if training.compile == "auto":
-        division = plan.stages[-1].divide(run.config.training)
-        good, _ = halving(  # a size that was given may be too large for a GPU, as the steps will find out, too
-            division.micro_batch_size,
-            lambda rows: worth_compiling(
-                model,
-                plan.first_rows(rows),
-                precision,
-                micro_batches=ceil(division.rows / rows) * (training.steps or 1),
-                plain=plan.micro_batch_seconds,
-            ),
-        )
-        run.decide("measured", compile="yes" if distributed.from_main(good) else "no")
-    reporter.progress("measuring this machine", 1.0)
-
-
-def _take_accumulation(run: Run, rows: int, share: int) -> None:
-    """Turn `gradient_accumulation_steps` into a micro-batch size, the same on every rank."""
-    training = run.config.training
-    pieces = training.gradient_accumulation_steps
-    if training.micro_batch_size is not None or pieces is None:
-        return
-    if rows % pieces:
-        raise UserError(
-            f"gradient_accumulation_steps is {pieces}, which does not divide the {rows} rows of a step; "
-            "give a divisor of them, or --micro-batch-size"
-        )
-    run.decide("default", micro_batch_size=ceil(share / pieces))
-
-
-def take_what_fits(plan: Plan, most: int, reporter: Reporter) -> None:
-    """Hold a known micro-batch against the rows that fit: a CPU kills a program that takes too much memory.
-
-    In a run that has begun, and one that chose the size itself, it becomes smaller, as on a GPU.
-
-    Raises:
-        UserError: A size that was given does not fit.
-    """
-    run, given = plan.run, plan.run.config.training.micro_batch_size or 1
-    size = min(given, plan.largest_share)
-    smaller = int(distributed.from_main(size if size <= most else even_part(size, most)))
-    if smaller >= size:
-        return
-    if not plan.is_begun and run.origin.get("micro_batch_size") in {"flag", "file"}:
-        raise UserError(
-            f"micro_batch_size is {given}, which does not fit into the free memory; give --micro-batch-size {smaller}"
-        )
-    run.decide("memory", micro_batch_size=smaller)
-    reporter.warn(f"the free memory is too small for {size} rows at once; going on with {smaller}")

@@ -1,0 +1,108 @@
+"""Settings of a run that this machine decides: precision, rows at once, and compiling.
+
+Measured before the first step in a few seconds, written to the run and read again on resume.
+"""
+
+from math import ceil
+
+from bertsmith import distributed
+from bertsmith.errors import UserError
+from bertsmith.machine.measure import (
+    best_micro_batch,
+    compare_precisions,
+    halving,
+    has_compiler,
+    has_fast_half,
+    worth_compiling,
+)
+from bertsmith.machine.memory import even_part, rows_that_fit, training_state
+from bertsmith.planning.plan import Plan
+from bertsmith.reporter import Reporter
+from bertsmith.run_folder import Run
+
+
+def decide_by_measuring(plan: Plan, reporter: Reporter) -> None:
+    """Measure precision, micro-batch size and compiling where they are not given, in about a second each."""
+    run = plan.run
+    if run.config.training.compile == "yes" and not has_compiler(plan.device):
+        if not plan.is_begun and run.origin.get("compile") != "measured":
+            raise UserError("compile is 'yes', but no C++ compiler was found; install g++ or give --compile no")
+        reporter.warn(
+            "this run compiles its steps and no C++ compiler was found: they are slower until g++ is there, and may "
+            "differ in rounding"
+        )
+    for stage in plan.stages:
+        stage.divide(run.config.training)  # refuses more ranks than rows
+    share = plan.largest_share
+    _take_accumulation(run, plan.stages[-1].rows, share)
+    training = run.config.training
+    is_decided = training.micro_batch_size is not None and "auto" not in (training.precision, training.compile)
+    if is_decided and plan.device.type != "cpu":
+        return
+    reporter.progress("measuring this machine", 0.0)
+    model = plan.keep_first_model()
+    state = training_state(model, optimizer=training.optimizer, averaged=training.average_decay > 0)
+    if training.precision == "auto":
+        if half := has_fast_half(plan.device):
+            most = rows_that_fit(model, plan.first_rows, "auto", state=state)
+            speed, _ = compare_precisions(model, plan.first_rows, min(share, training.micro_batch_size or share, most))
+            half = speed.precision == "bfloat16"
+        run.decide("measured", precision="bfloat16" if distributed.from_main(half) else "float32")
+    precision = run.config.training.precision
+    if training.micro_batch_size is None:
+        most = rows_that_fit(model, plan.first_rows, precision, state=state)
+        size, seconds = best_micro_batch(model, share, plan.first_rows, precision, most=most, state=state)
+        run.decide("measured", micro_batch_size=int(distributed.from_main(size)))
+        plan.micro_batch_seconds = seconds
+    else:
+        most = rows_that_fit(model, plan.first_rows, precision, state=state, share=1.0)
+        take_what_fits(plan, most, reporter)
+    if training.compile == "auto":
+        division = plan.stages[-1].divide(run.config.training)
+        good, _ = halving(  # a size that was given may be too large for a GPU, as the steps will find out, too
+            division.micro_batch_size,
+            lambda rows: worth_compiling(
+                model,
+                plan.first_rows(rows),
+                precision,
+                micro_batches=ceil(division.rows / rows) * (training.steps or 1),
+                plain=plan.micro_batch_seconds,
+            ),
+        )
+        run.decide("measured", compile="yes" if distributed.from_main(good) else "no")
+    reporter.progress("measuring this machine", 1.0)
+
+
+def _take_accumulation(run: Run, rows: int, share: int) -> None:
+    """Turn `gradient_accumulation_steps` into a micro-batch size, the same on every rank."""
+    training = run.config.training
+    pieces = training.gradient_accumulation_steps
+    if training.micro_batch_size is not None or pieces is None:
+        return
+    if rows % pieces:
+        raise UserError(
+            f"gradient_accumulation_steps is {pieces}, which does not divide the {rows} rows of a step; "
+            "give a divisor of them, or --micro-batch-size"
+        )
+    run.decide("default", micro_batch_size=ceil(share / pieces))
+
+
+def take_what_fits(plan: Plan, most: int, reporter: Reporter) -> None:
+    """Hold a known micro-batch against the rows that fit: a CPU kills a program that takes too much memory.
+
+    In a run that has begun, and one that chose the size itself, it becomes smaller, as on a GPU.
+
+    Raises:
+        UserError: A size that was given does not fit.
+    """
+    run, given = plan.run, plan.run.config.training.micro_batch_size or 1
+    size = min(given, plan.largest_share)
+    smaller = int(distributed.from_main(size if size <= most else even_part(size, most)))
+    if smaller >= size:
+        return
+    if not plan.is_begun and run.origin.get("micro_batch_size") in {"flag", "file"}:
+        raise UserError(
+            f"micro_batch_size is {given}, which does not fit into the free memory; give --micro-batch-size {smaller}"
+        )
+    run.decide("memory", micro_batch_size=smaller)
+    reporter.warn(f"the free memory is too small for {size} rows at once; going on with {smaller}")
