@@ -26,8 +26,9 @@ from bertsmith.model.first_embeddings import (
 from bertsmith.prepare import neighbours
 from bertsmith.prepare.facts import count_ids
 from bertsmith.prepare.neighbours import count_neighbours
+from bertsmith.pretrain import pretrain
 
-from runs import Listener, train, weights
+from runs import TINY, Listener, train, weights
 
 VOCABULARY = 160
 NO_STEP = {"steps": 1, "learning_rate": 1e-30, "validation_every": 1}
@@ -214,3 +215,28 @@ def test_a_run_goes_on_without_counting_again(text: Path, tmp_path: Path, monkey
     train(tmp_path / "stopped", text, **settings)
     straight, stopped = weights(tmp_path / "straight"), weights(tmp_path / "stopped")
     assert all(torch.equal(straight[name], stopped[name]) for name in straight)
+
+
+def test_a_plan_counts_nothing_and_what_was_measured_begins_as_what_was_not(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is measured is the model that the run begins with, before anything is counted."""
+    settings: dict[str, Any] = {"preset": "modern-tiny", "embedding_init": "ppmi", **NO_STEP}
+    train(tmp_path / "given", text, **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(from_settings, "count_neighbours", lambda *_: pytest.fail("counted"))
+        given = {**TINY, "text": (str(text),), **settings, "micro_batch_size": None}
+        pretrain(tmp_path / "measured", given, dict.fromkeys(given, "flag"), plan_only=True)
+    monkeypatch.setattr("bertsmith.planning.measuring.best_micro_batch", lambda *_, **__: (4, 0.1))
+    train(tmp_path / "measured", text, **settings, micro_batch_size=None)
+    given, measured = weights(tmp_path / "given"), weights(tmp_path / "measured")
+    assert all(torch.equal(given[name], measured[name]) for name in given)
+
+
+def test_counting_that_does_not_fit_is_one_line(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(from_settings, "free_memory", lambda: 8 * VOCABULARY**2 - 1)
+    with pytest.raises(UserError, match=r"0\.0 GB are free; give --embedding-init normal, or free"):
+        train(tmp_path / "run", text, **NO_STEP)
+    train(tmp_path / "run", text, **NO_STEP, embedding_init="normal")
+    monkeypatch.setattr(from_settings, "free_memory", lambda: 8 * VOCABULARY**2)
+    train(tmp_path / "other", text, **NO_STEP)

@@ -243,7 +243,7 @@ def test_a_pass_is_timed_a_few_times_after_one_to_warm_up_unless_it_is_long(
     timed: list[float] = []
     monkeypatch.setattr(measure, "_time_pass", lambda *_: timed.append(seconds) or seconds)
     model = BertPretrainingModel(TINY).to(device)
-    assert measure.seconds_per_micro_batch(model, sum_losses, None, "float32", hopeless=9.0) == seconds
+    assert measure.seconds_per_micro_batch(model, sum_losses, None, "float32") == seconds
     assert len(timed) == passes
 
 
@@ -313,6 +313,34 @@ def test_bfloat16_in_software_is_not_tried_on_a_model(is_software: bool, monkeyp
     found = fastest(BertPretrainingModel(TINY), make_batch(1), losses)
     assert halves == ({False} if is_software else {False, True})
     assert found.precision == "float32" or not is_software
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [([3.0, 1.0], ("bfloat16", 1.0)), ([3.0, 9.0, 1.0, 2.9], ("bfloat16", 1.0)), ([3, 9, 8, 2], ("float32", 2))],
+)
+def test_a_precision_that_another_program_held_up_is_looked_at_again(
+    times: list[float], expected: tuple[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = iter(times)
+    monkeypatch.setattr(measure, "has_fast_half", lambda _device: True)
+    monkeypatch.setattr(measure, "seconds_per_micro_batch", lambda *_: next(left))
+    assert fastest(BertPretrainingModel(TINY), make_batch(1)) == expected
+    assert not list(left)
+
+
+def test_a_long_pass_in_float32_is_not_timed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[tuple[int, str]] = []
+
+    def seconds(_model: Any, _losses: Any, batch: Any, precision: str) -> float:
+        timed.append((len(batch), precision))
+        return 1.0 if precision == "float32" else 0.3
+
+    monkeypatch.setattr(measure, "_time_pass", seconds)
+    monkeypatch.setattr(measure, "has_fast_half", lambda _device: True)
+    found = measure.compare_precisions(BertPretrainingModel(TINY), make_batch, 64)
+    assert found == (("bfloat16", 0.3), 1)
+    assert timed == [(1, "float32")] * 2 + [(1, "bfloat16")] * 4
 
 
 def test_a_cpu_takes_the_same_operations_every_time_compiled_or_not() -> None:

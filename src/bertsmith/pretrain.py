@@ -97,7 +97,7 @@ def pretrain(
         if main:
             note_environment(run.folder, reporter, device=device.type, threads=threads, ranks=distributed.world_size())
 
-        model = plan.new_model()
+        model = plan.new_model(counted=not plan_only or plan.clock.limits_time)  # of a budget, counting takes its part
         optimizer = make_optimizer(
             model,
             weight_decay=training.weight_decay,

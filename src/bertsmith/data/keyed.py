@@ -35,6 +35,7 @@ class Stream(IntEnum):
     SPLIT = 14
     SPAN = 15
     ORDER = 16
+    COUNTED = 17
 
 
 def mix(value: UInt64Array) -> UInt64Array:

@@ -8,7 +8,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from math import inf
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, NamedTuple, TypeVar
@@ -47,7 +46,7 @@ GPU_PROBE_PLACES = 1 << 15
 for it, however it is computed."""
 
 HOPELESS = 5.0
-"""A precision whose products, or first pass, take so many times those of the other is not looked at again."""
+"""A precision whose products take so many times those of the other is not looked at in a model."""
 
 COMPILE_SECONDS = {"cpu": 60.0, "mps": 60.0, "cuda": 40.0}
 """What compiling costs, seen on two quiet CPU cores; on busy ones it took four times as long. Beside an H100 it took
@@ -60,9 +59,7 @@ TIMES_COMPILING = {"cpu": 15.0, "mps": 5.0, "cuda": 5.0}
 Result = TypeVar("Result")
 
 
-def seconds_per_micro_batch(
-    model: nn.Module, losses: SumLosses, batch: Any, precision: str, *, hopeless: float = inf
-) -> float:
+def seconds_per_micro_batch(model: nn.Module, losses: SumLosses, batch: Any, precision: str) -> float:
     """Time of one forward and backward pass: the fastest of a few, after one to warm up.
 
     Args:
@@ -70,7 +67,6 @@ def seconds_per_micro_batch(
         losses: The objective, compiled or not.
         batch: On the model's device.
         precision: "float32" or "bfloat16".
-        hopeless: Seconds; a first pass on a CPU that takes longer is the last.
     """
     times: list[float] = []
     try:
@@ -79,7 +75,7 @@ def seconds_per_micro_batch(
             and sum(times[1:]) < (MOST_SECONDS_PER_CHOICE if len(times) < 5 else SECONDS_PER_CHOICE)
         ):
             times.append(_time_pass(model, losses, batch, precision))
-            if is_on_cpu(model) and (times[0] > hopeless or (times[0] > LONG_PASS and losses is sum_losses)):
+            if is_on_cpu(model) and times[0] > LONG_PASS and losses is sum_losses:
                 break
     finally:  # a GPU without room must have it again
         model.zero_grad(set_to_none=True)
@@ -113,12 +109,22 @@ class Speed(NamedTuple):
     """Of a micro-batch."""
 
 
-def fastest(model: nn.Module, batch: Any, losses: SumLosses = sum_losses) -> Speed:
-    """Bfloat16 where this machine is faster with it, else float32."""
-    full = seconds_per_micro_batch(model, losses, batch, "float32")
+def fastest(model: nn.Module, batch: Any, losses: SumLosses = sum_losses, *, full: float | None = None) -> Speed:
+    """Bfloat16 where this machine is faster with it, else float32; `full`: seconds of a pass in it, where known.
+
+    Another program may hold up all passes of one precision, and a wrong choice costs hours: so one that contradicts
+    the time of products is looked at a second time.
+    """
+
+    def seconds(precision: str) -> float:
+        return seconds_per_micro_batch(model, losses, batch, precision)
+
+    full = full or seconds("float32")
     if not has_fast_half(batch.input_ids.device):
         return Speed("float32", full)
-    half = seconds_per_micro_batch(model, losses, batch, "bfloat16", hopeless=HOPELESS * full)
+    half = seconds("bfloat16")
+    if full <= FASTER * half:
+        half, full = min(half, seconds("bfloat16")), min(full, seconds("float32"))
     return Speed("bfloat16", half) if full > FASTER * half else Speed("float32", full)
 
 
@@ -146,12 +152,13 @@ def compare_precisions(model: nn.Module, make_batch: MakeBatch, most: int) -> tu
         most: Rows that fit.
     """
     one = make_batch(1)
-    rows = min(most, max(1, GPU_PROBE_PLACES // one.row_length))
+    rows, full = min(most, max(1, GPU_PROBE_PLACES // one.row_length)), None
     if not has_own_memory(model):
         seconds = min(_time_pass(model, sum_losses, one, "float32") for _ in range(2))
         model.zero_grad(set_to_none=True)
         rows = max(1, min(most, PROBE_ROWS, int(PROBE_SECONDS / seconds)))
-    return halving(rows, lambda count: fastest(model, make_batch(count)))
+        full = seconds if rows == 1 else None
+    return halving(rows, lambda count: fastest(model, make_batch(count), full=full))
 
 
 def halving(rows: int, attempt: Callable[[int], Result]) -> tuple[Result, int]:

@@ -7,6 +7,8 @@ import torch
 
 from bertsmith.config import TrainingConfig
 from bertsmith.data.examples import TrainingRows, open_rows
+from bertsmith.errors import UserError
+from bertsmith.machine.limits import free_memory
 from bertsmith.model import (
     AnyConfig,
     AnyPretrainingModel,
@@ -21,7 +23,7 @@ from bertsmith.model.first_embeddings import begin_at_neighbours
 from bertsmith.model.first_weights import begin_at_frequencies, without_weights
 from bertsmith.model.folder import ModelFolder
 from bertsmith.prepare.facts import count_ids, log_frequencies
-from bertsmith.prepare.neighbours import count_neighbours
+from bertsmith.prepare.neighbours import contexts_of, count_neighbours
 from bertsmith.presets import FIRST_WEIGHTS, PRESETS
 from bertsmith.replay import REPLAY, AnyRows, MixedRows
 from bertsmith.run_folder import Run
@@ -66,18 +68,20 @@ def parameters_of(run: Run, tokenizer: Tokenizer) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def first_model(run: Run, tokenizer: Tokenizer) -> AnyPretrainingModel:
-    """The model of a run at its beginning: new weights, or those of RUN/init/."""
+def drawn_model(run: Run, tokenizer: Tokenizer) -> AnyPretrainingModel:
+    """The model of a run with weights that are drawn at random, or those of RUN/init/."""
     if run.config.model.init is None:
-        model = model_of(run, tokenizer)
-        begin_as_set(model, run.config.training, run.folder / "data")
-        return model
+        return model_of(run, tokenizer)
     kind = architecture(model_config(run, tokenizer).model_type)
     return ModelFolder(run.folder / "init", kind.naming).load(lambda: model_of(run, tokenizer)).train()
 
 
 def begin_as_set(model: AnyPretrainingModel, training: TrainingConfig, folder: Path) -> None:
-    """Change new weights as the settings say, by what can be counted in the text without its replay."""
+    """Change new weights as the settings say, by what can be counted in the text without its replay.
+
+    Raises:
+        UserError: The memory is too small to count in.
+    """
     if not any(getattr(training, name) == value for name, value in FIRST_WEIGHTS):
         return
     embeddings = model.bert.embeddings.word_embeddings
@@ -85,9 +89,19 @@ def begin_as_set(model: AnyPretrainingModel, training: TrainingConfig, folder: P
     if training.output_bias == "unigram":
         begin_at_frequencies(model.mlm_head, log_frequencies(counts))
     if training.embedding_init == "ppmi":
+        _require_room_to_count(embeddings.num_embeddings)
         begin_at_neighbours(embeddings, torch.from_numpy(count_neighbours(folder, "train", counts)))
     if training.attention_init == "neighbours":
         begin_beside(model, torch.from_numpy(counts))
+
+
+def _require_room_to_count(vocab_size: int) -> None:
+    needed, free = 2 * 4 * vocab_size * contexts_of(vocab_size), free_memory()  # the counts, and what is made of them
+    if needed > free:
+        raise UserError(
+            f"counting what stands beside each piece of the vocabulary needs {needed / 1e9:.1f} GB and "
+            f"{free / 1e9:.1f} GB are free; give --embedding-init normal, or free some memory"
+        )
 
 
 def training_rows(run: Run, sequence_length: int) -> AnyRows:

@@ -40,8 +40,9 @@ def decide_by_measuring(plan: Plan, reporter: Reporter) -> None:
     if is_decided and plan.device.type != "cpu":
         return
     reporter.progress("measuring this machine", 0.0)
-    model = plan.keep_first_model()
+    model = plan.model_to_measure()
     state = training_state(model, optimizer=training.optimizer, averaged=training.average_decay > 0)
+    most = 0
     if training.precision == "auto":
         if half := has_fast_half(plan.device):
             most = rows_that_fit(model, plan.first_rows, "auto", state=state)
@@ -50,7 +51,8 @@ def decide_by_measuring(plan: Plan, reporter: Reporter) -> None:
         run.decide("measured", precision="bfloat16" if distributed.from_main(half) else "float32")
     precision = run.config.training.precision
     if training.micro_batch_size is None:
-        most = rows_that_fit(model, plan.first_rows, precision, state=state)
+        if most < share:  # of "auto", which is no more than that of either precision
+            most = rows_that_fit(model, plan.first_rows, precision, state=state)
         size, seconds = best_micro_batch(model, share, plan.first_rows, precision, most=most, state=state)
         run.decide("measured", micro_batch_size=int(distributed.from_main(size)))
         plan.micro_batch_seconds = seconds

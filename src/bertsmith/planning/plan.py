@@ -21,7 +21,7 @@ from bertsmith.objective import sum_losses
 from bertsmith.planning.decisions import (
     decide_length,
 )
-from bertsmith.planning.from_settings import first_model, model_config, model_of, parameters_of
+from bertsmith.planning.from_settings import begin_as_set, drawn_model, model_config, model_of, parameters_of
 from bertsmith.planning.stages import Stage, make_stages, with_steps
 from bertsmith.replay import AnyRows
 from bertsmith.reporter import Reporter
@@ -57,7 +57,8 @@ class Plan:
     micro_batch_seconds: float | None = None
     """Time of a micro-batch, not compiled, where it was measured."""
 
-    _first_model: AnyPretrainingModel | None = None
+    _measured: AnyPretrainingModel | None = None
+    """Given out by the next `new_model`, lest a large one be made twice."""
 
     @property
     def config(self) -> AnyConfig:
@@ -72,23 +73,35 @@ class Plan:
         """Numbers in the model."""
         return parameters_of(self.run, self.tokenizer)
 
-    def new_model(self) -> AnyPretrainingModel:
-        """The model with its first weights, the same at each call. Where a checkpoint has others, with random ones."""
-        if self._first_model is not None:
-            model, self._first_model = self._first_model, None
-            return model
-        torch.manual_seed(keyed_seed(self.run.config.training.seed, Stream.INITIAL))
-        if self.is_begun:
-            return model_of(self.run, self.tokenizer).to(self.device)
-        model = (first_model if distributed.is_main() else model_of)(self.run, self.tokenizer).to(self.device)
-        with torch.no_grad():  # the others get its weights
-            distributed.share([[*model.parameters()]])
+    def new_model(self, *, counted: bool = True) -> AnyPretrainingModel:
+        """The model as it begins, the same at each call. Where a checkpoint has other weights, a random one.
+
+        Args:
+            counted: With what the settings want counted in the text, which takes seconds.
+        """
+        model, self._measured = self._measured, None
+        if model is None:
+            torch.manual_seed(keyed_seed(self.run.config.training.seed, Stream.INITIAL))
+            make = model_of if self.is_begun or not distributed.is_main() else drawn_model
+            model = make(self.run, self.tokenizer).to(self.device)
+        if counted and not self.is_begun:
+            self._count(model)
         return model
 
-    def keep_first_model(self) -> AnyPretrainingModel:
-        """The model to measure with: its weights may not be changed, for the next `new_model` gives it out."""
-        self._first_model = self.new_model()
-        return self._first_model
+    def _count(self, model: AnyPretrainingModel) -> None:
+        """Change a model that was drawn. One process does so, and the others get its weights."""
+        training = self.run.config.training
+        if distributed.is_main():
+            torch.manual_seed(keyed_seed(training.seed, Stream.COUNTED))
+            begin_as_set(model.cpu(), training, self.run.folder / "data")
+            model.to(self.device)
+        with torch.no_grad():
+            distributed.share([[*model.parameters()]])
+
+    def model_to_measure(self) -> AnyPretrainingModel:
+        """A model whose weights may not be changed, for the next `new_model` begins with it."""
+        self._measured = self.new_model(counted=False)
+        return self._measured
 
     @property
     def largest_share(self) -> int:

@@ -19,6 +19,11 @@ COUNTED_TOKENS = 1 << 23
 """Of a larger text about so many, from all over it, which takes one to three seconds."""
 
 
+def contexts_of(vocab_size: int) -> int:
+    """How many of so many pieces count as neighbours."""
+    return min(CONTEXTS, vocab_size, max(1, MAX_COUNTS // vocab_size))
+
+
 def count_neighbours(folder: Path, split: Split, frequencies: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """How often each piece has each of the most frequent ones within two places, in the same section.
 
@@ -34,7 +39,7 @@ def count_neighbours(folder: Path, split: Split, frequencies: npt.NDArray[np.int
         UserError: A file is missing or damaged.
     """
     vocab_size = len(frequencies)
-    contexts = min(CONTEXTS, vocab_size, max(1, MAX_COUNTS // vocab_size))
+    contexts = contexts_of(vocab_size)
     column = np.full(vocab_size, -1)
     column[np.argsort(-frequencies, kind="stable")[:contexts]] = np.arange(contexts)
     counts = np.zeros(vocab_size * contexts, dtype=np.float32)
