@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from bertsmith.errors import UserError
 from bertsmith.model.bert import BertBlock, BertConfig, BertPretrainingModel
 from bertsmith.model.first_attention import BERT_LAYERS, OFFSETS, PEAK, begin_beside, looking_at
 from bertsmith.model.modernbert import ModernBertBlock, ModernBertConfig, ModernBertPretrainingModel
 from bertsmith.model.rotary import rotate, rotation
+from bertsmith.run_folder import read_run
 
 from runs import train, weights
 
@@ -119,6 +121,18 @@ def test_nothing_but_embeddings_and_what_looks_begins_otherwise(
         assert torch.equal(normal[name][values], beside[name][values])
     card = (tmp_path / "neighbours" / "model" / "README.md").read_text(encoding="utf-8")
     assert "| attention at first | with heads at the tokens beside each token |" in card
+
+
+@pytest.mark.parametrize(("preset", "width"), [("bert-tiny", 8), ("modern-tiny", 32)])
+def test_heads_that_are_too_narrow_begin_at_random_and_say_so(
+    preset: str, width: int, text: Path, tmp_path: Path
+) -> None:
+    narrow = {"preset": preset, "hidden_size": width, "num_attention_heads": 1, **NO_STEP}
+    train(tmp_path / "run", text, **narrow)
+    assert read_run(tmp_path / "run").config.training.attention_init == "normal"
+    assert "attention at first" not in (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
+    with pytest.raises(UserError, match=f"heads of {width} dimensions are too narrow"):
+        train(tmp_path / "other", text, attention_init="neighbours", **narrow)
 
 
 @pytest.mark.parametrize(("width", "heads"), [(8, 8), (8, 4), (24, 2), (12, 1)])

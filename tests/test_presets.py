@@ -15,8 +15,8 @@ from runs import Listener, train
 
 
 def trained(folder: Path, text: Path, **changes: Any) -> dict[str, Any]:
-    """The settings of the recipe that a run was trained with."""
-    train(folder, text, **changes)
+    """The settings of the recipe that a run was trained with, its heads as wide as those of all presets."""
+    train(folder, text, **{"hidden_size": 64, "num_attention_heads": 1} | changes)
     training = read_run(folder).config.training
     return {name: getattr(training, name) for name, _ in MODERN_RECIPE}
 
@@ -46,11 +46,12 @@ def test_bert_keeps_the_masks_of_the_paper(text: Path, tmp_path: Path) -> None:
 
 def test_a_run_that_has_begun_keeps_its_recipe(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when another version of this program would begin it otherwise."""
+    changes: dict[str, Any] = {"preset": "modern-tiny", "steps": 4, "hidden_size": 64, "num_attention_heads": 1}
     with monkeypatch.context() as patch:
         patch.setattr("bertsmith.planning.making.decide_recipe", lambda _run: None)
         with pytest.raises(Interrupted):
-            train(tmp_path / "run", text, Listener(stop_after=2), preset="modern-tiny", steps=4)
-    found = trained(tmp_path / "run", text, preset="modern-tiny", steps=4)
+            train(tmp_path / "run", text, Listener(stop_after=2), **changes)
+    found = trained(tmp_path / "run", text, **changes)
     assert (found["schedule"], found["embedding_init"]) == ("linear", "normal")
 
 

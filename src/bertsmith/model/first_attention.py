@@ -17,8 +17,8 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from bertsmith.model.bert import BertBlock, BertPretrainingModel
-from bertsmith.model.modernbert import ModernBertBlock, ModernBertPretrainingModel
+from bertsmith.model.bert import BertBlock, BertConfig, BertPretrainingModel
+from bertsmith.model.modernbert import ModernBertBlock, ModernBertConfig, ModernBertPretrainingModel
 from bertsmith.model.rotary import rotary_frequencies
 
 OFFSETS = (1, -1, 2, -2)
@@ -46,6 +46,14 @@ WAVES = 10_000.0
 """BERT's waves are those of rotary positions of this base and 64 dimensions."""
 
 
+def can_begin_beside(config: BertConfig | ModernBertConfig) -> bool:
+    """Whether the heads of a model have the dimensions for enough waves."""
+    head_dim = config.hidden_size // config.num_attention_heads
+    if isinstance(config, ModernBertConfig):
+        return bool(looking_at(1, head_dim, config.global_rope_theta)[1].any())
+    return len(_waves_of_bert(config)) >= FEWEST_WAVES
+
+
 @torch.no_grad()
 def begin_beside(model: BertPretrainingModel | ModernBertPretrainingModel, counts: Tensor) -> None:
     """Let the heads of new weights begin at the tokens beside each token. The source of randomness is PyTorch's own.
@@ -55,9 +63,11 @@ def begin_beside(model: BertPretrainingModel | ModernBertPretrainingModel, count
     are added to.
 
     Args:
-        model: Its embeddings and the matrices of queries and keys are changed in place.
+        model: Its embeddings and the matrices of queries and keys are changed in place, if its heads are wide enough.
         counts: int64 [V], how often each piece is read: its embedding counts as often in the usual length of one.
     """
+    if not can_begin_beside(model.config):
+        return
     words, often = model.bert.embeddings.word_embeddings.weight, counts.to(torch.float32) + 1e-6
     usual = float((words.norm(dim=1) * often).sum() / often.sum())
     if isinstance(model, ModernBertPretrainingModel):
@@ -69,8 +79,6 @@ def begin_beside(model: BertPretrainingModel | ModernBertPretrainingModel, count
 def _begin_modern(model: ModernBertPretrainingModel, usual: float) -> None:
     config = model.config
     heads, head_dim = config.num_attention_heads, config.hidden_size // config.num_attention_heads
-    if not any(vector.any() for vector in looking_at(1, head_dim, config.global_rope_theta)):
-        return
     common = _directions(config.hidden_size, 1)[:, 0]  # [D]
     words = model.bert.embeddings.word_embeddings.weight
     words.mul_(sqrt(1 - SHARE)).add_(common * usual * sqrt(SHARE))
@@ -88,10 +96,7 @@ def _begin_modern(model: ModernBertPretrainingModel, usual: float) -> None:
 def _begin_bert(model: BertPretrainingModel, usual: float) -> None:
     config, embeddings = model.config, model.bert.embeddings
     heads, head_dim = config.num_attention_heads, config.hidden_size // config.num_attention_heads
-    turns = rotary_frequencies(64, WAVES)
-    turns = turns[turns >= SLOWEST][: min(head_dim // 2, (config.hidden_size - 1) // 2)]  # [W]
-    if len(turns) < FEWEST_WAVES:
-        return
+    turns = _waves_of_bert(config)
     directions = _directions(config.hidden_size, 2 * len(turns))  # [D, 2 W]
     angles = torch.arange(config.max_position_embeddings)[:, None] * turns
     waves = torch.cat([angles.cos(), angles.sin()], 1) / sqrt(len(turns))  # [L, 2 W], each of length 1
@@ -110,6 +115,13 @@ def _begin_bert(model: BertPretrainingModel, usual: float) -> None:
             ahead = torch.cat([angle.cos() * cos - angle.sin() * sin, angle.cos() * sin + angle.sin() * cos])
             queries[head, : len(ahead)] += scale * ahead
             keys[head, : len(ahead)] += scale * directions.T
+
+
+def _waves_of_bert(config: BertConfig) -> Tensor:
+    """Radians a place of the waves that its heads and embeddings have room for, float32 [W]."""
+    turns = rotary_frequencies(64, WAVES)
+    head_dim = config.hidden_size // config.num_attention_heads
+    return turns[turns >= SLOWEST][: min(head_dim // 2, (config.hidden_size - 1) // 2)]
 
 
 def looking_at(offset: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from bertsmith.machine.device import require_memory
 from bertsmith.machine.measure import Speed, compare_precisions, halving, seconds_per_micro_batch
 from bertsmith.machine.memory import rows_that_fit, training_state
 from bertsmith.machine.work import step_operations
+from bertsmith.model.first_attention import can_begin_beside
 from bertsmith.objective import sum_losses
 from bertsmith.planning.from_settings import model_config, model_of, parameters_of
 from bertsmith.planning.sizing import choose_size
@@ -185,6 +186,24 @@ def decide_shape(run: Run) -> None:
         run.decide("preset", learning_rate=rate * (CONTINUED_RATE if model.init else 1))
     if training.global_batch_size is None:
         run.decide("preset", global_batch_size=preset.global_batch_size)
+
+
+def decide_first_attention(run: Run, tokenizer: Tokenizer) -> None:
+    """Where heads are too narrow to begin beside each token they begin at random, as the preset of another size would.
+
+    Raises:
+        UserError: They were asked to begin beside each token.
+    """
+    config = model_config(run, tokenizer)
+    if run.config.training.attention_init != "neighbours" or can_begin_beside(config):
+        return
+    if run.origin["attention_init"] in {"flag", "file"}:
+        width = config.hidden_size // config.num_attention_heads
+        raise UserError(
+            f"attention_init is 'neighbours', for which heads of {width} dimensions are too narrow; give fewer "
+            "--num-attention-heads, or --attention-init normal"
+        )
+    run.decide("preset", attention_init="normal")
 
 
 def decide_length(run: Run, rows: AnyRows) -> None:

@@ -12,6 +12,7 @@ from bertsmith.machine.device import require_memory
 from bertsmith.planning.decisions import (
     decide_by_budget,
     decide_family,
+    decide_first_attention,
     decide_length,
     decide_objective,
     decide_recipe,
@@ -54,6 +55,8 @@ def make_plan(
     if clock.budget is not None and training.steps is None:
         decide_by_budget(run, clock, rows[training.sequence_length], tokenizer, device)
     decide_shape(run)
+    if not is_begun:
+        decide_first_attention(run, tokenizer)
     decide_length(run, rows[training.sequence_length])
     steps = run.config.training.steps or 1
     first_stages = stages_of(run, rows, first_estimate(run.folder) or steps if clock.limits_time else steps)
