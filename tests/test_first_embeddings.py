@@ -174,6 +174,21 @@ def test_in_wide_models_scores_begin_no_larger(width: int, longer: float) -> Non
     assert float(embeddings.weight.norm(dim=1).mean() / before) == pytest.approx(longer, rel=1e-4)
 
 
+def test_wide_embeddings_are_those_of_fewer_dimensions_turned(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = torch.randint(0, 9, (40, 40)).float()
+    products = []
+    for width in (8, 32):
+        monkeypatch.setattr(first_embeddings, "WIDEST", 8)
+        torch.manual_seed(0)
+        embeddings = nn.Embedding(40, width).requires_grad_(False)
+        torch.manual_seed(0)
+        begin_at_neighbours(embeddings, counts.clone())
+        vectors = nn.functional.normalize(embeddings.weight)
+        products.append(vectors @ vectors.T)
+    assert torch.linalg.matrix_rank(embeddings.weight) == 8 < embeddings.weight.shape[1]
+    torch.testing.assert_close(*products, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("counts", [0, 40])
 def test_a_text_that_says_nothing_leaves_all_at_random(counts: int) -> None:
     """No piece that is known, or each beside all others as often."""
