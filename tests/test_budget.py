@@ -20,12 +20,26 @@ from bertsmith.interrupt import Interrupted
 from bertsmith.machine.measure import Speed
 from bertsmith.machine.work import step_operations
 from bertsmith.model import BertConfig
+from bertsmith.objective import sum_losses
 from bertsmith.planning.decisions import decide_by_budget, decide_family, decide_shape, row_speed
+from bertsmith.planning.duration import (
+    FEWEST_QUICK_ROWS,
+    FORWARD_SHARE,
+    LAST_ROWS,
+    QUICK_ROWS,
+    Tried,
+    fit_into_budget,
+    last_rows,
+    quick_rows,
+    seconds_left,
+)
+from bertsmith.planning.making import make_plan
 from bertsmith.planning.pace import Pace
 from bertsmith.planning.plan import Plan, stages_of
 from bertsmith.planning.sizing import TOKENS_PER_PARAMETER, block_weights, choose_size
 from bertsmith.planning.stages import make_stages, work_of_step
 from bertsmith.pretrain import pretrain
+from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run, read_run
 
 from runs import TINY, Listener
@@ -39,6 +53,8 @@ from runs import train as train_run
         ("1.5h", Budget(5400.0, None)),
         ("90 s", Budget(90.0, None)),
         ("2D", Budget(172800.0, None)),
+        ("1h30m", Budget(5400.0, None)),
+        ("1h 30 min", Budget(5400.0, None)),
         ("1e17flop", Budget(None, 1e17)),
     ],
 )
@@ -46,7 +62,9 @@ def test_budgets_are_read(text: str, budget: Budget) -> None:
     assert parse_budget(text) == budget
 
 
-@pytest.mark.parametrize("text", ["", "20", "0m", "-5m", "20 minutes", "m", "1e17", "nan h", "1e999x"])
+@pytest.mark.parametrize(
+    "text", ["", "20", "0m", "-5m", "20 minutes", "m", "1e17", "nan h", "1e999x", "1h 1e9flop", "x 1h"]
+)
 def test_what_is_no_budget_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="give a time such as 20m"):
         parse_budget(text)
@@ -169,7 +187,7 @@ def test_a_budget_finds_the_size_of_the_family_that_is_asked_for(text: Path, tmp
     for _ in range(2):  # again, and nothing is left to decide
         pretrain(tmp_path / "run", given, dict.fromkeys(given, "flag"))
     assert read_run(tmp_path / "run").config.model.preset == "modern-tiny"
-    with pytest.raises(UserError, match="family is 'modern', but preset bert-tiny is of the other"):
+    with pytest.raises(UserError, match="family is 'modern', but preset bert-tiny is of 'bert'"):
         train(tmp_path / "other", text, family="modern")
 
 
@@ -221,8 +239,9 @@ def test_a_plan_of_either_family_is_run(text: Path, tmp_path: Path) -> None:
     flags[flags.index("bert-tiny")] = "modern-tiny"
     assert run(["plan", str(text), "-o", str(tmp_path / "a"), *flags]) == 0
     assert read_run(tmp_path / "a").config.model.family == "modern"
-    assert run(["pretrain", str(text), "-o", str(tmp_path / "b"), "--plan", str(tmp_path / "a" / "config.toml")]) == 0
-    assert read_run(tmp_path / "b").config.model.preset == "modern-tiny"
+    for name, plan in (("b", tmp_path / "a" / "config.toml"), ("c", tmp_path / "a")):
+        assert run(["pretrain", str(text), "-o", str(tmp_path / name), "--plan", str(plan)]) == 0
+        assert read_run(tmp_path / name).config.model.preset == "modern-tiny"
 
 
 def test_a_plan_of_before_a_setting_existed_is_run_as_it_was(text: Path, tmp_path: Path) -> None:
@@ -275,7 +294,7 @@ def test_what_is_left_is_counted_in_places(text: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr("bertsmith.planning.pace.time", SimpleNamespace(monotonic=lambda: now[0]))
     whole = 60 * 4 * 32 * 1e-3  # seconds of 60 steps of all rows
     monkeypatch.setattr(Clock, "left", lambda _self: whole - now[0])
-    monkeypatch.setattr("bertsmith.planning.pace.last_rows", lambda *_: 0)
+    monkeypatch.setattr("bertsmith.planning.pace.seconds_of_last_rows", lambda *_: 0.0)
     train(tmp_path / "run", text, warmup_steps=2, validation_every=100, batch_ramp=0.3)
     saved = 4 * 9 * 32 * 0.75 + 4 * 9 * 32 * 0.5  # places that the ramp does not compute
     expected = 60 + saved / (4 * 32)
@@ -283,7 +302,10 @@ def test_what_is_left_is_counted_in_places(text: Path, tmp_path: Path, monkeypat
     assert all(abs(steps - expected) <= 2 for _, steps in found)
 
 
-def test_a_machine_that_slows_down_ends_in_time(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("schedule", ["trapezoid", "linear", "cosine"])
+def test_a_machine_that_slows_down_ends_in_time(
+    schedule: str, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Half as fast after 24 of 60 seconds: what is left is planned at the speed of now, not at the mean."""
     now = [0.0]
 
@@ -296,8 +318,8 @@ def test_a_machine_that_slows_down_ends_in_time(text: Path, tmp_path: Path, monk
     monkeypatch.setattr("bertsmith.planning.pace.Pace.look", look)
     monkeypatch.setattr("bertsmith.planning.pace.time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(Clock, "left", lambda _self: 60 - now[0])
-    monkeypatch.setattr("bertsmith.planning.pace.last_rows", lambda *_: 0)
-    train(tmp_path / "run", text, warmup_steps=2, validation_every=100)
+    monkeypatch.setattr("bertsmith.planning.pace.seconds_of_last_rows", lambda *_: 0.0)
+    train(tmp_path / "run", text, warmup_steps=2, validation_every=100, schedule=schedule)
     steps = read_run(tmp_path / "run").config.training.steps or 0
     assert 0.85 * 60 <= GOAL * (steps + max(0, steps - 24)) <= 1.05 * 60
 
@@ -324,6 +346,43 @@ def test_the_time_of_a_killed_command_counts(text: Path, tmp_path: Path, monkeyp
             train(tmp_path / "run", text, started=started, budget="3h", warmup_steps=2, validation_every=100)
     assert used[0] == pytest.approx(1000, abs=60)
     assert used[-1] == pytest.approx(6000, abs=60)
+
+
+def test_updates_and_measurements_have_their_part_of_the_time(text: Path, tmp_path: Path) -> None:
+    settings = {**TINY, "text": (str(text),), "validation_every": None}
+    pretrain(tmp_path / "run", settings, dict.fromkeys(settings, "flag"), plan_only=True)
+    plan = make_plan(
+        read_run(tmp_path / "run"), torch.device("cpu"), Reporter(), started=0.0, seconds_before=0.0, is_begun=False
+    )
+    tried = Tried(sum_losses, seconds_per_row=2.0, seconds_per_update=3.0)
+    for steps, quick, last in ((10_000, 400, 3200), (10**6, QUICK_ROWS, LAST_ROWS), (100, FEWEST_QUICK_ROWS, 256)):
+        plan.first_stages = plan.stages = stages_of(plan.run, plan.rows, steps)  # of 4 rows
+        plan.run.decide("default", steps=steps, validation_every=steps // 10)
+        plan.held_out = SimpleNamespace(rows_per_epoch=10**6)  # type: ignore[assignment]
+        assert (quick_rows(plan), last_rows(plan)) == (quick, last)
+        for done, looks in ((0, 10), (steps // 2, 5)):
+            rows = 4 * (steps - done) + FORWARD_SHARE * (looks * quick + last)
+            assert seconds_left(plan, tried, first_step=done) == pytest.approx(2 * rows + 3 * (steps - done))
+    plan.held_out = SimpleNamespace(rows_per_epoch=5)  # type: ignore[assignment]
+    assert (quick_rows(plan), last_rows(plan)) == (5, 5)
+
+
+def test_as_many_steps_as_fit(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {**TINY, "text": (str(text),), "validation_every": None, "steps": None, "budget": "1h"}
+    pretrain(tmp_path / "run", settings, dict.fromkeys(settings, "flag"), plan_only=True)
+    plan = make_plan(
+        read_run(tmp_path / "run"), torch.device("cpu"), Reporter(), started=0.0, seconds_before=0.0, is_begun=False
+    )
+    monkeypatch.setattr(Clock, "left", lambda _self: 3000.0)
+    tried = Tried(sum_losses, seconds_per_row=0.5, seconds_per_update=1.0)
+    fit_into_budget(plan, tried, Reporter())
+    assert seconds_left(plan, tried, first_step=0) == pytest.approx(3000, rel=0.02)
+    assert 100 < plan.steps < 1000
+    monkeypatch.setattr(Clock, "left", lambda _self: 0.0)
+    listener = Listener()
+    fit_into_budget(plan, tried, listener)
+    assert plan.steps == 1
+    assert any("leaves no time for training in a budget of 1h; give more" in line for line in listener.lines)
 
 
 def test_a_function_that_is_called_late_has_all_of_its_budget(

@@ -22,7 +22,6 @@ from bertsmith.evaluation.pll import PseudoLikelihoodScore
 from bertsmith.evaluation.results import Evaluation
 from bertsmith.evaluation.table import evaluation_table, keep_in_runs, notes
 from bertsmith.interrupt import Interrupted
-from bertsmith.metrics import read_metrics
 from bertsmith.report import write_report
 from bertsmith.tokenizer import load_tokenizer
 
@@ -61,12 +60,13 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_is_measured_as_it_measures_itself(both: Path) -> None:
     """At 15 % though it trained at 40 %, and its levels are those of its text."""
     (found,) = evaluate([str(both)], Wanted(words=300), device="cpu", threads=1)
-    last, manifest = read_metrics(both)[-1], read_manifest(both / "data")
+    last = json.loads((both / "evaluation.json").read_text(encoding="utf-8"))
+    manifest = read_manifest(both / "data")
     assert found.masked is not None
     assert found.next_sentences is not None
-    assert found.masked.loss == pytest.approx(last["validation_mlm_loss"], abs=1e-5)
-    assert found.masked.accuracy == pytest.approx(last["validation_mlm_accuracy"])
-    assert found.next_sentences.accuracy == pytest.approx(last["validation_nsp_accuracy"])
+    assert found.masked.loss == pytest.approx(last["mlm_loss"], abs=1e-5)
+    assert found.masked.accuracy == pytest.approx(last["mlm_accuracy"])
+    assert found.next_sentences.accuracy == pytest.approx(last["nsp_accuracy"])
     low, high = found.next_sentences.interval
     assert low < found.next_sentences.accuracy < high
     assert (found.masked.unigram_loss, found.masked.uniform_loss) == (

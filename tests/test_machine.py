@@ -22,6 +22,7 @@ from bertsmith.machine.memory import activation_bytes, even_part, memory_need, r
 from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.objective import sum_losses
 from bertsmith.optim import make_optimizer
+from bertsmith.planning import duration
 from bertsmith.pretrain import pretrain
 
 import runs
@@ -341,6 +342,21 @@ def test_a_long_pass_in_float32_is_not_timed_twice(monkeypatch: pytest.MonkeyPat
     found = measure.compare_precisions(BertPretrainingModel(TINY), make_batch, 64)
     assert found == (("bfloat16", 0.3), 1)
     assert timed == [(1, "float32")] * 2 + [(1, "bfloat16")] * 4
+
+
+def test_muon_is_timed_once_for_each_kind_of_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[tuple[tuple[int, ...], torch.dtype]] = []
+    monkeypatch.setattr(duration, "orthogonal", lambda matrix, products: timed.append((tuple(matrix.shape), products)))
+    ticks = iter(range(100))
+    monkeypatch.setattr(duration.time, "perf_counter", lambda: float(next(ticks)))
+    model = BertPretrainingModel(TINY)
+    matrices = [p for name, p in model.named_parameters() if ".blocks." in name and p.ndim == 2]
+    assert duration.muon_seconds(model, "bfloat16") == len(matrices)  # a second each
+    kinds = {tuple(matrix.shape) for matrix in matrices}
+    assert len(timed) == len(kinds) + 1
+    assert {shape for shape, _ in timed} == kinds
+    assert {products for _, products in timed} == {torch.bfloat16}
+    assert duration.muon_seconds(torch.nn.Linear(2, 2), "float32") == 0
 
 
 def test_a_cpu_takes_the_same_operations_every_time_compiled_or_not() -> None:

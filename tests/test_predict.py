@@ -210,7 +210,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(stopped: Path,
 
 def test_a_run_without_a_checkpoint_says_when_there_is_one(stopped: Path, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_bytes((stopped / "config.toml").read_bytes())
-    with pytest.raises(UserError, match=r"no checkpoint yet; wait for the next, every 10 minutes"):
+    with pytest.raises(UserError, match=r"no checkpoint yet; begin its training with `bertsmith pretrain`, or wait"):
         load_for_prediction(tmp_path)
 
 

@@ -334,7 +334,7 @@ def test_a_given_micro_batch_that_a_gpu_has_no_room_for_is_halved_from_the_first
         return train_step(*arguments, **options)
 
     monkeypatch.setattr("bertsmith.machine.measure.seconds_per_micro_batch", seconds)
-    monkeypatch.setattr("bertsmith.planning.overview.seconds_per_micro_batch", seconds)
+    monkeypatch.setattr("bertsmith.planning.duration.seconds_per_micro_batch", seconds)
     monkeypatch.setattr("bertsmith.loop.train_step", step)
     listener = Listener()
     run(tmp_path / "run", text, listener, steps=2, global_batch_size=8, micro_batch_size=8, compile="auto")

@@ -30,8 +30,8 @@ GOAL = 0.96
 MOST_SECONDS, MOST_OPERATIONS, MOST_STEPS = 86400.0 * 3660, 1e30, 1e12
 """Ten years; more work than any machine does. Larger numbers are slips of the hand, and overflow."""
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_FORM = re.compile(r"(\d+(?:\.\d+)?(?:e\+?\d+)?)\s*(s|m|h|d|flop)")
+_UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "flop": 1.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?(?:e\+?\d+)?)\s*(s|min|m|h|d|flop)\s*")
 
 
 class Budget(NamedTuple):
@@ -43,18 +43,19 @@ class Budget(NamedTuple):
 
 
 def parse_budget(text: str) -> Budget:
-    """Read "20m", "1.5h", "90s", "2d" or "1e17flop".
+    """Read "20m", "1.5h", "1h 30m", "90s", "2d" or "1e17flop".
 
     Raises:
         UserError: It is none of these, or nothing.
     """
-    found = _FORM.fullmatch(text.strip().lower())
-    if not found or float(found[1]) <= 0:
+    said = text.strip().lower()
+    parts = [(float(number), unit) for number, unit in _PART.findall(said)]
+    amount, is_work = sum(number * _UNITS[unit] for number, unit in parts), ("flop" in said)
+    if _PART.sub("", said) or amount <= 0 or (is_work and len(parts) > 1):
         raise UserError(f"budget is '{text}'; give a time such as 20m or 2h, or work such as 1e17flop")
-    amount = float(found[1]) * _UNITS.get(found[2], 1.0)
-    if amount > (MOST_OPERATIONS if found[2] == "flop" else MOST_SECONDS):
+    if amount > (MOST_OPERATIONS if is_work else MOST_SECONDS):
         raise UserError(f"budget is '{text}', more than any machine has; give a time such as 20m or 2h")
-    return Budget(None, amount) if found[2] == "flop" else Budget(amount, None)
+    return Budget(None, amount) if is_work else Budget(amount, None)
 
 
 class Clock:

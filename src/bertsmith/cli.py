@@ -20,6 +20,7 @@ from bertsmith.commands.models import compare, evaluate, fill, finetune, predict
 from bertsmith.config import DataConfig, ModelConfig, TrainingConfig, by_table
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Termination
+from bertsmith.output_folder import CONFIG
 
 BENCH_SETTINGS = (
     "preset",
@@ -50,7 +51,7 @@ def app(context: click.Context) -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run [runs/NAME OF THE INPUT].")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings; flags win over it [none].")
 @click.option(
-    "--plan", type=click.Path(path_type=Path), help="RUN/config.toml: take what that run decided, too [none]."
+    "--plan", type=click.Path(path_type=Path), help="RUN or RUN/config.toml: take what that run decided, too [none]."
 )
 @click.option("--fresh", is_flag=True, help="Start a new run beside an existing one: OUTPUT-2, OUTPUT-3, ...")
 @settings(DataConfig, ModelConfig, TrainingConfig)
@@ -67,6 +68,8 @@ def pretrain(
 
     if config is not None and plan is not None:
         raise UserError(f"--config is {config} and --plan is {plan}; give one of them")
+    if plan is not None and (plan / CONFIG).exists():
+        plan /= CONFIG
     given, origin = gather(text, flags, config or plan, decided=plan is not None)
     folder = output or default_folder(given.get("text", ()))
     folder = next_free(folder.resolve()) if fresh else folder

@@ -21,7 +21,8 @@ from bertsmith.metrics import MetricsLog
 from bertsmith.model import AnyPretrainingModel, has_dropout
 from bertsmith.objective import sum_losses
 from bertsmith.optim import AnyOptimizer, MuonWithAdamW, learning_rate_at, set_learning_rate
-from bertsmith.planning.pace import Pace, quick_rows
+from bertsmith.planning.duration import quick_rows
+from bertsmith.planning.pace import Pace
 from bertsmith.planning.plan import Plan
 from bertsmith.planning.stages import Division, Stage, work_of_step
 from bertsmith.reporter import Reporter

@@ -87,8 +87,8 @@ def _read_checkpoint(folder: Path, reporter: Reporter) -> tuple[AnyPretrainingMo
         reporter.warn(line)
     if found.folder is None:
         raise UserError(
-            f"{folder} has no {'whole ' if found.damaged else ''}checkpoint yet; wait for the next, "
-            f"every {run.config.training.checkpoint_every:g} minutes of training"
+            f"{folder} has no {'whole ' if found.damaged else ''}checkpoint yet; begin its training with "
+            f"`bertsmith pretrain`, or wait for one, every {run.config.training.checkpoint_every:g} minutes of training"
         )
     tokenizer = load_tokenizer(folder / "tokenizer")
     model = model_of(run, tokenizer)

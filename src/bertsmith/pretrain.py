@@ -29,9 +29,9 @@ from bertsmith.machine.device import find_device, set_determinism, set_threads
 from bertsmith.machine.memory import training_state
 from bertsmith.optim import make_optimizer
 from bertsmith.output_folder import CONFIG, locked, new_folder
+from bertsmith.planning.duration import fit_into_budget, last_rows, seconds_left, try_out
 from bertsmith.planning.making import make_plan
-from bertsmith.planning.overview import describe, seconds_left, try_out
-from bertsmith.planning.pace import last_rows
+from bertsmith.planning.overview import describe
 from bertsmith.prepare import prepare
 from bertsmith.replay import prepare_replay
 from bertsmith.reporter import Reporter, Silent
@@ -113,16 +113,10 @@ def pretrain(
         diary = Diary(plan, reporter, first_step=state["step"])
         if state["step"] < (training.steps or 0):
             check_free_disk(run, model)
-            losses, seconds_per_row = try_out(plan, model, reporter)
-            seconds = seconds_left(plan, seconds_per_row, first_step=state["step"])
+            tried = try_out(plan, model, reporter)
             if plan.clock.limits_time and not (run.folder / REVISIONS).exists():
-                plan.fit_into(seconds)
-                seconds = plan.clock.left()
-                if seconds == 0:
-                    reporter.warn(
-                        f"getting ready took {plan.clock.used():.0f} s, which leaves no time in the budget for "
-                        "training; prepare the text beforehand, or give more"
-                    )
+                fit_into_budget(plan, tried, reporter)
+            seconds = seconds_left(plan, tried, first_step=state["step"])
             describe(plan, reporter, first_step=state["step"], seconds=seconds)
             if plan_only:
                 plan.save()
@@ -130,10 +124,9 @@ def pretrain(
             if state["step"] == 0:
                 diary.fill(model, 0)
             diary.write_page()
-            train(plan, model, losses, optimizer, state, average=average, diary=diary, reporter=reporter)
+            train(plan, model, tried.losses, optimizer, state, average=average, diary=diary, reporter=reporter)
         with average.in_place() if average else nullcontext():
-            seconds_per_row = state["seconds"] / max(1, plan.stages[-1].row_of(plan.steps))
-            measured = measure_held_out(plan, model, int(distributed.from_main(last_rows(plan, seconds_per_row))))
+            measured = measure_held_out(plan, model, last_rows(plan))
             if main:
                 finish_run(model, plan, measured, state, reporter)
                 diary.write_page(at_once=True)

@@ -57,7 +57,7 @@ def decide_family(run: Run) -> None:
         run.decide("default", family=family)
     elif family != model.family:
         other = model.init or f"preset {model.preset}"
-        raise UserError(f"family is '{model.family}', but {other} is of the other; leave --family out")
+        raise UserError(f"family is '{model.family}', but {other} is of '{family}'; leave --family out")
 
 
 def decide_objective(run: Run, manifest: dict[str, Any]) -> None:

@@ -1,70 +1,16 @@
 """What a run says before its first step: sizes, length, estimated time, and the levels to compare the loss with."""
 
 from math import log
-from typing import NamedTuple
 
 from bertsmith import distributed
-from bertsmith.errors import UserError, first_line
-from bertsmith.machine.measure import halving, seconds_per_micro_batch
-from bertsmith.model import AnyPretrainingModel
-from bertsmith.objective import sum_losses
 from bertsmith.planning.decisions import CONTINUED_RATE
 from bertsmith.planning.expectation import MANY_EPOCHS, expected_loss
 from bertsmith.planning.plan import Plan
 from bertsmith.presets import PRESETS
 from bertsmith.reporter import Reporter
-from bertsmith.step import SumLosses
 
 MUCH_UNKNOWN = 0.02
 """Share of unknown tokens from which on a run warns: in a language without spaces words are whole phrases."""
-
-
-class Tried(NamedTuple):
-    """The objective as the run will compute it."""
-
-    losses: SumLosses
-    """As it is, or compiled."""
-
-    seconds_per_row: float
-
-
-def try_out(plan: Plan, model: AnyPretrainingModel, reporter: Reporter) -> Tried:
-    """Compute a micro-batch as the run will, and time it unless its time is known.
-
-    A compiler that fails, as one without the headers it needs, costs a run its speed and not its life.
-
-    Raises:
-        UserError: The memory of the GPU is too small for one row.
-    """
-    losses = plan.losses()
-    try:
-        return Tried(losses, _seconds_per_row(plan, model, losses))
-    except UserError:
-        raise
-    except Exception as error:  # of many kinds
-        if losses is sum_losses:
-            raise
-        reason = first_line(error)
-        reporter.warn(f"this run compiles its steps and that failed here, so they are slower: {reason}")
-        return Tried(sum_losses, _seconds_per_row(plan, model, sum_losses))
-
-
-def _seconds_per_row(plan: Plan, model: AnyPretrainingModel, losses: SumLosses) -> float:
-    """Time of a row in a micro-batch; of a smaller one where a GPU has no room, as the steps will find out, too."""
-    training = plan.run.config.training
-    size = plan.stages[-1].divide(training).micro_batch_size
-    if losses is sum_losses and plan.micro_batch_seconds is not None:
-        return plan.micro_batch_seconds / size
-    seconds, size = halving(
-        size, lambda rows: seconds_per_micro_batch(model, losses, plan.first_rows(rows), training.precision)
-    )
-    return seconds / size
-
-
-def seconds_left(plan: Plan, seconds_per_row: float, *, first_step: int) -> float:
-    """Estimate the time of the remaining steps."""
-    left = sum(stage.places * len(range(max(first_step, stage.steps.start), stage.steps.stop)) for stage in plan.stages)
-    return seconds_per_row * left / (plan.run.config.training.sequence_length * distributed.world_size())
 
 
 def _about(seconds: float) -> str:

@@ -5,6 +5,7 @@ from collections import deque
 
 from bertsmith import distributed
 from bertsmith.budget import Revisions
+from bertsmith.planning.duration import seconds_of_last_rows
 from bertsmith.planning.plan import Plan
 
 RECENT = 2
@@ -13,39 +14,13 @@ RECENT = 2
 SMALL = 0.02
 """A change of the number of steps by less than this is not made."""
 
-LAST_ROWS, FEWEST_LAST_ROWS = 4096, 256
-"""Held-out rows of the last measurement, without a budget of time and with the shortest."""
-
-QUICK_ROWS, FEWEST_QUICK_ROWS = 512, 64
-"""Held-out rows of a measurement on the way."""
-
-LAST_SHARE = 0.04
-"""Of a budget of time, for that measurement."""
-
-FORWARD_SHARE = 0.5
-"""Time of a row that is measured against that of one that is trained on."""
-
-
-def last_rows(plan: Plan, seconds_per_row: float) -> int:
-    """Held-out rows of the last measurement, when training takes so long for a row."""
-    budget = plan.clock.budget
-    affordable = LAST_ROWS
-    if budget is not None and budget.seconds is not None:
-        affordable = int(LAST_SHARE * budget.seconds / (FORWARD_SHARE * seconds_per_row))
-    return min(LAST_ROWS, max(FEWEST_LAST_ROWS, affordable), plan.held_out.rows_per_epoch)
-
-
-def quick_rows(plan: Plan) -> int:
-    """Held-out rows of a measurement on the way: with a budget of time no more than a hundredth of the rows learnt."""
-    if not plan.clock.limits_time:
-        return QUICK_ROWS
-    first = plan.first_stages
-    learnt = sum(len(stage.steps) * stage.places for stage in first) // first[-1].sequence_length
-    return min(QUICK_ROWS, max(FEWEST_QUICK_ROWS, learnt // 100))
+FALLS_EARLY_UNTIL = 0.7
+"""Share of the steps. Where the rate falls from early on, the clock is looked at until there, and the rate jumps when
+the number of steps changes; else such a run would end when the machine likes."""
 
 
 class Pace:
-    """Looks at the clock until the learning rate begins to fall. Without a budget of time it does nothing."""
+    """Looks at the clock until the learning rate falls. Without a budget of time it does nothing."""
 
     def __init__(self, plan: Plan, first_step: int) -> None:
         """Begin, or go on, at `first_step`, with as many steps as the run had in mind there."""
@@ -65,7 +40,7 @@ class Pace:
         if not self._looks and step > self._first_step:  # the first step may compile
             self._looks.append((step, time.monotonic()))
         revisions, before = self._revisions, self._plan.steps
-        if revisions is None or not revisions.is_due(step) or self._has_begun_to_fall(step):
+        if revisions is None or not revisions.is_due(step) or self._is_settled(step):
             return False
         steps = revisions.recorded(step)
         if steps is None:
@@ -76,12 +51,13 @@ class Pace:
         self._plan.save()
         return steps != before
 
-    def _has_begun_to_fall(self, step: int) -> bool:
+    def _is_settled(self, step: int) -> bool:
+        """Whether the number of steps stays as it is: the learning rate has begun to fall."""
         training = self._plan.run.config.training
         if training.schedule == "constant":
             return False
         share = training.decay_share if training.schedule == "trapezoid" else 1.0
-        return step > (1 - share) * self._plan.steps
+        return step > max(1 - share, FALLS_EARLY_UNTIL) * self._plan.steps
 
     def _estimate(self, step: int) -> int:
         """Steps that fit into the time, at the speed of this process lately."""
@@ -92,7 +68,7 @@ class Pace:
             return steps
         seconds_per_place = (time.monotonic() - began) / done
         seconds_per_row = seconds_per_place * plan.stages[-1].sequence_length
-        last = last_rows(plan, seconds_per_row) * FORWARD_SHARE * seconds_per_row
+        last = seconds_of_last_rows(plan, seconds_per_row)
         fitting = step + max(1, self._steps_for(int((plan.clock.left() - last) / seconds_per_place), step))
         fitting = int(distributed.from_main(fitting))
         return steps if abs(fitting - steps) < SMALL * steps else fitting

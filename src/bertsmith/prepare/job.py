@@ -53,6 +53,7 @@ class Job(NamedTuple):
                 given = self.config.validation_fraction is not None and self.config.validation is None
                 cure += f", --validation FILE{', or leave --validation-fraction out' if given else ''}"
             raise UserError(
-                f"the text is too small: its {split} part holds {count:,} {unit}, it needs {needed:,} tokens "
+                f"the text is too small: its {split} part holds {count:,} {unit}, it needs {needed:,} tokens"
+                f"{', so no fewer bytes' if unit == 'bytes' else ''} "
                 f"({LEAST_SEQUENCES} sequences of {self.sequence_length}); {cure}"
             )

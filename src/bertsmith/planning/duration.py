@@ -1,0 +1,151 @@
+"""How long a run takes, and the steps that fit into a budget of time.
+
+A run consists of rows to learn from, an update for each step, and rows to measure on, now and then and at the end.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from bertsmith import distributed
+from bertsmith.errors import UserError, first_line
+from bertsmith.machine.measure import halving, seconds_per_micro_batch
+from bertsmith.machine.work import synchronize
+from bertsmith.model import AnyPretrainingModel
+from bertsmith.muon import alike, orthogonal
+from bertsmith.objective import sum_losses
+from bertsmith.optim import is_of_muon
+from bertsmith.planning.plan import Plan
+from bertsmith.planning.stages import Stage
+from bertsmith.reporter import Reporter
+from bertsmith.step import SumLosses
+
+LAST_ROWS, FEWEST_LAST_ROWS, LAST_SHARE = 4096, 256, 0.08
+"""Held-out rows of the last measurement: this share of the rows learnt, but no more and no fewer than these."""
+
+QUICK_ROWS, FEWEST_QUICK_ROWS, QUICK_SHARE = 512, 64, 0.01
+"""Held-out rows of a measurement on the way."""
+
+FORWARD_SHARE = 0.5
+"""Time of a row that is measured against that of one that is trained on."""
+
+FITS = 4
+"""Times that the number of steps is brought nearer to the budget: what is measured depends on it, too."""
+
+
+def last_rows(plan: Plan) -> int:
+    """Held-out rows of the last measurement."""
+    share = int(LAST_SHARE * _rows_learnt(plan.stages))
+    return min(LAST_ROWS, max(FEWEST_LAST_ROWS, share), plan.held_out.rows_per_epoch)
+
+
+def quick_rows(plan: Plan) -> int:
+    """Held-out rows of a measurement on the way, the same ones each time."""
+    share = int(QUICK_SHARE * _rows_learnt(plan.first_stages))
+    return min(QUICK_ROWS, max(FEWEST_QUICK_ROWS, share), plan.held_out.rows_per_epoch)
+
+
+def _rows_learnt(stages: Sequence[Stage]) -> int:
+    """In rows of the last length."""
+    return sum(len(stage.steps) * stage.places for stage in stages) // stages[-1].sequence_length
+
+
+def seconds_of_last_rows(plan: Plan, seconds_per_row: float) -> float:
+    """Time of the last measurement."""
+    return last_rows(plan) * FORWARD_SHARE * seconds_per_row
+
+
+class Tried(NamedTuple):
+    """The objective as the run will compute it."""
+
+    losses: SumLosses
+    """As it is, or compiled."""
+
+    seconds_per_row: float
+    seconds_per_update: float
+    """What Muon's matrices take in each step, whatever its rows."""
+
+
+def try_out(plan: Plan, model: AnyPretrainingModel, reporter: Reporter) -> Tried:
+    """Compute a micro-batch as the run will, and time it unless its time is known.
+
+    A compiler that fails, as one without the headers it needs, costs a run its speed and not its life.
+
+    Raises:
+        UserError: The memory of the GPU is too small for one row.
+    """
+    losses = plan.losses()
+    training = plan.run.config.training
+    updating = muon_seconds(model, training.precision) if training.optimizer == "muon" else 0.0
+    updating /= distributed.world_size()
+    try:
+        return Tried(losses, _seconds_per_row(plan, model, losses), updating)
+    except UserError:
+        raise
+    except Exception as error:  # of many kinds
+        if losses is sum_losses:
+            raise
+        reason = first_line(error)
+        reporter.warn(f"this run compiles its steps and that failed here, so they are slower: {reason}")
+        return Tried(sum_losses, _seconds_per_row(plan, model, sum_losses), updating)
+
+
+def _seconds_per_row(plan: Plan, model: AnyPretrainingModel, losses: SumLosses) -> float:
+    """Time of a row in a micro-batch; of a smaller one where a GPU has no room, as the steps will find out, too."""
+    training = plan.run.config.training
+    size = plan.stages[-1].divide(training).micro_batch_size
+    if losses is sum_losses and plan.micro_batch_seconds is not None:
+        return plan.micro_batch_seconds / size
+    seconds, size = halving(
+        size, lambda rows: seconds_per_micro_batch(model, losses, plan.first_rows(rows), training.precision)
+    )
+    return seconds / size
+
+
+def muon_seconds(model: nn.Module, precision: str) -> float:
+    """Time of Muon's products in a step, each kind of them timed once."""
+    matrices = [parameter for name, parameter in model.named_parameters() if is_of_muon(name, parameter)]
+    kinds = Counter((len(group), *group[0].shape) for group in alike(matrices))
+    if not kinds:
+        return 0.0
+    some, products = matrices[0].detach(), torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+    def seconds(kind: tuple[int, ...]) -> float:
+        shape = kind if kind[0] > 1 else kind[1:]
+        updates = torch.randn(shape, dtype=some.dtype, device=some.device)
+        before = time.perf_counter()
+        orthogonal(updates, products)
+        synchronize(some.device)
+        return time.perf_counter() - before
+
+    seconds(min(kinds))  # to warm up
+    return sum(seconds(kind) * count for kind, count in kinds.items())
+
+
+def seconds_left(plan: Plan, tried: Tried, *, first_step: int) -> float:
+    """Estimate the time of the remaining steps, and of what is measured."""
+    training = plan.run.config.training
+    rows = plan.places(range(first_step, plan.steps)) / training.sequence_length
+    every = training.validation_every or plan.steps
+    looks = plan.steps // every - first_step // every
+    seconds = tried.seconds_per_row * (rows + FORWARD_SHARE * looks * quick_rows(plan)) / distributed.world_size()
+    return (
+        seconds
+        + seconds_of_last_rows(plan, tried.seconds_per_row) / distributed.world_size()
+        + tried.seconds_per_update * (plan.steps - first_step)
+    )
+
+
+def fit_into_budget(plan: Plan, tried: Tried, reporter: Reporter) -> None:
+    """Before the first step of a run with a budget of time: as many steps as fit."""
+    for _ in range(FITS):
+        plan.fit_into(seconds_left(plan, tried, first_step=0))
+    if plan.clock.left() == 0:
+        reporter.warn(
+            f"reading the text, measuring this machine and making first weights took {plan.clock.used():.0f} s, which "
+            f"leaves no time for training in a budget of {plan.run.config.training.budget}; give more"
+        )
