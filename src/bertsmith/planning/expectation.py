@@ -32,6 +32,8 @@ class Expectation(NamedTuple):
     """"below" for a run with more tokens than any that was measured, "above" for one with fewer."""
 
     nats: float
+    tokens: float
+    """Of that run; "about": of the run in question."""
 
 
 def expected_loss(preset: str, tokens: float, unigram_loss: float) -> Expectation | None:
@@ -49,7 +51,7 @@ def expected_loss(preset: str, tokens: float, unigram_loss: float) -> Expectatio
     if after in (0, len(measured)):
         count, gap = measured[max(0, after - 1)]
         how: Literal["about", "below", "above"] = "about" if tokens == count else "above" if after == 0 else "below"
-        return Expectation(how, unigram_loss * (1 - gap / UNIGRAM))
+        return Expectation(how, unigram_loss * (1 - gap / UNIGRAM), count)
     (low, least), (high, most) = measured[after - 1], measured[after]
     gap = least + (most - least) * log(tokens / low) / log(high / low)
-    return Expectation("about", unigram_loss * (1 - gap / UNIGRAM))
+    return Expectation("about", unigram_loss * (1 - gap / UNIGRAM), tokens)

@@ -70,12 +70,17 @@ def describe(plan: Plan, reporter: Reporter, *, first_step: int, seconds: float)
 def _say_what_to_expect(plan: Plan, reporter: Reporter, tokens: int) -> None:
     """The loss at the end, where runs of this size were measured."""
     model = plan.run.config.model
+    if model.init or _is_reshaped(plan):
+        return
     expected = expected_loss(model.preset, tokens, plan.manifest["unigram_loss"])
-    if expected is not None and not model.init and not _is_reshaped(plan):
-        reporter.say(
-            f"expected: held-out masked tokens {expected.how} {expected.nats:.1f} nats, as {model.preset} on English "
-            "Wikipedia (docs/benchmarks.md, one or two seeds); other text may differ by a nat"
-        )
+    if expected is None:
+        reporter.say(f"expected: not known, since no run of {model.preset} was measured; docs/benchmarks.md has others")
+        return
+    reporter.say(
+        f"expected: held-out masked tokens {expected.how} {expected.nats:.1f} nats, as {model.preset} after "
+        f"{expected.tokens / 1e6:.1f} M tokens of English Wikipedia (docs/benchmarks.md, one or two seeds); other text "
+        "may differ by a nat"
+    )
 
 
 def _is_reshaped(plan: Plan) -> bool:
