@@ -178,7 +178,7 @@ def test_wide_embeddings_are_those_of_fewer_dimensions_turned(monkeypatch: pytes
     counts = torch.randint(0, 9, (40, 40)).float()
     products = []
     for width in (8, 32):
-        monkeypatch.setattr(first_embeddings, "WIDEST", 8)
+        monkeypatch.setattr(first_embeddings, "DIRECTIONS", 8)
         torch.manual_seed(0)
         embeddings = nn.Embedding(40, width).requires_grad_(False)
         torch.manual_seed(0)

@@ -19,8 +19,12 @@ SMOOTHING = 0.75
 
 SCALE, WIDEST = 4.0, 256
 """Length of these embeddings, as a multiple of the random ones' (docs/log.md, "Embeddings that begin at the neighbours
-of the pieces"). In models wider than WIDEST they take so many dimensions, turned at random, which is soon computed and
-no worse. The embeddings give the scores, too: there they are shorter, so that scores begin no larger."""
+of the pieces"). The embeddings give the scores, too: in models wider than WIDEST they are shorter, so that scores begin
+no larger."""
+
+DIRECTIONS = 128
+"""Most dimensions that they take, turned at random in a wider model; with more of them the loss is higher (docs/log.md,
+"Fewer dimensions for counted embeddings")."""
 
 FITTED = 8192
 """So many of the most frequent pieces decide which mixtures of contexts are kept; the others are read in them."""
@@ -44,7 +48,7 @@ def begin_at_neighbours(embeddings: nn.Embedding, counts: Tensor) -> None:
     seen = counts.sum(1)
     known = seen >= KNOWN_FROM
     frequent = torch.sort(seen, descending=True, stable=True).indices[:FITTED]
-    width = min(WIDEST, weight.shape[1])
+    width = min(DIRECTIONS, weight.shape[1])
     directions = truncated_svd(ppmi(counts), width, fitted=frequent)
     if width < weight.shape[1]:
         directions = directions @ torch.linalg.qr(torch.randn(weight.shape[1], width)).Q.T
