@@ -116,7 +116,7 @@ class TrainingConfig:
     epochs: float | None = setting(None, "Passes over the text [enough for about 50 M tokens, 1 to 20].")
     steps: int | None = setting(None, "Optimizer steps, instead of --epochs [as --epochs].")
     budget: str | None = setting(
-        None, "Time of the whole command (20m, 2h) or work (1e17flop): finds the length, and the size if it is open [none]."
+        None, "Time of the whole command (20m, 2h) or work (1e17flop): finds the length, and size if it is open [none]."
     )
     optimizer: Literal["adamw", "muon"] = setting(
         "muon", "Muon for the matrices of the blocks and AdamW for the rest, or AdamW for all."

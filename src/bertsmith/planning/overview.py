@@ -13,6 +13,10 @@ MUCH_UNKNOWN = 0.02
 """Share of unknown tokens from which on a run warns: in a language without spaces words are whole phrases."""
 
 
+ONLY_WITH = {"muon_scale": ("optimizer", "muon"), "decay_share": ("schedule", "trapezoid")}
+"""Settings that have an effect with one value of another setting alone."""
+
+
 def _about(seconds: float) -> str:
     """An estimate of time as a person says it."""
     if seconds < 60:
@@ -58,6 +62,9 @@ def describe(plan: Plan, reporter: Reporter, *, first_step: int, seconds: float)
             f"this text is read {epochs:,.0f} times: on a small text the held-out loss began to rise after about "
             f"{MANY_EPOCHS} (docs/benchmarks.md); more text, fewer steps or a smaller model would do more"
         )
+    for name, (other, value) in ONLY_WITH.items():
+        if plan.run.origin.get(name) == "flag" and getattr(training, other) != value:
+            reporter.warn(f"{name} has no effect, since {other} is '{getattr(training, other)}' and not '{value}'")
     model = plan.run.config.model
     if model.init is not None:
         usual = f", {CONTINUED_RATE:g} of what a {model.preset} begins with from new weights"
