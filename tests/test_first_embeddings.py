@@ -23,10 +23,13 @@ from bertsmith.model.first_embeddings import (
     ppmi,
     truncated_svd,
 )
+from bertsmith.planning.making import make_plan
 from bertsmith.prepare import neighbours
 from bertsmith.prepare.facts import count_ids
 from bertsmith.prepare.neighbours import count_neighbours
 from bertsmith.pretrain import pretrain
+from bertsmith.reporter import Reporter
+from bertsmith.run_folder import read_run
 
 from runs import TINY, Listener, train, weights
 
@@ -232,20 +235,32 @@ def test_a_run_goes_on_without_counting_again(text: Path, tmp_path: Path, monkey
     assert all(torch.equal(straight[name], stopped[name]) for name in straight)
 
 
-def test_a_plan_counts_nothing_and_what_was_measured_begins_as_what_was_not(
+def test_a_plan_counts_nothing_without_a_budget_of_time(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    counted: list[int] = []
+    monkeypatch.setattr(from_settings, "count_neighbours", lambda *_: counted.append(1) or np.ones((160, 160), "f"))
+    for number, changes in enumerate(({"steps": 3}, {"budget": "1e12flop"}, {"budget": "1h"})):
+        given = {name: value for name, value in TINY.items() if name != "steps"} | {"text": (str(text),), **changes}
+        pretrain(tmp_path / str(number), given, dict.fromkeys(given, "flag"), plan_only=True)
+    assert len(counted) == 1
+
+
+def test_what_was_measured_begins_as_what_was_not(text: Path, tmp_path: Path) -> None:
     """What is measured is the model that the run begins with, before anything is counted."""
-    settings: dict[str, Any] = {"preset": "modern-tiny", "embedding_init": "ppmi", **NO_STEP}
-    train(tmp_path / "given", text, **settings)
-    with monkeypatch.context() as patch:
-        patch.setattr(from_settings, "count_neighbours", lambda *_: pytest.fail("counted"))
-        given = {**TINY, "text": (str(text),), **settings, "micro_batch_size": None}
-        pretrain(tmp_path / "measured", given, dict.fromkeys(given, "flag"), plan_only=True)
-    monkeypatch.setattr("bertsmith.planning.measuring.best_micro_batch", lambda *_, **__: (4, 0.1))
-    train(tmp_path / "measured", text, **settings, micro_batch_size=None)
-    given, measured = weights(tmp_path / "given"), weights(tmp_path / "measured")
-    assert all(torch.equal(given[name], measured[name]) for name in given)
+    given = {**TINY, "text": (str(text),)}
+    pretrain(tmp_path / "run", given, dict.fromkeys(given, "flag"), plan_only=True)
+    run, device = read_run(tmp_path / "run"), torch.device("cpu")
+    plan = make_plan(run, device, Reporter(), started=0.0, seconds_before=0.0, is_begun=False)
+    plan.new_model(counted=False)  # forget what was measured
+    fresh = plan.new_model().state_dict()
+    measured = plan.model_to_measure()
+    torch.randn(3)
+    begun = plan.new_model()
+    assert begun is measured
+    assert all(torch.equal(value, fresh[name]) for name, value in begun.state_dict().items())
+    drawn = plan.new_model(counted=False).state_dict()
+    assert any(not torch.equal(value, fresh[name]) for name, value in drawn.items())
 
 
 def test_counting_that_does_not_fit_is_one_line(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

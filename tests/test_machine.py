@@ -258,7 +258,7 @@ def test_a_gpu_loads_its_kernels_before_precisions_are_compared(monkeypatch: pyt
         return 5.0 if is_first else {"float32": 0.37, "bfloat16": 0.07}[precision]
 
     monkeypatch.setattr(measure, "_time_pass", seconds)
-    monkeypatch.setattr(measure, "has_fast_half", lambda _device: True)
+    monkeypatch.setattr(measure, "half_gain", lambda _device: 2.0)
     speed, rows = measure.compare_precisions(BertPretrainingModel(TINY).to(GPU), make_batch, 1 << 30)
     assert speed == ("bfloat16", 0.07)
     assert rows * TINY.max_position_embeddings == measure.GPU_PROBE_PLACES
@@ -317,14 +317,21 @@ def test_bfloat16_in_software_is_not_tried_on_a_model(is_software: bool, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("times", "expected"),
-    [([3.0, 1.0], ("bfloat16", 1.0)), ([3.0, 9.0, 1.0, 2.9], ("bfloat16", 1.0)), ([3, 9, 8, 2], ("float32", 2))],
+    ("gain", "times", "expected"),
+    [
+        (2.0, [3, 1], ("bfloat16", 1)),
+        (2.0, [3, 9, 1, 2], ("bfloat16", 1)),
+        (2.0, [3, 9, 8, 2], ("float32", 2)),
+        (0.5, [3, 9], ("float32", 3)),
+        (0.5, [9, 3, 4, 2], ("float32", 2)),
+    ],
 )
-def test_a_precision_that_another_program_held_up_is_looked_at_again(
-    times: list[float], expected: tuple[str, float], monkeypatch: pytest.MonkeyPatch
+def test_a_precision_that_contradicts_its_products_is_looked_at_again(
+    gain: float, times: list[float], expected: tuple[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Another program may have held up all passes of one of them. In order: float32, bfloat16, and both again."""
     left = iter(times)
-    monkeypatch.setattr(measure, "has_fast_half", lambda _device: True)
+    monkeypatch.setattr(measure, "half_gain", lambda _device: gain)
     monkeypatch.setattr(measure, "seconds_per_micro_batch", lambda *_: next(left))
     assert fastest(BertPretrainingModel(TINY), make_batch(1)) == expected
     assert not list(left)
@@ -338,25 +345,29 @@ def test_a_long_pass_in_float32_is_not_timed_twice(monkeypatch: pytest.MonkeyPat
         return 1.0 if precision == "float32" else 0.3
 
     monkeypatch.setattr(measure, "_time_pass", seconds)
-    monkeypatch.setattr(measure, "has_fast_half", lambda _device: True)
+    monkeypatch.setattr(measure, "half_gain", lambda _device: 2.0)
     found = measure.compare_precisions(BertPretrainingModel(TINY), make_batch, 64)
     assert found == (("bfloat16", 0.3), 1)
     assert timed == [(1, "float32")] * 2 + [(1, "bfloat16")] * 4
 
 
-def test_muon_is_timed_once_for_each_kind_of_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_update_is_timed_once_for_each_kind_of_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And AdamW for a sample of the weights that it has."""
     timed: list[tuple[tuple[int, ...], torch.dtype]] = []
     monkeypatch.setattr(duration, "orthogonal", lambda matrix, products: timed.append((tuple(matrix.shape), products)))
-    ticks = iter(range(100))
-    monkeypatch.setattr(duration.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(duration, "_seconds", lambda work, _device: work() or 1.0)
+    monkeypatch.setattr(duration, "ADAMW_SAMPLE", 100)
     model = BertPretrainingModel(TINY)
     matrices = [p for name, p in model.named_parameters() if ".blocks." in name and p.ndim == 2]
-    assert duration.muon_seconds(model, "bfloat16") == len(matrices)  # a second each
+    numbers = sum(p.numel() for p in model.parameters())
+    of_adamw = (numbers - sum(p.numel() for p in matrices)) / 100
+    assert duration.update_seconds(model, "muon", "bfloat16") == pytest.approx(len(matrices) + of_adamw)
     kinds = {tuple(matrix.shape) for matrix in matrices}
     assert len(timed) == len(kinds) + 1
     assert {shape for shape, _ in timed} == kinds
     assert {products for _, products in timed} == {torch.bfloat16}
-    assert duration.muon_seconds(torch.nn.Linear(2, 2), "float32") == 0
+    assert duration.update_seconds(model, "adamw", "float32") == pytest.approx(numbers / 100)
+    assert len(timed) == len(kinds) + 1
 
 
 def test_a_cpu_takes_the_same_operations_every_time_compiled_or_not() -> None:

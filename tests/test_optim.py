@@ -35,6 +35,14 @@ def test_a_trapezoid_stays_and_falls_over_its_last_part() -> None:
     assert rates[100] == 0.0
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "trapezoid"])
+def test_a_run_that_became_shorter_than_its_warm_up_falls_all_the_same(schedule: str) -> None:
+    rates = [learning_rate_at(n, peak=1.0, warmup_steps=150, max_steps=100, schedule=schedule) for n in range(101)]
+    assert rates[:70] == [(step + 1) / 150 for step in range(70)]
+    assert rates[80:] == sorted(rates[80:], reverse=True)
+    assert rates[99] == pytest.approx(1 / 30)
+
+
 def test_the_schedule_works_without_warm_up_and_with_nothing_else() -> None:
     assert learning_rate_at(0, peak=1.0, warmup_steps=0, max_steps=1, schedule="linear") == 1.0
     assert learning_rate_at(4, peak=1.0, warmup_steps=5, max_steps=5, schedule="linear") == 1.0

@@ -1,8 +1,9 @@
 """A run with a budget: time for the whole command, or work for its steps.
 
 Size, batch and rates are fixed before the first step. The number of steps is an
-estimate then: until the learning rate begins to fall it is looked at now and
-then, and revised to what the machine turns out to do. Each look is written to
+estimate then: until the learning rate begins to fall, or for most of the steps
+where it falls from early on, it is looked at now and then, and revised to what
+the machine turns out to do. Each look is written to
 RUN/revisions.json, and a run that goes on from an earlier checkpoint repeats
 the revisions it finds there, so its result does not depend on the clock twice.
 The time of a command that was killed counts up to its last look.

@@ -248,7 +248,7 @@ def read_toml(path: Path) -> dict[str, dict[str, Any]]:
     try:
         parsed = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"cannot read {path} as TOML, as config.toml of a run is: {error}") from error
+        raise UserError(f"cannot read {path}, which has to be like config.toml of a run: {error}") from error
     for name, table in parsed.items():
         if name not in {*TABLES, "origin"}:
             raise UserError(f"unknown table '{name}' in {path}{suggestion(name, TABLES)}")

@@ -133,12 +133,15 @@ def learning_rate_at(
     `decay_share` of the steps (arXiv:2106.04560, section 3.5). The first step already learns: it gets
     peak / warmup_steps, not 0; after the last, at `max_steps`, it is 0.
     """
-    if step < warmup_steps and schedule != "trapezoid":
-        return peak * (step + 1) / warmup_steps
+    rise = (step + 1) / max(1, warmup_steps)
     if schedule == "constant":
-        return peak
+        return peak * min(1.0, rise)
+    if max_steps < warmup_steps:  # a budget has shortened the run until it must fall before it has risen
+        schedule = "trapezoid"
     falling = ceil(decay_share * max_steps) if schedule == "trapezoid" else max_steps - warmup_steps
     left = min(1.0, max(0, max_steps - step) / max(1, falling))
-    if schedule == "trapezoid":  # a budget may have shortened the run until it must fall before it has risen
-        return peak * min(left, (step + 1) / max(1, warmup_steps))
+    if schedule == "trapezoid":
+        return peak * min(left, rise)
+    if step < warmup_steps:
+        return peak * rise
     return peak * ((1 - cos(pi * left)) / 2 if schedule == "cosine" else left)

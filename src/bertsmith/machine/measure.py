@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, NamedTuple, TypeVar
@@ -113,32 +114,37 @@ def fastest(model: nn.Module, batch: Any, losses: SumLosses = sum_losses, *, ful
     """Bfloat16 where this machine is faster with it, else float32; `full`: seconds of a pass in it, where known.
 
     Another program may hold up all passes of one precision, and a wrong choice costs hours: so one that contradicts
-    the time of products is looked at a second time.
+    what products alone gain is looked at a second time.
     """
 
     def seconds(precision: str) -> float:
         return seconds_per_micro_batch(model, losses, batch, precision)
 
-    full = full or seconds("float32")
-    if not has_fast_half(batch.input_ids.device):
+    full, gain = full or seconds("float32"), half_gain(batch.input_ids.device)
+    if gain * HOPELESS <= 1:
         return Speed("float32", full)
     half = seconds("bfloat16")
-    if full <= FASTER * half:
+    if (full > FASTER * half) != (gain > FASTER):
         half, full = min(half, seconds("bfloat16")), min(full, seconds("float32"))
     return Speed("bfloat16", half) if full > FASTER * half else Speed("float32", full)
 
 
 def has_fast_half(device: torch.device) -> bool:
-    """Whether bfloat16 may pay: a processor without it multiplies in software, up to a hundred times as slow.
+    """Whether bfloat16 may pay."""
+    return half_gain(device) * HOPELESS > 1
+
+
+def half_gain(device: torch.device) -> float:
+    """How many times as fast products in bfloat16 are: without support in software, up to a hundred times as slow.
 
     A processor is asked on one thread: beside other programs a short product of several waits for the last of them.
     """
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return inf if torch.cuda.is_bf16_supported() else 0.0
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return HOPELESS * product_rate(device, "bfloat16") > product_rate(device, "float32")
+        return product_rate(device, "bfloat16") / product_rate(device, "float32")
     finally:
         torch.set_num_threads(threads)
 

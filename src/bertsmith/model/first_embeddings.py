@@ -80,7 +80,7 @@ def truncated_svd(matrix: Tensor, width: int, *, fitted: Tensor | None = None, i
 
     Args:
         matrix: float [V, C].
-        width: D; where V or C is smaller, the result has a rank below it.
+        width: At most D; where V or C is smaller, the result has a rank below it.
         fitted: int64 [N], rows that the contexts are mixed for; the others follow them. None: all rows.
         iterations: Times that the random mixtures of contexts are sharpened.
     """

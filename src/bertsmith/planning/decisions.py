@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bertsmith import distributed
-from bertsmith.budget import MOST_STEPS, Clock
+from bertsmith.budget import MOST_STEPS, Clock, first_estimate
 from bertsmith.config import changed
 from bertsmith.data.batch import Batch, collate
 from bertsmith.data.masking import share_at
@@ -197,11 +197,11 @@ def decide_first_attention(run: Run, tokenizer: Tokenizer) -> None:
     config = model_config(run, tokenizer)
     if run.config.training.attention_init != "neighbours" or can_begin_beside(config):
         return
-    if run.origin["attention_init"] in {"flag", "file"}:
-        width = config.hidden_size // config.num_attention_heads
+    if run.origin["attention_init"] == "flag":
+        heads = config.num_attention_heads
         raise UserError(
-            f"attention_init is 'neighbours', for which heads of {width} dimensions are too narrow; give fewer "
-            "--num-attention-heads, or --attention-init normal"
+            f"attention_init is 'neighbours', for which heads of {config.hidden_size // heads} dimensions are too "
+            f"narrow; give {'fewer --num-attention-heads, or ' if heads > 1 else ''}--attention-init normal"
         )
     run.decide("preset", attention_init="normal")
 
@@ -215,7 +215,8 @@ def decide_length(run: Run, rows: AnyRows) -> None:
         run.decide("default", steps=steps)
     steps = run.config.training.steps or 1
     is_given = run.origin.get("warmup_steps") != "default"  # a budget may end a run before it has warmed up
-    if is_given and training.warmup_steps is not None and training.warmup_steps > steps:
+    at_first = first_estimate(run.folder) or steps  # a budget may have made a run shorter since
+    if is_given and training.warmup_steps is not None and training.warmup_steps > at_first:
         raise UserError(
             f"warmup_steps is {training.warmup_steps:,} and the run has {steps:,} steps: the learning rate would never "
             "reach its peak; give fewer, or leave it out"

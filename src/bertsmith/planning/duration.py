@@ -5,13 +5,15 @@ A run consists of rows to learn from, an update for each step, and rows to measu
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from bertsmith import distributed
+from bertsmith.adamw import AdamW
 from bertsmith.errors import UserError, first_line
 from bertsmith.machine.measure import halving, seconds_per_micro_batch
 from bertsmith.machine.work import synchronize
@@ -27,14 +29,21 @@ from bertsmith.step import SumLosses
 LAST_ROWS, FEWEST_LAST_ROWS, LAST_SHARE = 4096, 256, 0.08
 """Held-out rows of the last measurement: this share of the rows learnt, but no more and no fewer than these."""
 
-QUICK_ROWS, FEWEST_QUICK_ROWS, QUICK_SHARE = 512, 64, 0.01
-"""Held-out rows of a measurement on the way."""
+QUICK_ROWS, FEWEST_QUICK_ROWS, QUICK_SHARE = 512, 64, 0.02
+"""Held-out rows of a measurement on the way; with a budget of time half that share."""
 
 FORWARD_SHARE = 0.5
 """Time of a row that is measured against that of one that is trained on."""
 
-FITS = 4
+FITS = 8
 """Times that the number of steps is brought nearer to the budget: what is measured depends on it, too."""
+
+
+ADAMW_SAMPLE = 1 << 22
+"""So many weights tell the time of AdamW, which reads and writes each of them."""
+
+TOO_LONG = 1.1
+"""A run that takes so many times what is left is said to: its measurements and its one step have a least size."""
 
 
 def last_rows(plan: Plan) -> int:
@@ -45,7 +54,7 @@ def last_rows(plan: Plan) -> int:
 
 def quick_rows(plan: Plan) -> int:
     """Held-out rows of a measurement on the way, the same ones each time."""
-    share = int(QUICK_SHARE * _rows_learnt(plan.first_stages))
+    share = int(QUICK_SHARE * _rows_learnt(plan.first_stages)) // (2 if plan.clock.limits_time else 1)
     return min(QUICK_ROWS, max(FEWEST_QUICK_ROWS, share), plan.held_out.rows_per_epoch)
 
 
@@ -67,7 +76,7 @@ class Tried(NamedTuple):
 
     seconds_per_row: float
     seconds_per_update: float
-    """What Muon's matrices take in each step, whatever its rows."""
+    """What the optimizer takes in each step, whatever its rows."""
 
 
 def try_out(plan: Plan, model: AnyPretrainingModel, reporter: Reporter) -> Tried:
@@ -80,8 +89,7 @@ def try_out(plan: Plan, model: AnyPretrainingModel, reporter: Reporter) -> Tried
     """
     losses = plan.losses()
     training = plan.run.config.training
-    updating = muon_seconds(model, training.precision) if training.optimizer == "muon" else 0.0
-    updating /= distributed.world_size()
+    updating = update_seconds(model, training.optimizer, training.precision)
     try:
         return Tried(losses, _seconds_per_row(plan, model, losses), updating)
     except UserError:
@@ -99,31 +107,43 @@ def _seconds_per_row(plan: Plan, model: AnyPretrainingModel, losses: SumLosses) 
     training = plan.run.config.training
     size = plan.stages[-1].divide(training).micro_batch_size
     if losses is sum_losses and plan.micro_batch_seconds is not None:
-        return plan.micro_batch_seconds / size
+        return plan.micro_batch_seconds / (training.micro_batch_size or size)  # which was measured, of full rows
     seconds, size = halving(
         size, lambda rows: seconds_per_micro_batch(model, losses, plan.first_rows(rows), training.precision)
     )
     return seconds / size
 
 
-def muon_seconds(model: nn.Module, precision: str) -> float:
-    """Time of Muon's products in a step, each kind of them timed once."""
-    matrices = [parameter for name, parameter in model.named_parameters() if is_of_muon(name, parameter)]
+def update_seconds(model: nn.Module, optimizer: str, precision: str) -> float:
+    """Time of an update: of Muon's products, each kind of them timed once, and of AdamW for all other weights."""
+    parameters = dict(model.named_parameters())
+    matrices = [p for name, p in parameters.items() if optimizer == "muon" and is_of_muon(name, p)]
+    others = sum(p.numel() for p in parameters.values()) - sum(p.numel() for p in matrices)
+    device, products = next(model.parameters()).device, torch.bfloat16 if precision == "bfloat16" else torch.float32
     kinds = Counter((len(group), *group[0].shape) for group in alike(matrices))
-    if not kinds:
-        return 0.0
-    some, products = matrices[0].detach(), torch.bfloat16 if precision == "bfloat16" else torch.float32
 
-    def seconds(kind: tuple[int, ...]) -> float:
-        shape = kind if kind[0] > 1 else kind[1:]
-        updates = torch.randn(shape, dtype=some.dtype, device=some.device)
-        before = time.perf_counter()
-        orthogonal(updates, products)
-        synchronize(some.device)
-        return time.perf_counter() - before
+    def muon(kind: tuple[int, ...]) -> float:
+        updates = torch.randn(kind if kind[0] > 1 else kind[1:], device=device)
+        return _seconds(lambda: orthogonal(updates, products), device)
 
-    seconds(min(kinds))  # to warm up
-    return sum(seconds(kind) * count for kind, count in kinds.items())
+    some = nn.Parameter(torch.zeros(min(others, ADAMW_SAMPLE), device=device))
+    some.grad = torch.zeros_like(some)
+    adamw = AdamW([{"params": [some], "weight_decay": 0.0, "lr": 0.0}], beta2=0.98)
+    with suppress(torch.OutOfMemoryError):  # the steps will say so
+        adamw.step()
+        of_adamw = _seconds(adamw.step, device) * others / len(some)
+        if kinds:
+            muon(min(kinds))  # to warm up
+        return of_adamw + sum(muon(kind) * count for kind, count in kinds.items()) / distributed.world_size()
+    return 0.0
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    synchronize(device)
+    before = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - before
 
 
 def seconds_left(plan: Plan, tried: Tried, *, first_step: int) -> float:
@@ -131,7 +151,7 @@ def seconds_left(plan: Plan, tried: Tried, *, first_step: int) -> float:
     training = plan.run.config.training
     rows = plan.places(range(first_step, plan.steps)) / training.sequence_length
     every = training.validation_every or plan.steps
-    looks = plan.steps // every - first_step // every
+    looks = plan.steps // every - first_step // every + (plan.steps % every > 0)
     seconds = tried.seconds_per_row * (rows + FORWARD_SHARE * looks * quick_rows(plan)) / distributed.world_size()
     return (
         seconds
@@ -144,8 +164,9 @@ def fit_into_budget(plan: Plan, tried: Tried, reporter: Reporter) -> None:
     """Before the first step of a run with a budget of time: as many steps as fit."""
     for _ in range(FITS):
         plan.fit_into(seconds_left(plan, tried, first_step=0))
-    if plan.clock.left() == 0:
+    needed, used = seconds_left(plan, tried, first_step=0), plan.clock.used()
+    if needed > max(TOO_LONG * plan.clock.left(), 1):
         reporter.warn(
-            f"reading the text, measuring this machine and making first weights took {plan.clock.used():.0f} s, which "
-            f"leaves no time for training in a budget of {plan.run.config.training.budget}; give more"
+            f"the budget is {plan.run.config.training.budget}, and getting ready took {used:.0f} s of it; "
+            f"{plan.steps:,} steps with what is measured take about {needed:.0f} s more; give more"
         )

@@ -24,7 +24,7 @@ from bertsmith.model.first_weights import begin_at_frequencies, without_weights
 from bertsmith.model.folder import ModelFolder
 from bertsmith.prepare.facts import count_ids, log_frequencies
 from bertsmith.prepare.neighbours import contexts_of, count_neighbours
-from bertsmith.presets import FIRST_WEIGHTS, PRESETS
+from bertsmith.presets import PRESETS
 from bertsmith.replay import REPLAY, AnyRows, MixedRows
 from bertsmith.run_folder import Run
 from bertsmith.tokenizer import Tokenizer
@@ -82,8 +82,6 @@ def begin_as_set(model: AnyPretrainingModel, training: TrainingConfig, folder: P
     Raises:
         UserError: The memory is too small to count in.
     """
-    if not any(getattr(training, name) == value for name, value in FIRST_WEIGHTS):
-        return
     embeddings = model.bert.embeddings.word_embeddings
     counts = count_ids(folder, "train", embeddings.num_embeddings)
     if training.output_bias == "unigram":

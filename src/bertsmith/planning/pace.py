@@ -20,7 +20,7 @@ the number of steps changes; else such a run would end when the machine likes.""
 
 
 class Pace:
-    """Looks at the clock until the learning rate falls. Without a budget of time it does nothing."""
+    """Looks at the clock until the number of steps is settled. Without a budget of time it does nothing."""
 
     def __init__(self, plan: Plan, first_step: int) -> None:
         """Begin, or go on, at `first_step`, with as many steps as the run had in mind there."""
@@ -52,7 +52,7 @@ class Pace:
         return steps != before
 
     def _is_settled(self, step: int) -> bool:
-        """Whether the number of steps stays as it is: the learning rate has begun to fall."""
+        """Whether the number of steps stays as it is: the learning rate falls in a line to its end."""
         training = self._plan.run.config.training
         if training.schedule == "constant":
             return False

@@ -23,6 +23,7 @@ from bertsmith.planning.decisions import (
 )
 from bertsmith.planning.from_settings import begin_as_set, drawn_model, model_config, model_of, parameters_of
 from bertsmith.planning.stages import Stage, make_stages, with_steps
+from bertsmith.presets import FIRST_WEIGHTS
 from bertsmith.replay import AnyRows
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
@@ -91,7 +92,7 @@ class Plan:
     def _count(self, model: AnyPretrainingModel) -> None:
         """Change a model that was drawn. One process does so, and the others get its weights."""
         training = self.run.config.training
-        if distributed.is_main():
+        if distributed.is_main() and any(getattr(training, name) == value for name, value in FIRST_WEIGHTS):
             torch.manual_seed(keyed_seed(training.seed, Stream.COUNTED))
             begin_as_set(model.cpu(), training, self.run.folder / "data")
             model.to(self.device)
@@ -126,7 +127,7 @@ class Plan:
             self.stages = with_steps(self.first_stages, steps)
 
     def fit_into(self, seconds: float) -> None:
-        """Before the first step: make the run as long as its time allows, when all its steps would take `seconds`."""
+        """Before the first step: make the run as long as its time allows, when all of it would take `seconds`."""
         self.take_steps(max(1, int(distributed.from_main(self.steps * self.clock.left() / seconds))))
         again = [name for name in ("warmup_steps", "validation_every") if self.run.origin.get(name) == "default"]
         self.run.decide("default", **dict.fromkeys(again))
