@@ -168,5 +168,6 @@ def fit_into_budget(plan: Plan, tried: Tried, reporter: Reporter) -> None:
     if needed > max(TOO_LONG * plan.clock.left(), 1):
         reporter.warn(
             f"the budget is {plan.run.config.training.budget}, and getting ready took {used:.0f} s of it; "
-            f"{plan.steps:,} steps with what is measured take about {needed:.0f} s more; give more"
+            f"{plan.steps:,} step{'s' if plan.steps > 1 else ''} and what is measured take about {needed:.0f} s more; "
+            "give more"
         )
