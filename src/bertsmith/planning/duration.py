@@ -106,8 +106,9 @@ def _seconds_per_row(plan: Plan, model: AnyPretrainingModel, losses: SumLosses) 
     """Time of a row in a micro-batch; of a smaller one where a GPU has no room, as the steps will find out, too."""
     training = plan.run.config.training
     size = plan.stages[-1].divide(training).micro_batch_size
+    size = min(size, training.micro_batch_size or size)  # of full rows, of which fewer fit than of short ones
     if losses is sum_losses and plan.micro_batch_seconds is not None:
-        return plan.micro_batch_seconds / (training.micro_batch_size or size)  # which was measured, of full rows
+        return plan.micro_batch_seconds / size
     seconds, size = halving(
         size, lambda rows: seconds_per_micro_batch(model, losses, plan.first_rows(rows), training.precision)
     )
