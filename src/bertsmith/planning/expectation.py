@@ -13,8 +13,17 @@ UNIGRAM = 7.23
 """The loss of token frequencies there, in nats."""
 
 BELOW_UNIGRAM: dict[str, tuple[tuple[float, float], ...]] = {
-    "modern-tiny": ((0.6e6, 1.69), (1.2e6, 2.02), (7.2e6, 2.84), (20.6e6, 3.27)),
-    "modern-mini": ((1.2e6, 2.25),),
+    "modern-tiny": (
+        (0.6e6, 1.70),
+        (0.8e6, 1.89),
+        (1.2e6, 2.03),
+        (2.0e6, 2.27),
+        (2.4e6, 2.36),
+        (7.2e6, 2.84),
+        (2.06e7, 3.27),
+    ),
+    "modern-mini": ((0.6e6, 2.04), (1.2e6, 2.34)),
+    "modern-small": ((0.4e6, 2.02),),
     "bert-tiny": ((2.0e6, 1.90),),
 }
 """By preset: tokens that a run learnt from, and how far below token frequencies its held-out loss ended, in nats."""
