@@ -38,7 +38,6 @@ FORWARD_SHARE = 0.5
 FITS = 8
 """Times that the number of steps is brought nearer to the budget: what is measured depends on it, too."""
 
-
 ADAMW_SAMPLE = 1 << 22
 """So many weights tell the time of AdamW, which reads and writes each of them."""
 
@@ -127,11 +126,11 @@ def update_seconds(model: nn.Module, optimizer: str, precision: str) -> float:
         updates = torch.randn(kind if kind[0] > 1 else kind[1:], device=device)
         return _seconds(lambda: orthogonal(updates, products), device)
 
-    some = nn.Parameter(torch.zeros(min(others, ADAMW_SAMPLE), device=device))
-    some.grad = torch.zeros_like(some)
-    adamw = AdamW([{"params": [some], "weight_decay": 0.0, "lr": 0.0}], beta2=0.98)
     with suppress(torch.OutOfMemoryError):  # the steps will say so
-        adamw.step()
+        some = nn.Parameter(torch.zeros(min(others, ADAMW_SAMPLE), device=device))
+        some.grad = torch.zeros_like(some)
+        adamw = AdamW([{"params": [some], "weight_decay": 0.0, "lr": 0.0}], beta2=0.98)
+        adamw.step()  # to warm up
         of_adamw = _seconds(adamw.step, device) * others / len(some)
         if kinds:
             muon(min(kinds))  # to warm up
@@ -140,6 +139,7 @@ def update_seconds(model: nn.Module, optimizer: str, precision: str) -> float:
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Of one call, all of it done."""
     synchronize(device)
     before = time.perf_counter()
     work()
