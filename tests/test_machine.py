@@ -337,18 +337,28 @@ def test_a_precision_that_contradicts_its_products_is_looked_at_again(
     assert not list(left)
 
 
-def test_a_long_pass_in_float32_is_not_timed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("full", "gain", "expected"),
+    [
+        (1.0, 2.0, ["float32", "bfloat16"]),  # products alone decide
+        (1.0, 1.2, ["float32"] * 2 + ["bfloat16"] * 4),  # they say little
+        (0.4, 2.0, ["float32"] * 2 + ["bfloat16"] * 4),  # they are not all that takes time
+    ],
+)
+def test_a_long_pass_in_float32_is_not_timed_twice(
+    full: float, gain: float, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     timed: list[tuple[int, str]] = []
 
     def seconds(_model: Any, _losses: Any, batch: Any, precision: str) -> float:
         timed.append((len(batch), precision))
-        return 1.0 if precision == "float32" else 0.3
+        return full if precision == "float32" else 0.3
 
     monkeypatch.setattr(measure, "_time_pass", seconds)
-    monkeypatch.setattr(measure, "half_gain", lambda _device: 2.0)
+    monkeypatch.setattr(measure, "half_gain", lambda _device: gain)
     found = measure.compare_precisions(BertPretrainingModel(TINY), make_batch, 64)
     assert found == (("bfloat16", 0.3), 1)
-    assert timed == [(1, "float32")] * 2 + [(1, "bfloat16")] * 4
+    assert timed == [(1, precision) for precision in expected]
 
 
 def test_an_update_is_timed_once_for_each_kind_of_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
