@@ -363,13 +363,18 @@ def test_the_time_of_a_killed_command_counts(text: Path, tmp_path: Path, monkeyp
     assert used[-1] == pytest.approx(6000, abs=60)
 
 
-def test_updates_and_measurements_have_their_part_of_the_time(text: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_updates_and_measurements_have_their_part_of_the_time(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int
+) -> None:
+    """Ranks share the rows, learnt and measured; what an update takes of each is in `Tried`."""
     settings = {**TINY, "text": (str(text),), "validation_every": None}
     pretrain(tmp_path / "run", settings, dict.fromkeys(settings, "flag"), plan_only=True)
     plan = make_plan(
         read_run(tmp_path / "run"), torch.device("cpu"), Reporter(), started=0.0, seconds_before=0.0, is_begun=False
     )
     tried = Tried(sum_losses, seconds_per_row=2.0, seconds_per_update=3.0)
+    monkeypatch.setattr("bertsmith.distributed.world_size", lambda: ranks)
     for steps, quick, last in ((5_003, 400, 1600), (10**6, QUICK_ROWS, LAST_ROWS), (100, FEWEST_QUICK_ROWS, 256)):
         plan.first_stages = plan.stages = stages_of(plan.run, plan.rows, steps)  # of 4 rows
         plan.run.decide("default", steps=steps, validation_every=steps // 10)
@@ -377,7 +382,7 @@ def test_updates_and_measurements_have_their_part_of_the_time(text: Path, tmp_pa
         assert (quick_rows(plan), last_rows(plan)) == (quick, last)
         for done, looks in ((0, 10 + (steps % 10 > 0)), (steps // 2, 5 + (steps % 10 > 0))):
             rows = 4 * (steps - done) + FORWARD_SHARE * (looks * quick + last)
-            assert seconds_left(plan, tried, first_step=done) == pytest.approx(2 * rows + 3 * (steps - done))
+            assert seconds_left(plan, tried, first_step=done) == pytest.approx(2 * rows / ranks + 3 * (steps - done))
     plan.held_out = SimpleNamespace(rows_per_epoch=5)  # type: ignore[assignment]
     assert (quick_rows(plan), last_rows(plan)) == (5, 5)
 
