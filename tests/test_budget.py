@@ -170,7 +170,7 @@ def test_a_budget_of_work_is_counted(text: Path, tmp_path: Path) -> None:
 
 def test_a_budget_of_work_finds_the_size_on_any_machine(text: Path, tmp_path: Path) -> None:
     given = {name: value for name, value in TINY.items() if name not in {"preset", "steps", "hidden_size"}}
-    given |= {"text": (str(text),), "num_attention_heads": None, "budget": "2e14flop"}
+    given |= {"text": (str(text),), "num_attention_heads": None, "budget": "4e14flop"}
     folder = pretrain(tmp_path / "run", given, dict.fromkeys(given, "flag"), plan_only=True)
     config, length = read_run(folder).config, TINY["sequence_length"]
     shape = BertConfig(
@@ -178,7 +178,7 @@ def test_a_budget_of_work_finds_the_size_on_any_machine(text: Path, tmp_path: Pa
     )
     row = step_operations(shape, tokens=length, row_length=length, predictions=0.15 * length)
     assert config.model.preset == "bert-mini"
-    assert config.training.steps == int(2e14 / row / TINY["global_batch_size"])
+    assert config.training.steps == int(4e14 / row / TINY["global_batch_size"])
 
 
 def test_a_budget_finds_the_size_of_the_family_that_is_asked_for(text: Path, tmp_path: Path) -> None:
