@@ -126,15 +126,22 @@ def test_a_budget_gives_size_schedule_and_steps(
 
 def fit(plan: Plan, _seconds: float) -> None:
     """What `Plan.fit_into` does, with 60 steps."""
-    plan.take_steps(60)
-    plan.first_stages = plan.stages = stages_of(plan.run, plan.rows, 60)
+    plan.take_revisions([(0, 60)])
+    plan.first_stages = plan.stages
 
 
-@pytest.mark.parametrize("levers", [{}, {"batch_ramp": 0.3, "short_length": 16, "short_share": 0.5}])
+@pytest.mark.parametrize("stopped_after", [8, 25])
+@pytest.mark.parametrize("levers", [{}, {"batch_ramp": 0.3, "short_length": 16, "short_share": 0.3}])
 def test_a_run_that_goes_on_repeats_its_revisions(
-    levers: dict[str, Any], text: Path, tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
+    text: Path,
+    tmp_path: Path,
+    clock: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    levers: dict[str, Any],
+    stopped_after: int,
 ) -> None:
-    """What the first command has decided stays, and is not asked for again; the stages are those it began with."""
+    """What the first command has decided stays, and is not asked for again; it also moves the turns of the stages."""
     asked: list[int] = []
 
     def estimate(_pace: object, step: int) -> int:
@@ -152,7 +159,7 @@ def test_a_run_that_goes_on_repeats_its_revisions(
 
     asked.clear()
     with pytest.raises(Interrupted):
-        train(tmp_path / "stopped", text, Listener(stop_after=8), **settings)
+        train(tmp_path / "stopped", text, Listener(stop_after=stopped_after), **settings)
     for checkpoint in (tmp_path / "stopped" / "checkpoints").iterdir():
         checkpoint.rename(tmp_path / "lost")  # as if killed before it was written
     train(tmp_path / "stopped", text, **settings)
@@ -296,8 +303,7 @@ def test_what_is_left_is_counted_in_places(text: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(Clock, "left", lambda _self: whole - now[0])
     monkeypatch.setattr("bertsmith.planning.pace.seconds_of_last_rows", lambda *_: 0.0)
     train(tmp_path / "run", text, warmup_steps=2, validation_every=100, batch_ramp=0.3)
-    saved = 4 * 9 * 32 * 0.75 + 4 * 9 * 32 * 0.5  # places that the ramp does not compute
-    expected = 60 + saved / (4 * 32)
+    expected = 60 / (1 - 0.3 * (0.75 + 0.5) / 2)  # the ramp, a share of the run, leaves out places
     assert len(found) > 5
     assert all(abs(steps - expected) <= 2 for _, steps in found)
 

@@ -11,7 +11,7 @@ from bertsmith.errors import UserError
 from bertsmith.loop import _RowNumbers
 from bertsmith.planning.decisions import decide_length
 from bertsmith.planning.measuring import _take_accumulation
-from bertsmith.planning.stages import Stage, make_stages
+from bertsmith.planning.stages import Stage, make_stages, turns_of
 from bertsmith.run_folder import Run
 
 ROWS = {128: 1000, 32: 3900}
@@ -55,6 +55,36 @@ def test_short_rows_come_first_with_as_many_places_and_the_text_goes_on() -> Non
     assert (second.steps, second.sequence_length, second.rows) == (range(80, 100), 128, 16)
     assert first.places == second.places
     assert 80 * 64 / 3900 <= second.first_row / 1000 < 80 * 64 / 3900 + 0.001  # as far into the epochs
+
+
+@pytest.mark.parametrize(
+    ("at", "steps", "turns"),
+    [
+        (10, 200, (30, 60, 160)),  # none is passed: all keep their share
+        (10, 20, (10, 10, 16)),  # the ramp would have ended: it does now
+        (30, 40, (15, 30, 32)),
+        (30, 60, (15, 30, 48)),  # what is passed stays where it was
+        (85, 90, (15, 30, 80)),
+    ],
+)
+def test_a_revision_keeps_what_is_done_and_the_shares_of_what_is_to_come(
+    at: int, steps: int, turns: tuple[int, ...]
+) -> None:
+    settings = {"batch_ramp": 0.3, "short_length": 32, "short_share": 0.8, "global_batch_size": 16}
+    before = TrainingConfig(steps=100, **settings)  # type: ignore[arg-type]
+    after = TrainingConfig(steps=steps, **settings)  # type: ignore[arg-type]
+    assert turns_of(before) == (15, 30, 80)
+    revised = turns_of(before).revised(after, at=at)
+    assert revised == turns
+    one, other = make_stages(before, ROWS.__getitem__), make_stages(after, ROWS.__getitem__, revised)
+
+    def shape(parts: tuple[Stage, ...], step: int) -> tuple[int, ...]:
+        (stage,) = (part for part in parts if step in part.steps)
+        return (stage.sequence_length, stage.rows, stage.row_of(step))
+
+    assert [shape(one, step) for step in range(at)] == [shape(other, step) for step in range(at)]
+    assert other[-1].sequence_length == 128
+    assert [step for part in other for step in part.steps] == list(range(steps))
 
 
 def test_each_step_knows_how_far_the_run_is() -> None:

@@ -113,6 +113,10 @@ class Revisions:
         """Steps of the whole run, as planned at `step`."""
         return self._known[max(known for known in self._known if known <= step)]
 
+    def until(self, step: int) -> list[tuple[int, int]]:
+        """The looks up to `step`, in order, after the first estimate: at which step, and steps of the whole run."""
+        return sorted((known, steps) for known, steps in self._known.items() if known <= step)
+
     def is_due(self, step: int) -> bool:
         """Whether the clock is looked at before `step`."""
         return step > 0 and step % max(1, self._known[0] // LOOKS) == 0

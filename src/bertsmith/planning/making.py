@@ -21,7 +21,7 @@ from bertsmith.planning.decisions import (
 from bertsmith.planning.from_settings import rows_of, training_rows
 from bertsmith.planning.measuring import decide_by_measuring
 from bertsmith.planning.plan import Plan, stages_of
-from bertsmith.planning.stages import with_steps
+from bertsmith.planning.stages import turns_of
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
 from bertsmith.tokenizer import load_tokenizer
@@ -61,8 +61,8 @@ def make_plan(
     steps = run.config.training.steps or 1
     first_stages = stages_of(run, rows, first_estimate(run.folder) or steps if clock.limits_time else steps)
     held_out = rows_of(run, "validation", training.sequence_length)
-    stages = with_steps(first_stages, steps)
-    plan = Plan(run, manifest, tokenizer, first_stages, stages, rows, held_out, device, clock, is_begun)
+    turns, stages = turns_of(run.config.training), stages_of(run, rows, steps)
+    plan = Plan(run, manifest, tokenizer, first_stages, turns, stages, rows, held_out, device, clock, is_begun)
     require_memory(plan.parameters(), device)
     decide_by_measuring(plan, reporter)
     if run.config.training.device == "auto":

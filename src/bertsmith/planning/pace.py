@@ -1,6 +1,7 @@
 """Whether a run with a budget of time is on time, and what it does about it."""
 
 import time
+from bisect import bisect_right
 from collections import deque
 
 from bertsmith import distributed
@@ -30,7 +31,7 @@ class Pace:
             self._revisions = Revisions(plan.run.folder, plan.steps)
             if first_step == 0 and self._revisions.recorded(0) == plan.steps:
                 self._record(0, plan.steps)
-            plan.take_steps(self._revisions.steps_at(first_step))
+            plan.take_revisions(self._revisions.until(first_step))
             plan.save()
         self._first_step = first_step
         self._looks: deque[tuple[int, float]] = deque(maxlen=RECENT + 1)  # step and time
@@ -47,7 +48,7 @@ class Pace:
             steps = self._estimate(step)
         self._looks.append((step, time.monotonic()))
         self._record(step, steps)
-        self._plan.take_steps(steps)
+        self._plan.take_steps(steps, at=step)
         self._plan.save()
         return steps != before
 
@@ -69,20 +70,19 @@ class Pace:
         seconds_per_place = (time.monotonic() - began) / done
         seconds_per_row = seconds_per_place * plan.stages[-1].sequence_length
         last = seconds_of_last_rows(plan, seconds_per_row)
-        fitting = step + max(1, self._steps_for(int((plan.clock.left() - last) / seconds_per_place), step))
+        fitting = self._steps_with((plan.clock.left() - last) / seconds_per_place, step)
         fitting = int(distributed.from_main(fitting))
         return steps if abs(fitting - steps) < SMALL * steps else fitting
 
-    def _steps_for(self, places: int, step: int) -> int:
-        """Steps from `step` on that so many places make, in the stages as they were first made."""
-        count, stages = 0, self._plan.first_stages
-        for stage in stages:
-            here = places // stage.places
-            if stage is not stages[-1]:
-                here = min(here, len(range(max(step, stage.steps.start), stage.steps.stop)))
-            count += max(0, here)
-            places -= here * stage.places
-        return count
+    def _steps_with(self, places: float, step: int) -> int:
+        """Steps of a run that has so many places from `step` on, at least one step more."""
+        fewest, more = step + 1, 1
+        while self._plan.places_left(fewest + more, at=step) <= places:
+            more *= 2
+        counts = range(fewest, fewest + more)
+        return fewest + max(
+            0, bisect_right(counts, places, key=lambda steps: self._plan.places_left(steps, at=step)) - 1
+        )
 
     def _record(self, step: int, steps: int) -> None:
         if self._revisions is not None:

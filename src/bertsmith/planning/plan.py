@@ -1,6 +1,6 @@
 """The plan of a run: everything that it works with, decided (`making.py` decides)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
@@ -22,7 +22,7 @@ from bertsmith.planning.decisions import (
     decide_length,
 )
 from bertsmith.planning.from_settings import begin_as_set, drawn_model, model_config, model_of, parameters_of
-from bertsmith.planning.stages import Stage, make_stages, with_steps
+from bertsmith.planning.stages import Stage, Turns, make_stages, turns_of
 from bertsmith.presets import FIRST_WEIGHTS
 from bertsmith.replay import AnyRows
 from bertsmith.reporter import Reporter
@@ -40,8 +40,9 @@ class Plan:
     manifest: dict[str, Any]
     tokenizer: Tokenizer
     first_stages: tuple[Stage, ...]
-    """As the first estimate of the number of steps made them; a revision moves their end alone."""
+    """As the first estimate of the number of steps made them."""
 
+    turns: Turns
     stages: tuple[Stage, ...]
     """With the number of steps of now."""
 
@@ -120,18 +121,36 @@ class Plan:
         """Steps of the whole run, as it is planned now."""
         return self.run.config.training.steps or 0
 
-    def take_steps(self, steps: int) -> None:
-        """Make the run so many steps long from here on."""
+    def take_steps(self, steps: int, *, at: int) -> None:
+        """Make the run so many steps long from step `at` on."""
         if steps != self.steps:
             self.run.decide("measured", steps=steps)
-            self.stages = with_steps(self.first_stages, steps)
+            self.turns = self.turns.revised(self.run.config.training, at=at)
+            self.stages = stages_of(self.run, self.rows, steps, self.turns)
+
+    def take_revisions(self, revisions: Sequence[tuple[int, int]]) -> None:
+        """Do again what earlier looks at the clock did: from which step on the run was so many steps long, in order."""
+        (_, first), *others = revisions
+        self.run.decide("measured", steps=first)
+        self.turns = turns_of(self.run.config.training)
+        self.stages = stages_of(self.run, self.rows, first, self.turns)
+        for at, steps in others:
+            self.take_steps(steps, at=at)
+
+    def places_left(self, steps: int, *, at: int) -> int:
+        """Token places from step `at` on if the run were so many steps long, padding included."""
+        training = replace(self.run.config.training, steps=steps)
+        stages = stages_of(self.run, self.rows, steps, self.turns.revised(training, at=at))
+        return sum(stage.places * len(range(max(at, stage.steps.start), stage.steps.stop)) for stage in stages)
 
     def fit_into(self, seconds: float) -> None:
         """Before the first step: make the run as long as its time allows, when all of it would take `seconds`."""
-        self.take_steps(max(1, int(distributed.from_main(self.steps * self.clock.left() / seconds))))
+        steps = max(1, int(distributed.from_main(self.steps * self.clock.left() / seconds)))
+        self.run.decide("measured", steps=steps)
         again = [name for name in ("warmup_steps", "validation_every") if self.run.origin.get(name) == "default"]
         self.run.decide("default", **dict.fromkeys(again))
         decide_length(self.run, self.rows[self.run.config.training.sequence_length])
+        self.turns = turns_of(self.run.config.training)
         self.first_stages = self.stages = stages_of(self.run, self.rows, self.steps)
 
     def save(self) -> None:
@@ -161,6 +180,6 @@ class Plan:
         )
 
 
-def stages_of(run: Run, rows: Mapping[int, AnyRows], steps: int) -> tuple[Stage, ...]:
-    """The stages of a run of so many steps."""
-    return make_stages(replace(run.config.training, steps=steps), lambda length: rows[length].rows_per_epoch)
+def stages_of(run: Run, rows: Mapping[int, AnyRows], steps: int, turns: Turns | None = None) -> tuple[Stage, ...]:
+    """The stages of a run of so many steps; `turns`: after a revision."""
+    return make_stages(replace(run.config.training, steps=steps), lambda length: rows[length].rows_per_epoch, turns)

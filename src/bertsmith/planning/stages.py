@@ -94,37 +94,55 @@ class Stage:
         return Division(first, rows, min(rows, max(1, size * training.sequence_length // self.sequence_length)))
 
 
-def with_steps(stages: tuple[Stage, ...], steps: int) -> tuple[Stage, ...]:
-    """The stages of a run whose number of steps was revised: what was done stays, the last one ends elsewhere."""
-    kept = [stage for stage in stages if stage.steps.start < steps]
-    kept[-1] = replace(kept[-1], steps=range(kept[-1].steps.start, steps))
-    return tuple(replace(stage, max_steps=steps) for stage in kept)
+class Turns(NamedTuple):
+    """The steps before which steps change their shape; 0 where they never had another."""
+
+    half_ramp: int
+    ramp: int
+    short: int
+    """Rows are short before it."""
+
+    def revised(self, training: TrainingConfig, *, at: int) -> "Turns":
+        """Those of a run whose number of steps was revised before step `at`: what is done stays as it was done.
+
+        The others keep their shares of the run, so that no revision leaves a run without its long rows.
+        """
+        pairs = zip(self, turns_of(training), strict=True)
+        return Turns(*(before if before <= at else max(after, at) for before, after in pairs))
 
 
-def make_stages(training: TrainingConfig, rows_per_epoch: Callable[[int], int]) -> tuple[Stage, ...]:
+def turns_of(training: TrainingConfig) -> Turns:
+    """The turns of a run that knows its number of steps from the start."""
+    steps = training.steps or 1
+    ramp = round(training.batch_ramp * steps)
+    return Turns(ramp // 2, ramp, round(training.short_share * steps) if training.short_length else 0)
+
+
+def make_stages(
+    training: TrainingConfig, rows_per_epoch: Callable[[int], int], turns: Turns | None = None
+) -> tuple[Stage, ...]:
     """The stages of a run, in order.
 
     Args:
         training: With the number of steps and the rows of a step decided.
         rows_per_epoch: Rows of an epoch, by the length of a row.
+        turns: Where they are not those of `turns_of`, after a revision.
 
     Raises:
         UserError: The rows of a step cannot be made a quarter.
     """
     steps, rows, length = training.steps or 1, training.global_batch_size or 1, training.sequence_length
-    ramp = round(training.batch_ramp * steps)
+    half, ramp, short = turns or turns_of(training)
     if ramp and rows % max(RAMP):
         raise UserError(
             f"a ramp begins with a quarter of the rows, and global_batch_size is {rows}; give a multiple of 4"
         )
-    short = round(training.short_share * steps) if training.short_length else 0
-    ends = [ramp * number // len(RAMP) for number in range(1, len(RAMP) + 1)]
-    bounds = sorted({0, steps, *(bound for bound in [*ends, short] if 0 < bound < steps)})
+    bounds = sorted({0, steps, *(bound for bound in (half, ramp, short) if 0 < bound < steps)})
     stages: list[Stage] = []
     read = Fraction(0)  # epochs before the stage
     for start, stop in pairwise(bounds):
         now = (training.short_length or length) if start < short else length
-        part = next((part for part, end in zip(RAMP, ends, strict=True) if start < end), 1)
+        part = next((part for part, end in zip(RAMP, (half, ramp), strict=True) if start < end), 1)
         count = rows // part * (length // now)
         stages.append(Stage(range(start, stop), now, count, ceil(read * rows_per_epoch(now)), steps))
         read += Fraction((stop - start) * count, rows_per_epoch(now))
