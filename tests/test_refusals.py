@@ -83,6 +83,18 @@ def test_a_setting_that_was_refused_can_be_left_out(
     assert (tmp_path / "run" / "config.toml").read_text() == planned
 
 
+@pytest.mark.parametrize(("flag", "value"), [("--preset", "modern-mini"), ("--family", "modern")])
+def test_a_plan_is_not_run_under_the_name_of_another_size(
+    flag: str, value: str, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = ["plan", text, "-o", tmp_path / "plan", *FLAGS, "--steps", 3]
+    assert command([str(each) for each in plan]) == 0
+    run = ["pretrain", text, "-o", tmp_path / "run", "--plan", tmp_path / "plan"]
+    assert f"is of bert-tiny and {flag} is {value}; leave {flag} out" in refused(capsys, *run, flag, value)
+    assert not (tmp_path / "run").exists()
+    assert command([str(each) for each in (*run, "--preset", "bert-tiny", "--family", "bert")]) == 0
+
+
 def test_a_run_that_fails_in_its_steps_keeps_its_settings(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,8 @@ def gather(
     typed = {name: value for name, value in flags.items() if value is not None}
     if text:
         typed["text"] = text
+    if decided:
+        _refuse_another_size(typed, given, config)
     for pair in EXCLUSIVE_SETTINGS:  # a flag wins over the file, also where it says it another way
         if any(name in typed for name in pair):
             given = {name: value for name, value in given.items() if name not in pair}
@@ -104,6 +106,17 @@ def gather(
         if name in given:
             given[name] = _absolute(given[name])
     return given, origin
+
+
+def _refuse_another_size(typed: dict[str, Any], given: dict[str, Any], plan: Path | None) -> None:
+    """A plan has decided shape, rate and rows for a size: with the name of another one it would lie."""
+    of = given.get("preset", given.get("init"))
+    for name in ("preset", "family"):
+        if name in typed and typed[name] not in {of, str(of).partition("-")[0]}:
+            raise UserError(
+                f"the plan {plan} is of {of} and --{name} is {typed[name]}; leave --{name} out, or make another plan "
+                f"with `bertsmith plan --{name} {typed[name]}`"
+            )
 
 
 def default_folder(text: tuple[str, ...]) -> Path:
