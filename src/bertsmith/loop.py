@@ -108,8 +108,9 @@ def train(
                 "input_wait": round(waited / seconds, 5),
                 "matrix_share": round(work_of_step(config, training, stage, step) / seconds / peak, 4),
             }
-            with average.in_place() if average else nullcontext():
-                record |= measure_if_due(plan, model, step, diary)
+            if step == plan.steps or step % (training.validation_every or 1) == 0:
+                with average.in_place() if average else nullcontext():
+                    record |= measure_on_the_way(plan, model, step, diary)
             last_step = time.monotonic()  # measuring is no training time
             if log is not None:
                 log.write(record)
@@ -228,14 +229,8 @@ class _RowNumbers:
                 yield list(range(start, min(start + self.division.micro_batch_size, first + self.division.rows)))
 
 
-def measure_if_due(plan: Plan, model: AnyPretrainingModel, step: int, diary: Diary) -> dict[str, float | None]:
-    """The held-out loss, by name, at the end and every `validation_every` steps; else nothing.
-
-    The sentences of the diary are filled by the same weights.
-    """
-    training = plan.run.config.training
-    if step != plan.steps and step % (training.validation_every or 1):
-        return {}
+def measure_on_the_way(plan: Plan, model: AnyPretrainingModel, step: int, diary: Diary) -> dict[str, float | None]:
+    """The held-out loss, by name. The sentences of the diary are filled by the same weights."""
     measured = measure_held_out(plan, model, quick_rows(plan))
     diary.fill(model, step)
     return {f"validation_{name}": value if isfinite(value) else None for name, value in measured.losses().items()}
