@@ -19,7 +19,7 @@ from bertsmith.objective import sum_losses
 from bertsmith.predict import fill, load_for_prediction
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import read_run
-from bertsmith.step import StepResult, StepTooLarge, train_step
+from bertsmith.step import CompilerFailed, StepResult, StepTooLarge, train_step
 
 from runs import Listener, train, weights
 
@@ -247,6 +247,32 @@ def test_a_full_gpu_halves_the_micro_batch_and_repeats_the_step(
     same(tmp_path / "full", tmp_path / "small")
 
 
+def test_a_compiler_that_fails_later_costs_a_run_its_speed_and_not_its_life(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that are left over and stages of another shape are compiled when they come."""
+
+    def fails_at_the_second(*arguments: Any, **options: Any) -> StepResult:
+        if arguments[1] is not sum_losses and len(steps) == 1:
+            raise CompilerFailed from RuntimeError("g++: no space left on the device\nand more")
+        steps.append(arguments[1] is sum_losses)
+        return train_step(*arguments[:1], sum_losses, *arguments[2:], **options)
+
+    steps: list[bool] = []
+    pretend_compiler(monkeypatch, is_there=True)
+    listener, settings = Listener(), {"steps": 3, "hidden_dropout_prob": 0.0}
+    monkeypatch.setattr("bertsmith.planning.plan.compiled_losses", lambda: lambda *each: sum_losses(*each))
+    monkeypatch.setattr("bertsmith.loop.train_step", fails_at_the_second)
+    run(tmp_path / "late", text, listener, compile="yes", **settings)
+    assert steps == [False, True, True]
+    (warning,) = [line for line in listener.lines if "compiling failed" in line]
+    assert "before step 2, so the steps are slower" in warning
+    assert warning.endswith("g++: no space left on the device")
+    monkeypatch.undo()
+    run(tmp_path / "eager", text, **settings)
+    same(tmp_path / "late", tmp_path / "eager")
+
+
 def test_rows_that_no_longer_fit_are_halved_unless_they_were_given(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,6 +342,7 @@ def test_a_compiler_that_fails_costs_speed_alone(text: Path, tmp_path: Path, mon
     run(tmp_path / "run", text, listener, compile="yes", steps=1)
     (warning,) = [line for line in listener.lines if "compiles" in line]
     assert warning.endswith("that failed here, so they are slower: fatal error: Python.h: No such file or directory")
+    assert read_run(tmp_path / "run").config.training.compile == "no"
 
 
 def test_a_given_micro_batch_that_a_gpu_has_no_room_for_is_halved_from_the_first_step_on(

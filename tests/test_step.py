@@ -20,7 +20,7 @@ from bertsmith.objective import Sums, count_targets, sum_losses
 from bertsmith.optim import make_optimizer, set_learning_rate
 from bertsmith.planning.stages import make_stages
 from bertsmith.reporter import Reporter
-from bertsmith.step import Measured, StepResult, StepTooLarge, evaluate_loss, train_step
+from bertsmith.step import CompilerFailed, Measured, StepResult, StepTooLarge, evaluate_loss, train_step
 from bertsmith.watch import Watch
 
 from corpora import lognormal, make_corpus, make_rows
@@ -229,6 +229,19 @@ def run_out_of_memory_on_one_rank() -> None:
     with pytest.raises(StepTooLarge):
         step(batches([4]), optimizer)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), untouched.parameters(), strict=True))
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert step(batches([2, 2]), optimizer).applied
+
+    class BrokenCompilerError(Exception):
+        __module__ = "torch._inductor.exc"
+
+    def compiled(model: nn.Module, batch: Batch) -> Sums:
+        if distributed.rank() == 1 and len(batch) > 2:
+            raise BrokenCompilerError("no room on the disk")
+        return sum_losses(model, batch)
+
+    with pytest.raises(CompilerFailed):
+        train_step(model, compiled, batches([4]), optimizer, max_grad_norm=1.0, precision="float32", dropout_key=None)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert step(batches([2, 2]), optimizer).applied
 

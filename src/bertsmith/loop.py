@@ -14,7 +14,7 @@ from bertsmith.averaging import WeightAverage
 from bertsmith.checkpoint import save_checkpoint
 from bertsmith.data.batch import Batch, batches_of, collate
 from bertsmith.diary import Diary
-from bertsmith.errors import UserError
+from bertsmith.errors import UserError, first_line
 from bertsmith.interrupt import Interrupted, leave_signals_to_the_run, listening
 from bertsmith.machine.work import matrix_rate
 from bertsmith.metrics import MetricsLog
@@ -27,7 +27,15 @@ from bertsmith.planning.plan import Plan
 from bertsmith.planning.stages import Division, Stage, work_of_step
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run, lasting_settings
-from bertsmith.step import Measured, StepResult, StepTooLarge, SumLosses, evaluate_loss, train_step
+from bertsmith.step import (
+    CompilerFailed,
+    Measured,
+    StepResult,
+    StepTooLarge,
+    SumLosses,
+    evaluate_loss,
+    train_step,
+)
 
 GPU_LOADER_WORKERS = 2
 
@@ -93,8 +101,8 @@ def train(
                     precision=training.precision,
                     dropout_key=(training.seed, step) if draws else None,
                 )
-            except StepTooLarge:
-                take_smaller_micro_batches(plan, reporter)
+            except (StepTooLarge, CompilerFailed) as failure:
+                losses = change_after(failure, plan, losses, step, reporter)
                 batches = load_batches(plan, first_step=step)
                 continue
             step += 1
@@ -162,6 +170,20 @@ def next_step(batches: Iterator[Batch], division: Division, device: torch.device
     before = time.monotonic()
     micro_batches = [next(batches).to(device) for _ in range(division.micro_batches)]
     return micro_batches, time.monotonic() - before
+
+
+def change_after(
+    failure: StepTooLarge | CompilerFailed, plan: Plan, losses: SumLosses, step: int, reporter: Reporter
+) -> SumLosses:
+    """Make it possible to repeat a step, on all ranks; the losses to go on with."""
+    if isinstance(failure, StepTooLarge):
+        take_smaller_micro_batches(plan, reporter)
+        return losses
+    reporter.warn(
+        f"compiling failed before step {step + 1:,}, so the steps are slower from here on and may differ in rounding: "
+        f"{first_line(failure.__cause__ or failure)}"
+    )
+    return sum_losses
 
 
 def take_smaller_micro_batches(plan: Plan, reporter: Reporter) -> None:

@@ -89,6 +89,15 @@ class StepTooLarge(Exception):
     """The memory of a GPU ran out, on any rank, before anything was updated: the step can be repeated."""
 
 
+class CompilerFailed(Exception):
+    """A step needed compiled code for another shape and could not have it, on any rank: it can be repeated without."""
+
+
+def is_of_compiler(error: Exception) -> bool:
+    """Whether it is PyTorch's compiler that failed; its own classes would have to be imported, which takes a second."""
+    return any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__)
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Compute matrix products in bfloat16 where `precision` says so; weights stay float32."""
     if precision == "bfloat16":
@@ -122,6 +131,7 @@ def train_step(
 
     Raises:
         StepTooLarge: All ranks raise it together; the gradients are forgotten.
+        CompilerFailed: The same.
         UserError: The memory of the GPU ran out while the weights were updated.
     """
     count, means = terms or PRETRAINING
@@ -131,7 +141,7 @@ def train_step(
     targets, tokens = totals[:-1], totals[-1]
     divisor = targets.clamp(min=1)  # a term without targets adds 0
     losses, correct = torch.zeros_like(targets), torch.zeros_like(targets)
-    has_room = True
+    failure: Exception | None = None
     for number, batch in enumerate(micro_batches):
         if dropout_key is not None:
             torch.manual_seed(keyed_seed(*dropout_key, Stream.DROPOUT, number, distributed.rank()))
@@ -139,14 +149,18 @@ def train_step(
             with autocast(device, precision):
                 sums = sum_losses(model, batch)
             (sums.losses / divisor).sum().backward()  # type: ignore[no-untyped-call]
-        except torch.OutOfMemoryError:
-            has_room = False
+        except Exception as error:
+            if not isinstance(error, torch.OutOfMemoryError) and not is_of_compiler(error):
+                raise
+            failure = error
             break
         losses += sums.losses.detach()
         correct += sums.correct
-    if distributed.any_rank(not has_room, device):
+    if distributed.any_rank(failure is not None, device):
         optimizer.zero_grad()
-        raise StepTooLarge
+        if distributed.any_rank(isinstance(failure, torch.OutOfMemoryError), device):
+            raise StepTooLarge
+        raise CompilerFailed from failure
     distributed.sum_gradients(model.parameters())
     norm = nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     # reading a number waits for a GPU, so all that there is to compute is queued first
