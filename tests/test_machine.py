@@ -84,6 +84,16 @@ def test_memory_is_what_a_container_leaves(files: dict[str, object], expected: i
     assert free_memory(tmp_path / "proc", tmp_path / "cgroup") == expected
 
 
+def test_memory_is_what_a_limit_of_the_shell_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"proc/meminfo": f"MemAvailable: {8 * GB // 1024} kB", "proc/self/status": f"VmSize: {GB // 1024} kB"}
+    write(tmp_path, files)
+    free = [8 * GB]
+    for limit in (-1, 3 * GB, GB // 2):  # -1: none
+        monkeypatch.setattr("resource.getrlimit", lambda _kind, limit=limit: (limit, limit))
+        free.append(free_memory(tmp_path / "proc", tmp_path / "cgroup"))
+    assert free == [8 * GB, 8 * GB, 2 * GB, 0]
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [

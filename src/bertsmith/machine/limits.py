@@ -5,6 +5,11 @@ from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
 
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
+
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
@@ -21,7 +26,7 @@ def usable_cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
 
 
 def free_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
-    """Bytes that may still be taken: the machine's free memory, or less where a container says so."""
+    """Bytes that may still be taken: the machine's free memory, or less where a container or `ulimit -v` says so."""
     available = _read(proc / "meminfo").partition("MemAvailable:")[2].split()
     free = int(available[0]) * 1024 if available else _installed_memory() // 2
     for folder in _cgroup_folders("memory", proc, cgroups):
@@ -34,7 +39,16 @@ def free_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
             numbers = dict(line.split() for line in _read(folder / "memory.stat").splitlines())
             cached = int(numbers.get(inactive, 0))  # of files: given back when the memory is needed
             free = min(free, int(limit) - int(used) + cached)
-    return max(0, free)
+    return max(0, min(free, _address_space_left(proc)))
+
+
+def _address_space_left(proc: Path) -> int:
+    """Bytes that `ulimit -v` leaves, by which some batch systems limit memory; more than any without one."""
+    used = _read(proc / "self" / "status").partition("VmSize:")[2].split()
+    if resource is None or not used:
+        return 1 << 62
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return 1 << 62 if limit == resource.RLIM_INFINITY else limit - int(used[0]) * 1024
 
 
 def _installed_memory() -> int:

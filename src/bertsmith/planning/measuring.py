@@ -20,6 +20,10 @@ from bertsmith.planning.plan import Plan
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
 
+SPARE_OF_KNOWN = 0.75
+"""Share of the free memory for rows whose number a run has found out before: more than a new run takes, so that it does
+not become less without need, and less than all, since a checkpoint is read beside what it is read into."""
+
 
 def decide_by_measuring(plan: Plan, reporter: Reporter) -> None:
     """Measure precision, micro-batch size and compiling where they are not given, in about a second each."""
@@ -57,7 +61,9 @@ def decide_by_measuring(plan: Plan, reporter: Reporter) -> None:
         run.decide("measured", micro_batch_size=int(distributed.from_main(size)))
         plan.micro_batch_seconds = seconds
     else:
-        most = rows_that_fit(model, plan.first_rows, precision, state=state, share=1.0)
+        is_given = run.origin.get("micro_batch_size") in {"flag", "file"}
+        share_of_free = 1.0 if is_given else SPARE_OF_KNOWN
+        most = rows_that_fit(model, plan.first_rows, precision, state=state, share=share_of_free)
         take_what_fits(plan, most, reporter)
     if training.compile == "auto":
         division = plan.stages[-1].divide(run.config.training)
