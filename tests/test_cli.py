@@ -17,6 +17,7 @@ import torch
 from bertsmith.cli import app
 from bertsmith.cli import run as command_line
 from bertsmith.errors import UserError
+from bertsmith.output_folder import locked
 
 from prose import write_prose
 from runs import FLAGS
@@ -254,8 +255,34 @@ def test_preparing_into_a_run_is_refused(tmp_path: Path) -> None:
     assert "is a run" in complaint("prepare", "prose.txt", "-o", "run", cwd=tmp_path)
 
 
+def test_a_killed_process_leaves_no_lock_though_its_loader_workers_live_on(tmp_path: Path) -> None:
+    """They notice its death seconds later."""
+    code = """
+import os, signal, sys, time
+from pathlib import Path
+from bertsmith.output_folder import locked
+with locked(Path(sys.argv[1])):
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    print(child, flush=True)
+    time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    script = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert script.stdout is not None
+    child = int(script.stdout.readline())
+    assert script.wait() == -signal.SIGKILL
+    try:
+        with locked(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        script.stdout.close()
+
+
 def test_two_processes_cannot_work_on_one_run(tmp_path: Path) -> None:
-    from bertsmith.output_folder import locked
     from bertsmith.run_folder import open_run
 
     write_prose(tmp_path / "prose.txt")

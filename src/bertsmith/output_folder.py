@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from bertsmith import atomic
 from bertsmith.errors import UserError
@@ -14,6 +15,18 @@ CONFIG = "config.toml"
 LOCK = ".lock"
 LOCK_ATTEMPTS = 5
 """Tenths of a second to wait for a lock."""
+
+_held: list[TextIO] = []
+
+
+def _let_go() -> None:
+    """In a process that was forked, as those that load rows are: it would hold the lock of one that was killed."""
+    while _held:
+        _held.pop().close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def make_folder(folder: Path, *, owned_by: tuple[str, ...] = ()) -> None:
@@ -115,4 +128,8 @@ def locked(folder: Path) -> Iterator[None]:
                         f"another process is working on {folder}; wait for it, or choose another folder with -o"
                     ) from error
                 time.sleep(0.1)
-        yield
+        _held.append(handle)
+        try:
+            yield
+        finally:
+            _held.remove(handle)
