@@ -87,13 +87,13 @@ def test_the_size_is_the_largest_that_sees_enough_tokens() -> None:
 
 
 def test_revisions_are_kept_and_read_by_step(tmp_path: Path) -> None:
-    revisions = Revisions(tmp_path, 100)
+    revisions = Revisions(tmp_path, 300)
     assert [step for step in range(21) if revisions.is_due(step)] == [5, 10, 15, 20]
     revisions.record(5, 120, seconds=7.0, write=True)
     revisions.record(10, 90, seconds=21.0, write=True)
     again = Revisions(tmp_path, 1)
     assert again.seconds == 21.0
-    assert [again.steps_at(step) for step in (0, 4, 5, 9, 10, 50)] == [100, 100, 120, 120, 90, 90]
+    assert [again.steps_at(step) for step in (0, 4, 5, 9, 10, 50)] == [300, 300, 120, 120, 90, 90]
     assert again.recorded(7) is None
 
 
@@ -146,7 +146,7 @@ def test_a_run_that_goes_on_repeats_its_revisions(
 
     def estimate(_pace: object, step: int) -> int:
         asked.append(step)
-        return 60 + 7 * step % 20
+        return max(step + 1, 60 + 7 * step % 20)
 
     monkeypatch.setattr("bertsmith.planning.plan.Plan.fit_into", fit)
     monkeypatch.setattr("bertsmith.planning.pace.Pace._estimate", estimate)
@@ -154,7 +154,7 @@ def test_a_run_that_goes_on_repeats_its_revisions(
     settings = {"warmup_steps": 2, "validation_every": 50, "mlm_probability": 0.3, "end_probability": 0.15, **levers}
     train(tmp_path / "straight", text, **settings)
     history = json.loads((tmp_path / "straight" / "revisions.json").read_text())["steps"]
-    assert history[:3] == [[0, 60], [3, 61], [6, 62]]
+    assert history[:4] == [[0, 60], [1, 67], [2, 74], [3, 61]]
     assert asked[-1] > 30
 
     asked.clear()
@@ -305,7 +305,7 @@ def test_what_is_left_is_counted_in_places(text: Path, tmp_path: Path, monkeypat
     train(tmp_path / "run", text, warmup_steps=2, validation_every=100, batch_ramp=0.3)
     expected = 60 / (1 - 0.3 * (0.75 + 0.5) / 2)  # the ramp, a share of the run, leaves out places
     assert len(found) > 5
-    assert all(abs(steps - expected) <= 2 for _, steps in found)
+    assert all(abs(steps - expected) <= 2 for step, steps in found if step > 1)  # the first may compile
 
 
 @pytest.mark.parametrize("schedule", ["trapezoid", "linear", "cosine"])
@@ -328,6 +328,28 @@ def test_a_machine_that_slows_down_ends_in_time(
     train(tmp_path / "run", text, warmup_steps=2, validation_every=100, schedule=schedule)
     steps = read_run(tmp_path / "run").config.training.steps or 0
     assert 0.85 * 60 <= GOAL * (steps + max(0, steps - 24)) <= 1.05 * 60
+
+
+@pytest.mark.parametrize("begin", [18, 24, 30, 36])
+def test_a_machine_that_is_busy_for_a_while_does_not_end_a_run_early(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begin: int
+) -> None:
+    """Four times as slow for 9 of 60 seconds. One look at the clock that settles the run would take most of it away."""
+    now = [0.0]
+
+    def look(pace: Pace, step: int) -> bool:
+        if step:
+            now[0] += 4 if begin <= now[0] < begin + 9 else 1
+        return true_look(pace, step)
+
+    true_look = Pace.look
+    monkeypatch.setattr("bertsmith.planning.plan.Plan.fit_into", fit)
+    monkeypatch.setattr("bertsmith.planning.pace.Pace.look", look)
+    monkeypatch.setattr("bertsmith.planning.pace.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Clock, "used", lambda _self: now[0])
+    monkeypatch.setattr("bertsmith.planning.pace.seconds_of_last_rows", lambda *_: 0.0)
+    train(tmp_path / "run", text, warmup_steps=2, validation_every=100, budget="60s")
+    assert 0.85 * 60 <= now[0] + 1 <= 1.05 * 60
 
 
 def test_a_run_that_became_shorter_than_its_warm_up_goes_on(

@@ -1,10 +1,9 @@
 """A run with a budget: time for the whole command, or work for its steps.
 
 Size, batch and rates are fixed before the first step. The number of steps is an
-estimate then: until the learning rate begins to fall, or for most of the steps
-where it falls from early on, it is looked at now and then, and revised to what
-the machine turns out to do. Each look is written to
-RUN/revisions.json, and a run that goes on from an earlier checkpoint repeats
+estimate then: until most of the time is used and the learning rate falls, it is
+looked at now and then, and revised to what the machine turns out to do. Each
+look is written to RUN/revisions.json, and a run that goes on from an earlier checkpoint repeats
 the revisions it finds there, so its result does not depend on the clock twice.
 The time of a command that was killed counts up to its last look.
 """
@@ -22,7 +21,7 @@ STARTED = time.monotonic()
 """When a command began: this module was first imported, which the command line does at once."""
 
 REVISIONS = "revisions.json"
-LOOKS = 20
+LOOKS = 60
 """A run looks at its clock at each of so many equal parts of its first estimate."""
 
 GOAL = 0.96
@@ -82,6 +81,11 @@ class Clock:
         seconds = self.budget.seconds if self.budget else None
         return float("inf") if seconds is None else max(0.0, GOAL * seconds - self.used())
 
+    def share_used(self) -> float:
+        """Part of the time that is planned for; 0 without a budget of time."""
+        seconds = self.budget.seconds if self.budget else None
+        return 0.0 if seconds is None else self.used() / (GOAL * seconds)
+
 
 def first_estimate(run: Path) -> int | None:
     """The number of steps that a run with a budget of time began with; None before it has begun."""
@@ -119,7 +123,7 @@ class Revisions:
 
     def is_due(self, step: int) -> bool:
         """Whether the clock is looked at before `step`."""
-        return step > 0 and step % max(1, self._known[0] // LOOKS) == 0
+        return step > 0 and (step in self._known or step % max(1, self._known[0] // LOOKS) == 0)
 
     def recorded(self, step: int) -> int | None:
         """What was found at `step` before; None: nobody has looked yet."""

@@ -9,15 +9,16 @@ from bertsmith.budget import Revisions
 from bertsmith.planning.duration import seconds_of_last_rows
 from bertsmith.planning.plan import Plan
 
-RECENT = 2
-"""Looks at the clock, a twentieth of the run each, that the speed is told from: a machine may have become busier."""
+RECENT = 6
+"""Looks at the clock, a sixtieth of the run each, that the speed is told from: a machine may have become busier."""
 
 SMALL = 0.02
 """A change of the number of steps by less than this is not made."""
 
-FALLS_EARLY_UNTIL = 0.7
-"""Share of the steps. Where the rate falls from early on, the clock is looked at until there, and the rate jumps when
-the number of steps changes; else such a run would end when the machine likes."""
+FALLS_EARLY_UNTIL, SETTLED = 0.7, 0.8
+"""Shares of the steps and of the time: the clock is looked at until both are past and the rate falls. By the steps
+alone one cut would settle a run, and a machine that was busy for a while would end it early. A rate that falls already
+jumps a little when the number of steps changes. (docs/log.md, "A machine that is busy for a while")"""
 
 
 class Pace:
@@ -41,24 +42,27 @@ class Pace:
         if not self._looks and step > self._first_step:  # the first step may compile
             self._looks.append((step, time.monotonic()))
         revisions, before = self._revisions, self._plan.steps
-        if revisions is None or not revisions.is_due(step) or self._is_settled(step):
+        if revisions is None or not revisions.is_due(step):
             return False
         steps = revisions.recorded(step)
-        if steps is None:
-            steps = self._estimate(step)
+        if steps is None:  # the main process decides, by its clock
+            steps = before if distributed.from_main(self._is_settled(step)) else self._estimate(step)
         self._looks.append((step, time.monotonic()))
         self._record(step, steps)
+        if steps == before:
+            return False
         self._plan.take_steps(steps, at=step)
         self._plan.save()
-        return steps != before
+        return True
 
     def _is_settled(self, step: int) -> bool:
-        """Whether the number of steps stays as it is: the learning rate falls in a line to its end."""
+        """Whether the number of steps stays as it is: the learning rate falls to its end, and the end is near."""
         training = self._plan.run.config.training
         if training.schedule == "constant":
             return False
         share = training.decay_share if training.schedule == "trapezoid" else 1.0
-        return step > max(1 - share, FALLS_EARLY_UNTIL) * self._plan.steps
+        falls = step > max(1 - share, FALLS_EARLY_UNTIL) * self._plan.steps
+        return falls and self._plan.clock.share_used() > SETTLED
 
     def _estimate(self, step: int) -> int:
         """Steps that fit into the time, at the speed of this process lately."""
