@@ -12,12 +12,16 @@ import torch
 from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.utils.flop_counter import FlopCounterMode
 
-from bertsmith.bench import describe_bench, kind_of, kinds_of_work, made_up_batch, run_bench, spent_time
+from bertsmith.bench import describe_bench, made_up_batch, run_bench
 from bertsmith.errors import UserError
 from bertsmith.machine import work
+from bertsmith.machine.kinds import kind_of, kinds_of_work, spent_time
 from bertsmith.machine.measure import keep_instruction_sets_apart
 from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.objective import sum_losses
+from bertsmith.run_folder import read_run
+
+from runs import TINY, train
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +63,21 @@ def test_the_numbers_agree_with_each_other(preset: str) -> None:
     assert sum(eager["kinds"].values()) == pytest.approx(1)
     assert facts["text_seconds"] == pytest.approx(50e6 / eager["tokens_per_second"])
     assert any("tokens/s" in line for line in describe_bench(facts))
+
+
+def test_a_run_is_measured_as_it_is(text: Path, tmp_path: Path) -> None:
+    """Its shape, length and rows, unless a flag says otherwise."""
+    run = train(tmp_path / "run", text, steps=1, optimizer="adamw").parent
+    training = read_run(run).config.training
+    given = {"compile": "no", "threads": 1, "device": "cpu"}
+    facts = run_bench(given, run)
+    expected = (TINY["sequence_length"], TINY["global_batch_size"], "adamw", training.precision)
+    assert (facts["row_length"], facts["rows"], facts["optimizer"], facts["precision"]) == expected
+    assert facts["preset"] == "bert-tiny"
+    assert facts["parameters"] < 200_000
+    other = run_bench({**given, "preset": "bert-tiny", "global_batch_size": 2}, run)
+    assert other["rows"] == 2
+    assert other["parameters"] > 400_000
 
 
 def test_time_is_put_down_to_the_right_kind() -> None:

@@ -153,6 +153,18 @@ def test_a_damaged_checkpoint_is_named_and_the_run_ends_the_same(text: Path, str
     listener = Listener()
     run(folder, text, listener)
     assert any(newest.name in line and "damaged" in line for line in listener.lines)
+    assert not any("no whole checkpoint is left" in line for line in listener.lines)
+    same(folder, straight)
+
+
+def test_a_run_without_a_whole_checkpoint_says_that_it_begins_again(text: Path, straight: Path, tmp_path: Path) -> None:
+    folder, listener = tmp_path / "run", Listener()
+    with pytest.raises(Interrupted):
+        run(folder, text, Listener(3))
+    (only,) = list_checkpoints(folder / "checkpoints")
+    (only / "model.safetensors").write_bytes(b"torn")
+    run(folder, text, listener)
+    assert any("no whole checkpoint is left: the run begins again" in line for line in listener.lines)
     same(folder, straight)
 
 

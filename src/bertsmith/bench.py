@@ -4,8 +4,6 @@ Measures the matrix and copy rates, then a preset's step on made-up rows, eager 
 compiled, and where its time goes. Nothing is written.
 """
 
-import os
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from bertsmith.data.batch import Batch
 from bertsmith.data.shards import read_manifest
 from bertsmith.errors import UserError, first_line
 from bertsmith.machine.device import find_device, require_memory, set_threads
+from bertsmith.machine.kinds import kinds_of_work
 from bertsmith.machine.measure import (
     best_micro_batch,
     compare_precisions,
@@ -23,14 +22,16 @@ from bertsmith.machine.measure import (
     has_compiler,
 )
 from bertsmith.machine.memory import activation_bytes, rows_that_fit, training_state
-from bertsmith.machine.work import copy_rate, joules_of, matrix_rate, seconds_of, step_operations, synchronize
+from bertsmith.machine.work import copy_rate, joules_of, matrix_rate, seconds_of, step_operations
 from bertsmith.model import AnyConfig, AnyPretrainingModel, has_dropout, new_config, new_model
 from bertsmith.model.first_weights import without_weights
 from bertsmith.objective import sum_losses
 from bertsmith.optim import make_optimizer, set_learning_rate
+from bertsmith.output_folder import CONFIG
 from bertsmith.planning.decisions import TOKEN_GOAL
 from bertsmith.presets import PRESETS
 from bertsmith.reporter import duration
+from bertsmith.run_folder import read_run
 from bertsmith.step import StepTooLarge, SumLosses, train_step
 
 VOCAB_SIZE = 30522
@@ -38,26 +39,17 @@ VOCAB_SIZE = 30522
 
 STEPS = 5
 
-KINDS = (
-    ("attention", ("bmm", "softmax", "attention", "flash", "sdpa", "dot_do_o", "convert_dq")),
-    ("matrix products", ("aten::mm", "addmm", "gemm", "cutlass", "nvjet", "splitk")),
-    ("LayerNorm", ("layer_norm", "gammabeta")),
-    ("GELU", ("gelu",)),
-    ("optimizer", ("adam", "muon", "optimizer", "foreach", "multi_tensor", "lerp")),
-    ("fused by the compiler", ("compiledfxgraph", "cpp_fused", "triton")),
-    ("loss", ("crossentropy", "exp_", "aten::max", "gather", "scatter", "aten::log")),
-    ("copies and casts", ("copy", "fill", "cat", "zero", "memset", "memcpy")),
-    ("embeddings", ("embedding", "index")),
-    ("element by element", ("elementwise", "reduce_kernel")),
-)
-"""Kinds of work by what the names of the profiler's events contain, the first that fits."""
+SHAPE = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+OF_MODEL = ("preset", *SHAPE, "hidden_dropout_prob", "attention_probs_dropout_prob")
+OF_TRAINING = ("sequence_length", "global_batch_size", "optimizer", "precision")
+"""What says how long the steps of a run take."""
 
 
 def run_bench(given: Mapping[str, Any], prepared: Path | None = None) -> dict[str, Any]:
     """Measure the machine and a training step on it.
 
     Args:
-        given: Settings by name, as for `pretrain`; what is not there is that of the preset, or measured.
+        given: Settings by name, as for `pretrain`; what is not there is that of the run, of the preset, or measured.
         prepared: A run, or what `bertsmith prepare` wrote: its vocabulary is used and the time of its text estimated.
 
     Returns:
@@ -69,6 +61,10 @@ def run_bench(given: Mapping[str, Any], prepared: Path | None = None) -> dict[st
     device = find_device(given.get("device", "auto"))
     threads = set_threads(given.get("threads"))
     manifest = read_manifest(prepared / "data") if prepared is not None else None
+    of_run = settings_of_run(prepared) if prepared is not None else {}
+    if "preset" in given:
+        of_run = {name: value for name, value in of_run.items() if name not in SHAPE}
+    given = of_run | dict(given)
     preset = PRESETS[given.get("preset", "bert-mini")]
     config = new_config(
         preset.model_type,
@@ -77,7 +73,7 @@ def run_bench(given: Mapping[str, Any], prepared: Path | None = None) -> dict[st
         hidden_dropout_prob=given.get("hidden_dropout_prob", 0.0),
         attention_probs_dropout_prob=given.get("attention_probs_dropout_prob", 0.0),
         vocab_size=manifest["vocab_size"] if manifest else VOCAB_SIZE,
-        **preset.shape(),
+        **preset.shape() | {name: given[name] for name in SHAPE if name in given},
     )
     with without_weights():
         parameters = sum(p.numel() for p in new_model(config, next_sentence=False).parameters())
@@ -129,6 +125,16 @@ def run_bench(given: Mapping[str, Any], prepared: Path | None = None) -> dict[st
     best = max(way["tokens_per_second"] for way in facts["ways"].values())
     facts |= {"text": str(prepared) if prepared else None, "text_tokens": tokens, "text_seconds": tokens / best}
     return facts | {"joules": joules_of(update.run, device)}
+
+
+def settings_of_run(folder: Path) -> dict[str, Any]:
+    """What of a run's settings says how long its steps take, by name; nothing of a text that was prepared alone."""
+    if not (folder / CONFIG).exists():
+        return {}
+    config = read_run(folder).config
+    known = {name: getattr(config.model, name) for name in OF_MODEL}
+    known |= {name: getattr(config.training, name) for name in OF_TRAINING}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 class Update:
@@ -220,36 +226,6 @@ def _measure(step: Callable[[], None], device: torch.device, tokens: int, least:
         "peak_share": least / seconds,
         "kinds": kinds_of_work(step, device),
     }
-
-
-def kinds_of_work(step: Callable[[], None], device: torch.device) -> dict[str, float]:
-    """Share of a step's time by kind of work, the largest first, as PyTorch's profiler sees it."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler tells the terminal when it begins and ends
-    with torch.profiler.profile(activities=activities, acc_events=True) as profile:
-        step()
-        synchronize(device)
-    times: dict[str, float] = defaultdict(float)
-    for event in profile.key_averages():
-        spent = spent_time(event, device.type)
-        times[kind_of(event.key)] += spent
-    total = sum(times.values())
-    return {kind: time / total for kind, time in sorted(times.items(), key=lambda pair: -pair[1])}
-
-
-def kind_of(event: str) -> str:
-    """The kind of work that an event of the profiler is, by its name."""
-    return next((kind for kind, parts in KINDS if any(part in event.lower() for part in parts)), "everything else")
-
-
-def spent_time(event: Any, device_type: str) -> float:
-    """Time of an event of the profiler itself. On a GPU kernels alone count: what calls them names their time again."""
-    if device_type != "cuda":
-        return float(event.self_cpu_time_total)
-    is_kernel = "CUDA" in str(event.device_type) and not getattr(event, "is_user_annotation", False)
-    return float(event.self_device_time_total) if is_kernel else 0.0
 
 
 def describe_bench(facts: Mapping[str, Any]) -> list[str]:

@@ -167,6 +167,8 @@ def set_up(
     found = newest_checkpoint(run.checkpoints)
     for line, damaged in zip(found.damaged, found.damaged_folders, strict=True):
         reporter.warn(f"{line}; it is kept as {set_aside(damaged).name}")
+    if found.damaged and found.folder is None:
+        reporter.warn("no whole checkpoint is left: the run begins again with its first step")
     source = take_init(run) if found.folder is None else None
     run.save()
     prepare_text(run, reporter, keep_existing=found.folder is not None)

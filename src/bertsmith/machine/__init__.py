@@ -4,5 +4,6 @@ limits.py   processor cores and memory that this process may use; containers are
 device.py   where a command computes, with how many threads
 memory.py   what a run will need, found out before it is taken
 work.py     how much work a step is; the share of the machine's peak
+kinds.py    where the time of a step goes
 measure.py  what is measured before step 1: precision, micro-batch, compiling
 """

@@ -65,6 +65,8 @@ def describe(plan: Plan, reporter: Reporter, *, first_step: int, seconds: float)
     for name, (other, value) in ONLY_WITH.items():
         if plan.run.origin.get(name) == "flag" and getattr(training, other) != value:
             reporter.warn(f"{name} has no effect, since {other} is '{getattr(training, other)}' and not '{value}'")
+    if training.mask_covering and training.mask_units == "span":
+        reporter.warn("mask_covering does hardly anything for spans, whose places are drawn anew in each epoch")
     model = plan.run.config.model
     if model.init is not None:
         usual = f", {CONTINUED_RATE:g} of what a {model.preset} begins with from new weights"
