@@ -128,10 +128,15 @@ def flags_of(recipe: Recipe, size: str) -> list[str]:
     return [f"{rate * float(flag.removeprefix('RATE*')):.4g}" if flag.startswith("RATE*") else flag for flag in flags]
 
 
+def folder_of(recipe: Recipe, seed: int, options: argparse.Namespace) -> Path:
+    """Where a run is kept."""
+    name = recipe.name.split(":")[0].replace(" ", "-").replace("%", "pc").replace("(", "").replace(")", "")
+    return Path(options.output) / f"{options.size}-{name}-{options.steps}-{seed}"
+
+
 def run(recipe: Recipe, seed: int, options: argparse.Namespace) -> Found:
     """Train and measure, or read what was found before."""
-    name = recipe.name.split(":")[0].replace(" ", "-").replace("%", "pc").replace("(", "").replace(")", "")
-    out = options.output / f"{options.size}-{name}-{options.steps}-{seed}"
+    out = folder_of(recipe, seed, options)
     kept = Path(f"{out}.json")
     if not kept.exists():
         threads = max(1, len(os.sched_getaffinity(0)) // options.lanes)

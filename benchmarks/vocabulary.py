@@ -21,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from recipes import ROWS, Found, Recipe, run
+from recipes import ROWS, Found, Recipe, folder_of, run
 from sides import fast_precision
 
 LENGTH = 128
@@ -39,6 +39,7 @@ def prepare(options: argparse.Namespace, size: int) -> Path:
 
 
 def flags(options: argparse.Namespace) -> str:
+    """Of `pretrain`: the preset, and so its recipe."""
     return f"--preset modern-{options.model}"
 
 
@@ -72,16 +73,8 @@ def evaluate(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Bits per byte, and minimal pairs where asked for."""
     kept = folder.with_suffix(".evaluated.json")
     if not kept.exists():
-        command = [
-            sys.executable,
-            "-m",
-            "bertsmith",
-            "evaluate",
-            str(folder / "model"),
-            "--text",
-            str(options.validation),
-        ]
-        command += ["--threads", "1", "--json"]
+        command = [sys.executable, "-m", "bertsmith", "evaluate", str(folder / "model"), "--threads", "1", "--json"]
+        command += ["--text", str(options.validation)]
         if options.blimp:
             command += ["--blimp", str(options.blimp), "--pairs", "100"]
         kept.write_bytes(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
@@ -90,9 +83,10 @@ def evaluate(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def learn(size: int, seed: int, steps: int, data: Path, options: argparse.Namespace) -> tuple[Found, dict[str, Any]]:
+    """Train for so many steps and measure; `data` is the text with a vocabulary of `size` pieces."""
     case = argparse.Namespace(**vars(options) | {"steps": steps, "data": data, "size": options.model, "blimp": None})
-    found = run(Recipe(f"{size}-pieces", flags(options)), seed, case)
-    return found, evaluate(options.output / f"{options.model}-{size}-pieces-{steps}-{seed}", options)
+    recipe = Recipe(f"{size} pieces", flags(options))
+    return run(recipe, seed, case), evaluate(folder_of(recipe, seed, case), options)
 
 
 def table(

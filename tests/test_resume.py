@@ -266,7 +266,7 @@ def test_a_compiler_that_fails_later_costs_a_run_its_speed_and_not_its_life(
 
     def fails_at_the_second(*arguments: Any, **options: Any) -> StepResult:
         if arguments[1] is not sum_losses and len(steps) == 1:
-            raise CompilerFailed from RuntimeError("g++: no space left on the device\nand more")
+            raise CompilerFailed("g++: no space left on the device")
         steps.append(arguments[1] is sum_losses)
         return train_step(*arguments[:1], sum_losses, *arguments[2:], **options)
 
@@ -355,6 +355,13 @@ def test_a_compiler_that_fails_costs_speed_alone(text: Path, tmp_path: Path, mon
     (warning,) = [line for line in listener.lines if "compiles" in line]
     assert warning.endswith("that failed here, so they are slower: fatal error: Python.h: No such file or directory")
     assert read_run(tmp_path / "run").config.training.compile == "no"
+
+    with pytest.raises(Interrupted):
+        run(tmp_path / "stopped", text, Listener(stop_after=1), compile="yes", steps=3)
+    monkeypatch.undo()
+    run(tmp_path / "stopped", text, compile="yes", steps=3)  # the same command, with a compiler that was put right
+    run(tmp_path / "eager", text, steps=3)
+    same(tmp_path / "stopped", tmp_path / "eager")
 
 
 def test_a_given_micro_batch_that_a_gpu_has_no_room_for_is_halved_from_the_first_step_on(

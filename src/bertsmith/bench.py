@@ -1,6 +1,6 @@
 """What this machine can do, and what a training step makes of it: `bertsmith bench`.
 
-Measures the matrix and copy rates, then a preset's step on made-up rows, eager and
+Measures the matrix and copy rates, then the step of a preset or a run on made-up rows, eager and
 compiled, and where its time goes. Nothing is written.
 """
 

@@ -182,7 +182,7 @@ def info(run: Path, verify: bool, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @settings(ModelConfig, TrainingConfig, only=BENCH_SETTINGS)
 def bench(prepared: Path | None, as_json: bool, **flags: Any) -> None:
-    """Measure this machine and a training step on it; with PREPARED, a run or prepared text, the time of its text."""
+    """Measure this machine and a training step on it; with PREPARED, prepared text or a run, the time of that."""
     from bertsmith.bench import describe_bench, run_bench
     from bertsmith.config import run_config
 

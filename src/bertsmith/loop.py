@@ -14,7 +14,7 @@ from bertsmith.averaging import WeightAverage
 from bertsmith.checkpoint import save_checkpoint
 from bertsmith.data.batch import Batch, batches_of, collate
 from bertsmith.diary import Diary
-from bertsmith.errors import UserError, first_line
+from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted, leave_signals_to_the_run, listening
 from bertsmith.machine.work import matrix_rate
 from bertsmith.metrics import MetricsLog
@@ -181,7 +181,7 @@ def change_after(
         return losses
     reporter.warn(
         f"compiling failed before step {step + 1:,}, so the steps are slower from here on and may differ in rounding: "
-        f"{first_line(failure.__cause__ or failure)}"
+        f"{failure}"
     )
     return sum_losses
 

@@ -35,6 +35,9 @@ from bertsmith.reporter import Reporter
 
 ENVIRONMENT = "environment.json"
 
+FORCED = frozenset({"memory", "compiler"})
+"""Origins of values that a run had to change, whatever was given: too little memory, a compiler that failed."""
+
 
 @dataclass(slots=True)
 class Run:
@@ -172,7 +175,7 @@ def _refuse_changes(run: Run, given: Mapping[str, Any]) -> None:
         for name, value in given.items()
         if name not in FREE_SETTINGS
         and saved[name] not in (value, _absolute(value))
-        and run.origin.get(name) != "memory"  # the run itself had to change what was given
+        and run.origin.get(name) not in FORCED
     ]
     if differences:
         raise UserError(

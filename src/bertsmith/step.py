@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bertsmith import distributed
 from bertsmith.data.batch import Batch
 from bertsmith.data.keyed import Stream, keyed_seed
-from bertsmith.errors import UserError
+from bertsmith.errors import UserError, first_line
 from bertsmith.objective import Sums, count_targets
 from bertsmith.optim import AnyOptimizer
 
@@ -141,7 +141,7 @@ def train_step(
     targets, tokens = totals[:-1], totals[-1]
     divisor = targets.clamp(min=1)  # a term without targets adds 0
     losses, correct = torch.zeros_like(targets), torch.zeros_like(targets)
-    failure: Exception | None = None
+    has_room, compiler_said = True, ""  # the error itself would keep what was computed, and a GPU has no room for it
     for number, batch in enumerate(micro_batches):
         if dropout_key is not None:
             torch.manual_seed(keyed_seed(*dropout_key, Stream.DROPOUT, number, distributed.rank()))
@@ -149,18 +149,21 @@ def train_step(
             with autocast(device, precision):
                 sums = sum_losses(model, batch)
             (sums.losses / divisor).sum().backward()  # type: ignore[no-untyped-call]
+        except torch.OutOfMemoryError:
+            has_room = False
+            break
         except Exception as error:
-            if not isinstance(error, torch.OutOfMemoryError) and not is_of_compiler(error):
+            if not is_of_compiler(error):
                 raise
-            failure = error
+            compiler_said = first_line(error)
             break
         losses += sums.losses.detach()
         correct += sums.correct
-    if distributed.any_rank(failure is not None, device):
+    if distributed.any_rank(not has_room or bool(compiler_said), device):
         optimizer.zero_grad()
-        if distributed.any_rank(isinstance(failure, torch.OutOfMemoryError), device):
+        if distributed.any_rank(not has_room, device):
             raise StepTooLarge
-        raise CompilerFailed from failure
+        raise CompilerFailed(compiler_said or "in another process")
     distributed.sum_gradients(model.parameters())
     norm = nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     # reading a number waits for a GPU, so all that there is to compute is queued first

@@ -95,8 +95,8 @@ def gather(
     typed = {name: value for name, value in flags.items() if value is not None}
     if text:
         typed["text"] = text
-    if decided:
-        _refuse_another_size(typed, given, config)
+    if decided and "preset" in given:
+        _refuse_another_size(typed, given["preset"], config)
     for pair in EXCLUSIVE_SETTINGS:  # a flag wins over the file, also where it says it another way
         if any(name in typed for name in pair):
             given = {name: value for name, value in given.items() if name not in pair}
@@ -108,14 +108,13 @@ def gather(
     return given, origin
 
 
-def _refuse_another_size(typed: dict[str, Any], given: dict[str, Any], plan: Path | None) -> None:
-    """A plan has decided shape, rate and rows for a size: with the name of another one it would lie."""
-    of = given.get("preset", given.get("init"))
-    for name in ("preset", "family"):
-        if name in typed and typed[name] not in {of, str(of).partition("-")[0]}:
+def _refuse_another_size(typed: dict[str, Any], preset: str, plan: Path | None) -> None:
+    """A plan has decided shape, rate and rows for its preset: under the name of another one it would lie."""
+    for name, known in (("preset", preset), ("family", preset.partition("-")[0])):
+        if typed.get(name, known) != known:
             raise UserError(
-                f"the plan {plan} is of {of} and --{name} is {typed[name]}; leave --{name} out, or make another plan "
-                f"with `bertsmith plan --{name} {typed[name]}`"
+                f"the plan {plan} is of {preset} and --{name} is {typed[name]}; leave --{name} out, or make another "
+                f"plan with `bertsmith plan --{name} {typed[name]}`"
             )
 
 

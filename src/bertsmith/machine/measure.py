@@ -47,9 +47,9 @@ GPU_PROBE_PLACES = 1 << 15
 for it, however it is computed."""
 
 LONG_ROW, CLEAR_GAIN = 0.5, 1.5
-"""Where one row takes a processor so many seconds in float32, nearly all of them are products: if these are so many
-times as fast in bfloat16, it is taken without a look at more rows. One row would tell less than it gains, since
-all weights are converted for it, and a few of them take too long to be looked at."""
+"""Where one row takes a processor so many seconds in float32, products are most of them: if these are so many times
+as fast in bfloat16, it is taken, and its one pass is timed once. Passes of few rows would say little more: all weights
+are converted for them."""
 
 HOPELESS = 5.0
 """A precision whose products take so many times those of the other is not looked at in a model."""

@@ -98,8 +98,8 @@ def try_out(plan: Plan, model: AnyPretrainingModel, reporter: Reporter) -> Tried
             raise
         reason = first_line(error)
         reporter.warn(f"this run compiles its steps and that failed here, so they are slower: {reason}")
-        if not plan.is_begun:  # it goes on as it begins
-            plan.run.decide("measured", compile="no")
+        if not plan.is_begun:  # it goes on as it begins, with a compiler that was put right, too
+            plan.run.decide("compiler", compile="no")
             plan.save()
         return Tried(sum_losses, _seconds_per_row(plan, model, sum_losses), updating)
 

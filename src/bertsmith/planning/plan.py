@@ -40,9 +40,11 @@ class Plan:
     manifest: dict[str, Any]
     tokenizer: Tokenizer
     first_stages: tuple[Stage, ...]
-    """As the first estimate of the number of steps made them."""
+    """As the first estimate of the number of steps made them: they fix how many rows are measured on the way."""
 
     turns: Turns
+    """Of `stages`; it depends on all revisions so far, since what is done stays."""
+
     stages: tuple[Stage, ...]
     """With the number of steps of now."""
 

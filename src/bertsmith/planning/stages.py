@@ -95,12 +95,16 @@ class Stage:
 
 
 class Turns(NamedTuple):
-    """The steps before which steps change their shape; 0 where they never had another."""
+    """Numbers of the steps with which a new shape of steps begins; 0 where there is none."""
 
     half_ramp: int
+    """Steps have a quarter of their rows before it, then half."""
+
     ramp: int
+    """Steps have all rows from here on."""
+
     short: int
-    """Rows are short before it."""
+    """Rows have their full length from here on."""
 
     def revised(self, training: TrainingConfig, *, at: int) -> "Turns":
         """Those of a run whose number of steps was revised before step `at`: what is done stays as it was done.
