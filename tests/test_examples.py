@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bertsmith.data.examples import TrainingRows
+from bertsmith.data.examples import Course, TrainingRows
 from bertsmith.data.rows import IGNORE_INDEX, Row
 
 from corpora import CLS, FIRST_WORD, MASK, PAD, SEP, lognormal, make_corpus, make_masking, make_rows
@@ -223,18 +223,32 @@ def test_the_share_of_masked_tokens_moves_with_the_run() -> None:
     assert np.allclose(shares, [0.3, 0.225, 0.15], atol=0.002)
 
 
-def test_covering_masks_reach_more_tokens_in_seven_epochs() -> None:
-    corpus = make_corpus(lognormal(4, 80))
+@pytest.mark.parametrize(
+    ("length", "shares", "epochs", "chance", "least", "most_again"),
+    [
+        (128, (0.15, None), 7, 0.68, 0.97, 0.04),  # by chance 1 - 0.85 ** 7
+        (32, (0.15, None), 7, 0.68, 0.9, 0.11),
+        (128, (0.5, 0.1), 4, 0.77, 0.95, 0.15),  # an epoch takes less than the one before
+        (128, (0.3, 0.15), 5, 0.72, 0.95, 0.1),
+    ],
+)
+def test_covering_masks_choose_other_tokens_in_each_epoch_until_nearly_all_were(
+    length: int, shares: tuple[float, float | None], epochs: int, *, chance: float, least: float, most_again: float
+) -> None:
+    corpus = make_corpus(lognormal(40, 200))
     reached = {}
     for covering in (False, True):
-        rows = make_rows(corpus, objective="mlm", masking=make_masking(corpus, covering=covering))
-        seen = np.zeros(corpus.num_tokens, dtype=bool)
-        for epoch in range(7):
+        masking = make_masking(corpus, mlm_probability=shares[0], end_probability=shares[1], covering=covering)
+        rows = make_rows(corpus, objective="mlm", sequence_length=length, masking=masking)
+        rows.course = Course(0, 0, 1, rows.rows_per_epoch * epochs)
+        seen = np.zeros((epochs, corpus.num_tokens), dtype=bool)
+        for epoch in range(epochs):
             for row in epoch_rows(rows, epoch):
-                seen[row.labels[row.labels != IGNORE_INDEX] - FIRST_WORD] = True  # ids say where they stand
-        reached[covering] = seen.mean()
-    assert reached[False] < 0.72  # 1 - 0.85 ** 7 = 0.68
-    assert reached[True] > 0.85
+                seen[epoch, row.labels[row.labels != IGNORE_INDEX] - FIRST_WORD] = True  # ids say where they stand
+        reached[covering] = seen.any(0).mean()
+    assert reached[False] == pytest.approx(chance, abs=0.02)
+    assert reached[True] > least
+    assert (seen[0] & seen[1]).sum() / seen[1].sum() < most_again
 
 
 def test_sentence_order_swaps_half_of_the_pairs_and_loses_nothing() -> None:

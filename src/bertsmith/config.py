@@ -149,7 +149,7 @@ class TrainingConfig:
     mlm_probability: float = setting(0.15, "Share of the tokens to predict, in (0, 1).")
     end_probability: float | None = setting(None, "That share at the end of the run, reached in a line [preset].")
     mask_units: Literal["token", "word", "span"] = setting("token", "Mask single pieces, whole words, or spans.")
-    mask_covering: bool = setting(False, "Mask other tokens in each epoch, until most have been; not with spans.")
+    mask_covering: bool = setting(False, "Mask other tokens in each epoch, until nearly all have been; not with spans.")
     batch_ramp: float = setting(0.0, "First share of the steps in which their rows grow from a quarter to all.")
     short_length: int | None = setting(None, "Begin with rows of this many places, as many places a step [no].")
     short_share: float = setting(0.9, "First share of the steps that have the short rows.")

@@ -24,6 +24,9 @@ Units = Literal["token", "word", "span"]
 UNIT_OVERHANG = 8
 """Places kept free so that the last word or span of a row still fits. Longer ones may be passed over there."""
 
+COVERING_BLOCK = 20
+"""Places of the corpus among which the turns of covering masks are spread evenly: 15 % and 30 % of them are whole."""
+
 SPAN_LENGTH = 3.8
 """Mean pieces of a span; lengths are geometric (arXiv:1907.10529, section 3.1)."""
 
@@ -68,7 +71,7 @@ class Masking:
     """bool [V]. Whether a piece continues a word; given where units are words."""
 
     covering: bool = False
-    """Choose other tokens in each epoch, until all have been, instead of anew."""
+    """Choose other tokens in each epoch, until nearly all have been, instead of anew; not with spans."""
 
     seed: int = 0
 
@@ -103,14 +106,14 @@ class Masking:
         """
         key = (self.seed, epoch[:, None], row[:, None])
         place = np.arange(input_ids.shape[1])[None, :]
+        share = share_at(self.mlm_probability, self.end_probability, progress)
         if self.covering:
             assert corpus_place is not None
-            turn = keyed_uniform(self.seed, Stream.MASK, corpus_place)  # each epoch takes the next part of [0, 1)
-            score = (turn - epoch[:, None] * self.mlm_probability) % 1.0
+            taken = epoch * (self.mlm_probability + share) / 2  # by the epochs before: the share moves in a line
+            score = (self._turns(corpus_place) - np.reshape(taken, (-1, 1))) % 1.0
         else:
             score = keyed_uniform(*key, Stream.MASK, place)
         rounding = keyed_uniform(*key, Stream.MASK, -1)[:, 0]
-        share = share_at(self.mlm_probability, self.end_probability, progress)
         wanted = np.maximum(1, np.floor(share * maskable.sum(1) + rounding)).astype(np.int64)
         if self.units == "token":
             chosen = _lowest(np.where(maskable, score, 2.0), np.minimum(wanted, maskable.sum(1)))
@@ -129,6 +132,18 @@ class Masking:
         filled = np.arange(places.shape[1])[None, :] < chosen.sum(1)[:, None]
         labels = np.where(filled, np.take_along_axis(input_ids, places, axis=1), IGNORE_INDEX)
         return Masked(corrupted, np.where(filled, places, 0), labels)
+
+    def _turns(self, corpus_place: Int64Array) -> FloatArray:
+        """When each place of the corpus is masked, in [0, 1): float64 [R, L]. Each epoch takes the next part of it.
+
+        Those of a block of the corpus are spread evenly, so that a part of a row has about as many as the share wants;
+        a row that had fewer would take some of the next part, and mask them again in the next epoch.
+        """
+        block = corpus_place[..., None] // COVERING_BLOCK * COVERING_BLOCK + np.arange(COVERING_BLOCK)
+        draws = keyed_uniform(self.seed, Stream.MASK, block)
+        own = keyed_uniform(self.seed, Stream.MASK, corpus_place)
+        rank: FloatArray = (draws < own[..., None]).sum(-1) + own
+        return rank / COVERING_BLOCK
 
     def _joined(self, input_ids: Int64Array, key: tuple[int | Int64Array, ...]) -> BoolArray:
         """Whether a piece, the first of a row left out, is one with the piece before it: bool [R, L - 1]."""
