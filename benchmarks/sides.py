@@ -20,7 +20,8 @@ import torch
 from bertsmith.machine.device import set_determinism
 from bertsmith.machine.measure import has_fast_half
 
-WARM_UP = 2
+WARM_UP = 3
+"""A GPU does the first step as it is, records the second, and replays the third."""
 GPU_LOADER_WORKERS, TRAINER_GPU_WORKERS = 2, 8
 """Processes that make the batches for a GPU; on a CPU they would only take its time. The Trainer's collator takes lists
 of numbers, so that it needs more of them."""
@@ -73,6 +74,7 @@ def bertsmith_side(case: dict[str, Any]) -> None:
     from bertsmith.model import BertConfig, BertPretrainingModel
     from bertsmith.objective import sum_losses
     from bertsmith.optim import make_optimizer, set_learning_rate
+    from bertsmith.recorder import Recorder
     from bertsmith.step import train_step
 
     device = torch.device(case["device"])
@@ -88,6 +90,7 @@ def bertsmith_side(case: dict[str, Any]) -> None:
     )
     set_learning_rate(optimizer, 1e-4)
     losses = compiled_losses() if case["compile"] else sum_losses
+    recorder = Recorder(model.parameters()) if device.type == "cuda" else None
     clock, size, steps = Clock(device), case["micro_batch"], WARM_UP + case["steps"]
     loader = torch.utils.data.DataLoader(
         rows,  # type: ignore[arg-type]  # any object with len() and [] will do
@@ -101,7 +104,14 @@ def bertsmith_side(case: dict[str, Any]) -> None:
         micro = [next(batches).to(device) for _ in range(case["rows"] // size)]
         key = (0, step) if case["dropout"] else None
         result = train_step(
-            model, losses, micro, optimizer, max_grad_norm=1.0, precision=case["precision"], dropout_key=key
+            model,
+            losses,
+            micro,
+            optimizer,
+            max_grad_norm=1.0,
+            precision=case["precision"],
+            dropout_key=key,
+            recorder=recorder,
         )
         clock.tick()
     clock.report(sum(p.numel() for p in model.parameters()), result.measured.loss)

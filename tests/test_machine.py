@@ -262,7 +262,7 @@ def test_a_gpu_loads_its_kernels_before_precisions_are_compared(monkeypatch: pyt
     """The first pass in bfloat16 took seconds on an H100, whose later ones take a fifth of those in float32."""
     seen: list[tuple[int, str]] = []
 
-    def seconds(_model: Any, _losses: Any, batch: Any, precision: str) -> float:
+    def seconds(_model: Any, _losses: Any, batch: Any, precision: str, _recorder: Any = None) -> float:
         is_first = (len(batch), precision) not in seen
         seen.append((len(batch), precision))
         return 5.0 if is_first else {"float32": 0.37, "bfloat16": 0.07}[precision]
@@ -360,7 +360,7 @@ def test_a_long_pass_in_float32_is_not_timed_twice(
 ) -> None:
     timed: list[tuple[int, str]] = []
 
-    def seconds(_model: Any, _losses: Any, batch: Any, precision: str) -> float:
+    def seconds(_model: Any, _losses: Any, batch: Any, precision: str, _recorder: Any = None) -> float:
         timed.append((len(batch), precision))
         return full if precision == "float32" else 0.3
 

@@ -19,6 +19,9 @@ EPS = 1e-6
 class Optimizer:
     """Groups of parameters with their settings, and what is kept of each parameter from step to step."""
 
+    reads_numbers = False
+    """Whether an update waits for what it computes, so that it cannot be recorded."""
+
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         """Begin with nothing kept.
 
@@ -87,6 +90,8 @@ class StableAdamW(AdamW):
     The measure is the root mean square of gradient over root of second moment, which
     grows when the second moment is behind. Each group holds one parameter.
     """
+
+    reads_numbers = True
 
     @torch.no_grad()
     def step(self) -> None:

@@ -30,6 +30,7 @@ from bertsmith.optim import make_optimizer, set_learning_rate
 from bertsmith.output_folder import CONFIG
 from bertsmith.planning.decisions import TOKEN_GOAL
 from bertsmith.presets import PRESETS
+from bertsmith.recorder import Recorder
 from bertsmith.reporter import duration
 from bertsmith.run_folder import read_run
 from bertsmith.step import StepTooLarge, SumLosses, train_step
@@ -151,10 +152,14 @@ class Update:
         self.problem: str | None = None
         """Why it cannot be compiled, and what to do."""
         self.has_dropout = has_dropout(model.config)
+        self.recorders: dict[SumLosses, Recorder] = {}
+        """For each way to compute the losses, on a GPU."""
         set_learning_rate(self.optimizer, 1e-4)
 
     def run(self, losses: SumLosses = sum_losses) -> None:
         """Do one step."""
+        if self.micro_batches[0].input_ids.is_cuda and losses not in self.recorders:
+            self.recorders[losses] = Recorder(self.model.parameters())
         try:
             train_step(
                 self.model,
@@ -164,6 +169,7 @@ class Update:
                 max_grad_norm=1.0,
                 precision=self.precision,
                 dropout_key=(0, 0) if self.has_dropout else None,
+                recorder=self.recorders.get(losses),
             )
         except StepTooLarge:
             raise UserError(

@@ -25,6 +25,7 @@ from bertsmith.planning.duration import quick_rows
 from bertsmith.planning.pace import Pace
 from bertsmith.planning.plan import Plan
 from bertsmith.planning.stages import Division, Stage, work_of_step
+from bertsmith.recorder import Recorder
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run, lasting_settings
 from bertsmith.step import (
@@ -73,6 +74,7 @@ def train(
     pace = Pace(plan, state["step"])
     batches = load_batches(plan, first_step=state["step"])
     watch = plan.watch(reporter)
+    recorder = make_recorder(plan, model, reporter)
     peak = matrix_rate(device, training.precision, quick=True) * distributed.world_size()
     with open_log(plan, state["step"], reporter) as log, listening() as stop:
         last_save = last_step = time.monotonic()
@@ -100,9 +102,11 @@ def train(
                     max_grad_norm=training.max_grad_norm,
                     precision=training.precision,
                     dropout_key=(training.seed, step) if draws else None,
+                    recorder=recorder,
                 )
             except (StepTooLarge, CompilerFailed) as failure:
                 losses = change_after(failure, plan, losses, step, reporter)
+                recorder = make_recorder(plan, model, reporter)
                 batches = load_batches(plan, first_step=step)
                 continue
             step += 1
@@ -135,6 +139,12 @@ def train(
             last_step += diary.write_page(at_once=stopping)  # nor is this
             if stopping:
                 stop_together(log, step, stop.signal_number)
+
+
+def make_recorder(plan: Plan, model: torch.nn.Module, reporter: Reporter) -> Recorder | None:
+    """A GPU is asked for the pieces of a step as a whole, where they are those of one process alone."""
+    is_alone = distributed.world_size() == 1
+    return Recorder(model.parameters(), reporter.warn) if plan.device.type == "cuda" and is_alone else None
 
 
 def stop_together(log: MetricsLog | None, step: int, signal_number: int | None) -> NoReturn:

@@ -51,9 +51,11 @@ class Muon(Optimizer):
                 torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
                 ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
                 updates = orthogonal(torch.stack(ahead) if len(ahead) > 1 else ahead[0], self._products)
-                for matrix, update in zip(matrices, updates.view(-1, *matrices[0].shape), strict=True):
-                    matrix.mul_(decay)
-                    matrix.add_(update, alpha=-rate * (RMS * sqrt(max(matrix.shape))))
+                size = rate * (RMS * sqrt(max(matrices[0].shape)))
+                if isinstance(size, Tensor):  # as in a recorded step: not known to Python
+                    updates, size = updates.to(matrices[0].dtype) * size, 1.0
+                torch._foreach_mul_(matrices, decay)
+                torch._foreach_add_(matrices, list(updates.view(-1, *matrices[0].shape)), alpha=-size)
 
     def _momentum(self, matrix: nn.Parameter) -> Tensor:
         if matrix not in self.state:

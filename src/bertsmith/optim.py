@@ -4,7 +4,7 @@ from math import ceil, cos, pi
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bertsmith import distributed
 from bertsmith.adamw import AdamW, StableAdamW
@@ -33,6 +33,7 @@ class MuonWithAdamW:
     def __init__(self, adamw: AdamW, muon: Muon) -> None:
         muon.state = adamw.state  # one dictionary by parameter, for checkpoints
         self._adamw, self._muon = adamw, muon
+        self.reads_numbers = adamw.reads_numbers
         self.state = adamw.state
         self.param_groups = [*adamw.param_groups, *muon.param_groups]
         matrices = [p for group in muon.param_groups for p in group["params"]]
@@ -121,6 +122,21 @@ def set_learning_rate(optimizer: AnyOptimizer, learning_rate: float) -> None:
     """Give the next step its learning rate; Muon's matrices get a multiple of it."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group.get("scale", 1.0)
+
+
+def step_at(optimizer: AnyOptimizer, rates: Tensor) -> None:
+    """`optimizer.step` with its learning rates on its device, where a recording finds those of its step.
+
+    Args:
+        optimizer: Its own rates are left as they are.
+        rates: float32 [groups].
+    """
+    own = [group["lr"] for group in optimizer.param_groups]
+    for group, rate in zip(optimizer.param_groups, rates.unbind(), strict=True):
+        group["lr"] = rate
+    optimizer.step()
+    for group, rate in zip(optimizer.param_groups, own, strict=True):
+        group["lr"] = rate
 
 
 def learning_rate_at(

@@ -4,8 +4,9 @@ Letters: R rows of L places, T = R x L places, N sequences (empty ones counted,
 so N is a constant), M = R x K predictions (filled ones counted).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,19 +48,31 @@ class Batch:
     num_tokens: int
     """Places that hold a token; the others are padding."""
 
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same batch with each of its tensors changed."""
+        return replace(self, **{f.name: change(getattr(self, f.name)) for f in fields(self) if f.type is Tensor})
+
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.type is Tensor}
-        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+        return self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
         """The same batch in memory that a GPU copies from while it computes; a `DataLoader` calls this."""
-        tensors = {f.name: getattr(self, f.name).pin_memory() for f in fields(self) if f.type is Tensor}
-        return replace(self, **tensors)
+        return self.mapped(Tensor.pin_memory)
+
+    def __reduce__(self) -> tuple[Callable[..., "Batch"], tuple[object, ...]]:
+        """Travel between processes as numpy's arrays: for tensors a file is opened each, which costs 2 ms a batch."""
+        values = [getattr(self, f.name) for f in fields(self)]
+        return _unpacked, tuple(value.numpy() if isinstance(value, Tensor) else value for value in values)
 
     def __len__(self) -> int:
         """Rows."""
         return len(self.input_ids) // self.row_length
+
+
+def _unpacked(*values: np.ndarray[Any, Any] | int) -> Batch:
+    """What `Batch.__reduce__` has taken apart."""
+    return Batch(*(torch.from_numpy(v) if isinstance(v, np.ndarray) else v for v in values))  # type: ignore[arg-type]
 
 
 def collate(rows: Sequence[Row]) -> Batch:

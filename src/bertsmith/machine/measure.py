@@ -21,7 +21,8 @@ from bertsmith.errors import UserError
 from bertsmith.machine.memory import MakeBatch, even_part
 from bertsmith.machine.work import product_rate, synchronize
 from bertsmith.objective import sum_losses
-from bertsmith.step import SumLosses, autocast
+from bertsmith.recorder import Recorder
+from bertsmith.step import SumLosses, add_gradients
 
 FASTER = 1.05
 """A choice must win by this factor, so that noise does not decide."""
@@ -31,7 +32,7 @@ SECONDS_PER_CHOICE, MOST_SECONDS_PER_CHOICE = 0.4, 0.8
 
 LONG_PASS = 1.5
 """Seconds. After one that took so long on a CPU warming up matters no more, unless it was compiled in that time. The
-first pass of a kind on a GPU loads the code of its kernels, for seconds."""
+first pass of a kind on a GPU loads the code of its kernels, for seconds, and the second is recorded."""
 
 MOST_PASSES = 20
 """Enough to time, however short they are: on a GPU there shall be time for larger micro-batches, too."""
@@ -75,17 +76,19 @@ def seconds_per_micro_batch(model: nn.Module, losses: SumLosses, batch: Any, pre
         precision: "float32" or "bfloat16".
     """
     times: list[float] = []
+    recorder = Recorder(model.parameters()) if next(model.parameters()).is_cuda else None
+    warm = 1 if recorder is None else 2
     try:
-        while len(times) < 2 or (
-            len(times) <= MOST_PASSES
-            and sum(times[1:]) < (MOST_SECONDS_PER_CHOICE if len(times) < 5 else SECONDS_PER_CHOICE)
+        while len(times) <= warm or (
+            len(times) < warm + MOST_PASSES
+            and sum(times[warm:]) < (MOST_SECONDS_PER_CHOICE if len(times) < warm + 4 else SECONDS_PER_CHOICE)
         ):
-            times.append(_time_pass(model, losses, batch, precision))
+            times.append(_time_pass(model, losses, batch, precision, recorder))
             if is_on_cpu(model) and times[0] > LONG_PASS and losses is sum_losses:
                 break
     finally:  # a GPU without room must have it again
         model.zero_grad(set_to_none=True)
-    return min(times[1:] or times)
+    return min(times[warm:] or times)
 
 
 def is_on_cpu(model: nn.Module) -> bool:
@@ -98,11 +101,16 @@ def has_own_memory(model: nn.Module) -> bool:
     return next(model.parameters()).device.type not in {"cpu", "mps"}
 
 
-def _time_pass(model: nn.Module, losses: SumLosses, batch: Any, precision: str) -> float:
+def _time_pass(
+    model: nn.Module, losses: SumLosses, batch: Any, precision: str, recorder: Recorder | None = None
+) -> float:
+    """Of a pass as the steps of a run do it: on a GPU recorded at the second, replayed from the third on."""
     before = time.perf_counter()
-    with autocast(batch.input_ids.device, precision):
-        sums = losses(model, batch)
-    sums.losses.sum().backward()  # type: ignore[no-untyped-call]
+    if recorder is None:
+        add_gradients(model, losses, batch, 1.0, precision)
+    else:
+        recorder.begin_step(len(batch))
+        recorder("pass", lambda batch: add_gradients(model, losses, batch, 1.0, precision), batch)
     synchronize(batch.input_ids.device)
     return time.perf_counter() - before
 

@@ -5,7 +5,7 @@ A run consists of rows to learn from, an update for each step, and rows to measu
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from bertsmith.objective import sum_losses
 from bertsmith.optim import is_of_muon
 from bertsmith.planning.plan import Plan
 from bertsmith.planning.stages import Stage
+from bertsmith.recorder import Work, recorded
 from bertsmith.reporter import Reporter
 from bertsmith.step import SumLosses
 
@@ -141,8 +142,9 @@ def update_seconds(model: nn.Module, optimizer: str, precision: str) -> float:
     return 0.0
 
 
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Of one call, all of it done."""
+def _seconds(work: Work, device: torch.device) -> float:
+    """Of one call as a step does it, all of it done."""
+    work = recorded(work, device)
     synchronize(device)
     before = time.perf_counter()
     work()
