@@ -22,7 +22,7 @@ ROWS = [
     {"comparison", "finish", "loop", "playground", "sentence_vectors", "starting"},
     {"diary", "evaluate", "finetuning"},
     {"evaluation", "fillings"},
-    {"bench", "predict"},
+    {"bench", "loading", "predict"},
     {"planning"},
     {"replay"},
     {"prepare"},
@@ -30,7 +30,7 @@ ROWS = [
     {"info", "model_source", "report", "step"},
     {"checkpoint", "corpus", "objective", "run_folder"},
     {"config", "data", "optim"},
-    {"budget", "distributed", "metrics", "model", "muon", "output_folder", "strict", "tokenizer"},
+    {"budget", "distributed", "metrics", "model", "muon", "output_folder", "recorder", "strict", "tokenizer"},
     {"board"},
     {"adamw", "atomic", "averaging", "errors", "interrupt", "intervals", "presets", "reporter"},
 ]

@@ -200,7 +200,7 @@ def test_an_update_that_waits_for_its_numbers_is_not_recorded() -> None:
         model, sum_losses, batches(model, [4], 0), optimizer, max_grad_norm=1.0, precision="float32", dropout_key=None,
         recorder=Listening(model.parameters()),
     )  # fmt: skip
-    assert asked == [("gradients", False, 4), "clip"]
+    assert asked == [("gradients", False, 4 * 64), "clip"]
 
 
 @pytest.mark.gpu

@@ -8,7 +8,7 @@ import pytest
 
 from bertsmith.config import TrainingConfig, run_config
 from bertsmith.errors import UserError
-from bertsmith.loop import _RowNumbers
+from bertsmith.loading import _RowNumbers
 from bertsmith.planning.decisions import decide_length
 from bertsmith.planning.measuring import _take_accumulation
 from bertsmith.planning.stages import Stage, make_stages, turns_of

@@ -1,21 +1,22 @@
 """The steps of a run: batches in, updates, a line in the log, checkpoints, and stopping when asked."""
 
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from math import isfinite
 from typing import Any, NoReturn
 
 import torch
-from torch.utils.data import DataLoader
 
 from bertsmith import distributed
 from bertsmith.averaging import WeightAverage
 from bertsmith.checkpoint import save_checkpoint
-from bertsmith.data.batch import Batch, batches_of, collate
+from bertsmith.data.batch import batches_of
 from bertsmith.diary import Diary
 from bertsmith.errors import UserError
-from bertsmith.interrupt import Interrupted, leave_signals_to_the_run, listening
+from bertsmith.interrupt import Interrupted, listening
+from bertsmith.loading import Batches
+from bertsmith.machine.measure import GPU_PROBE_PLACES, halving
 from bertsmith.machine.work import matrix_rate
 from bertsmith.metrics import MetricsLog
 from bertsmith.model import AnyPretrainingModel, has_dropout
@@ -24,7 +25,7 @@ from bertsmith.optim import AnyOptimizer, MuonWithAdamW, learning_rate_at, set_l
 from bertsmith.planning.duration import quick_rows
 from bertsmith.planning.pace import Pace
 from bertsmith.planning.plan import Plan
-from bertsmith.planning.stages import Division, Stage, work_of_step
+from bertsmith.planning.stages import work_of_step
 from bertsmith.recorder import Recorder
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run, lasting_settings
@@ -37,8 +38,6 @@ from bertsmith.step import (
     evaluate_loss,
     train_step,
 )
-
-GPU_LOADER_WORKERS = 2
 
 
 def train(
@@ -70,9 +69,8 @@ def train(
     """
     plan.run.trains = True
     training, device, config = plan.run.config.training, plan.device, plan.config
-    draws = has_dropout(config)
     pace = Pace(plan, state["step"])
-    batches = load_batches(plan, first_step=state["step"])
+    batches = Batches(plan, first_step=state["step"])
     watch = plan.watch(reporter)
     recorder = make_recorder(plan, model, reporter)
     peak = matrix_rate(device, training.precision, quick=True) * distributed.world_size()
@@ -81,19 +79,12 @@ def train(
         step = state["step"]
         while step < plan.steps:
             if pace.look(step):
-                batches = load_batches(plan, first_step=step)
+                batches = Batches(plan, first_step=step)
             stage = plan.stage_of(step)
-            learning_rate = learning_rate_at(
-                step,
-                peak=training.learning_rate or 0.0,
-                warmup_steps=training.warmup_steps or 0,
-                max_steps=plan.steps,
-                schedule=training.schedule,
-                decay_share=training.decay_share,
-            )
-            set_learning_rate(optimizer, learning_rate)
+            learning_rate = take_learning_rate(plan, optimizer, step)
+            number = stage.divide(plan.run.config.training).micro_batches
             try:
-                micro_batches, waited = next_step(batches, stage.divide(plan.run.config.training), device)
+                micro_batches, waited = batches.take(number)
                 result = train_step(
                     model,
                     losses,
@@ -101,13 +92,14 @@ def train(
                     optimizer,
                     max_grad_norm=training.max_grad_norm,
                     precision=training.precision,
-                    dropout_key=(training.seed, step) if draws else None,
+                    dropout_key=(training.seed, step) if has_dropout(config) else None,
                     recorder=recorder,
+                    meanwhile=partial(batches.fetch, number) if device.type == "cuda" else None,
                 )
             except (StepTooLarge, CompilerFailed) as failure:
                 losses = change_after(failure, plan, losses, step, reporter)
                 recorder = make_recorder(plan, model, reporter)
-                batches = load_batches(plan, first_step=step)
+                batches = Batches(plan, first_step=step)
                 continue
             step += 1
             if average is not None and result.applied:
@@ -139,6 +131,21 @@ def train(
             last_step += diary.write_page(at_once=stopping)  # nor is this
             if stopping:
                 stop_together(log, step, stop.signal_number)
+
+
+def take_learning_rate(plan: Plan, optimizer: AnyOptimizer, step: int) -> float:
+    """Give the optimizer that of a step, as the run is planned now."""
+    training = plan.run.config.training
+    rate = learning_rate_at(
+        step,
+        peak=training.learning_rate or 0.0,
+        warmup_steps=training.warmup_steps or 0,
+        max_steps=plan.steps,
+        schedule=training.schedule,
+        decay_share=training.decay_share,
+    )
+    set_learning_rate(optimizer, rate)
+    return rate
 
 
 def make_recorder(plan: Plan, model: torch.nn.Module, reporter: Reporter) -> Recorder | None:
@@ -175,13 +182,6 @@ def count(state: dict[str, Any], step: int, result: StepResult, seconds: float) 
     state["skipped"] += not result.applied
 
 
-def next_step(batches: Iterator[Batch], division: Division, device: torch.device) -> tuple[list[Batch], float]:
-    """The micro-batches of a step, on the device, and the seconds that were spent waiting for them."""
-    before = time.monotonic()
-    micro_batches = [next(batches).to(device) for _ in range(division.micro_batches)]
-    return micro_batches, time.monotonic() - before
-
-
 def change_after(
     failure: StepTooLarge | CompilerFailed, plan: Plan, losses: SumLosses, step: int, reporter: Reporter
 ) -> SumLosses:
@@ -214,53 +214,6 @@ def take_smaller_micro_batches(plan: Plan, reporter: Reporter) -> None:
     reporter.warn(f"the memory of the GPU is too small for {size} rows at once; going on with {size // 2}")
 
 
-def load_batches(plan: Plan, *, first_step: int) -> Iterator[Batch]:
-    """This rank's micro-batches from `first_step` on, in order.
-
-    The step number alone says which rows a step has, so starting late costs nothing.
-    """
-    training = plan.run.config.training
-    for stage in plan.stages:
-        steps = range(max(first_step, stage.steps.start), stage.steps.stop)
-        if not steps:
-            continue
-        rows = plan.rows[stage.sequence_length]
-        rows.course = stage.course()
-        loader: DataLoader[Batch] = DataLoader(
-            rows,  # type: ignore[arg-type]  # any object with len() and [] will do
-            batch_sampler=_RowNumbers(stage, stage.divide(training), steps),
-            collate_fn=collate,
-            num_workers=_loader_workers(plan),
-            worker_init_fn=leave_signals_to_the_run,
-            pin_memory=torch.cuda.is_available() and training.device != "cpu",
-        )
-        yield from loader
-
-
-def _loader_workers(plan: Plan) -> int:
-    """A GPU should not wait for its rows; on a CPU a second process would only take its time."""
-    given = plan.run.config.training.loader_workers
-    return given if given is not None else GPU_LOADER_WORKERS if plan.device.type == "cuda" else 0
-
-
-class _RowNumbers:
-    """Row numbers of each micro-batch of one rank."""
-
-    def __init__(self, stage: Stage, division: Division, steps: range) -> None:
-        self.stage = stage
-        self.division = division
-        self.steps = steps
-
-    def __len__(self) -> int:
-        return len(self.steps) * self.division.micro_batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in self.steps:
-            first = self.stage.row_of(step) + self.division.first
-            for start in range(first, first + self.division.rows, self.division.micro_batch_size):
-                yield list(range(start, min(start + self.division.micro_batch_size, first + self.division.rows)))
-
-
 def measure_on_the_way(plan: Plan, model: AnyPretrainingModel, step: int, diary: Diary) -> dict[str, float | None]:
     """The held-out loss, by name. The sentences of the diary are filled by the same weights."""
     measured = measure_held_out(plan, model, quick_rows(plan))
@@ -271,9 +224,17 @@ def measure_on_the_way(plan: Plan, model: AnyPretrainingModel, step: int, diary:
 def measure_held_out(plan: Plan, model: torch.nn.Module, most_rows: int) -> Measured:
     """Loss on held-out rows with fixed masks, each rank measuring its share."""
     numbers = list(range(min(most_rows, plan.held_out.rows_per_epoch)))[distributed.rank() :: distributed.world_size()]
-    size = plan.stages[-1].divide(plan.run.config.training).micro_batch_size
-    batches = (batch.to(plan.device) for batch in batches_of(plan.held_out, numbers, size))
-    return evaluate_loss(model, sum_losses, batches, precision=plan.run.config.training.precision)
+    stage, precision = plan.stages[-1], plan.run.config.training.precision
+    division = stage.divide(plan.run.config.training)
+
+    def measure(rows: int) -> Measured:
+        batches = (batch.to(plan.device) for batch in batches_of(plan.held_out, numbers, rows))
+        return evaluate_loss(model, sum_losses, batches, precision=precision)
+
+    size = division.micro_batch_size
+    if plan.device.type == "cuda" and division.micro_batches == 1 and distributed.world_size() == 1:
+        return halving(max(size, GPU_PROBE_PLACES // stage.sequence_length), measure)[0]
+    return measure(size)
 
 
 def save(

@@ -54,8 +54,9 @@ class Muon(Optimizer):
                 size = rate * (RMS * sqrt(max(matrices[0].shape)))
                 if isinstance(size, Tensor):  # as in a recorded step: not known to Python
                     updates, size = updates.to(matrices[0].dtype) * size, 1.0
-                torch._foreach_mul_(matrices, decay)
-                torch._foreach_add_(matrices, list(updates.view(-1, *matrices[0].shape)), alpha=-size)
+                weights: list[Tensor] = [*matrices]
+                torch._foreach_mul_(weights, decay)
+                torch._foreach_add_(weights, list(updates.view(-1, *matrices[0].shape)), alpha=-size)
 
     def _momentum(self, matrix: nn.Parameter) -> Tensor:
         if matrix not in self.state:

@@ -5,7 +5,7 @@ step, over all micro-batches and ranks. So how a step is divided changes its
 result by rounding only.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from math import isfinite
@@ -20,7 +20,7 @@ from bertsmith.data.keyed import Stream, keyed_seed
 from bertsmith.errors import UserError, first_line
 from bertsmith.objective import Sums, count_targets
 from bertsmith.optim import AnyOptimizer, step_at
-from bertsmith.recorder import Recorder, Work
+from bertsmith.recorder import Recorder, directly
 
 SumLosses = Callable[[nn.Module, Any], Sums]
 """`objective.sum_losses`, as it is or compiled, or that of a task."""
@@ -107,20 +107,6 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return nullcontext()
 
 
-def add_gradients(
-    model: nn.Module, sum_losses: SumLosses, batch: Any, divisor: Tensor | float, precision: str
-) -> Tensor:
-    """Pass forward and backward, and add the gradients of the losses over `divisor` [terms] to those that there are.
-
-    Returns:
-        Losses and hits of the batch, [2, terms].
-    """
-    with autocast(batch.input_ids.device, precision):
-        sums = sum_losses(model, batch)
-    (sums.losses / divisor).sum().backward()  # type: ignore[no-untyped-call]
-    return torch.stack([sums.losses.detach(), sums.correct])
-
-
 def train_step(
     model: nn.Module,
     sum_losses: SumLosses,
@@ -132,6 +118,7 @@ def train_step(
     dropout_key: tuple[int, int] | None,
     terms: Terms | None = None,
     recorder: Recorder | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> StepResult:
     """Update the model once.
 
@@ -146,6 +133,7 @@ def train_step(
             micro-batch and the rank. None when the model has none.
         terms: Of the objective; None: those of pretraining.
         recorder: Does the work on a GPU, for one process alone; the same one in each step. None: it is not recorded.
+        meanwhile: Called while a GPU computes the gradients.
 
     Raises:
         StepTooLarge: All ranks raise it together; the gradients are forgotten.
@@ -154,28 +142,60 @@ def train_step(
     """
     count, means = terms or PRETRAINING
     device = micro_batches[0].input_ids.device
-
-    def do(key: Hashable, work: Work, *inputs: Any) -> Any:
-        return work(*inputs) if recorder is None else recorder(key, work, *inputs)
-
+    do = recorder or directly
     if recorder is not None:
         recorder.begin_step(tuple((len(batch), batch.row_length) for batch in micro_batches))
     counts = [torch.cat([count(b), torch.full((1,), float(b.num_tokens), device=device)]) for b in micro_batches]
     totals = distributed.sum_over_ranks(torch.stack(counts).sum(0))
     targets, tokens = totals[:-1], totals[-1]
-    divisor = targets.clamp(min=1)  # a term without targets adds 0
-    sums = torch.zeros(2, len(targets), device=device)
-    has_room, compiler_said = True, ""  # the error itself would keep what was computed, and a GPU has no room for it
-    for number, batch in enumerate(micro_batches):
+
+    def gradients(number: int, batch: Any) -> Tensor:
         if dropout_key is not None:
             torch.manual_seed(keyed_seed(*dropout_key, Stream.DROPOUT, number, distributed.rank()))
+        work = partial(add_gradients, model, sum_losses, precision)
+        divisor = targets.clamp(min=1)  # a term without targets adds 0
+        return do(("gradients", number > 0, len(batch.input_ids)), work, batch, divisor)  # type: ignore[no-any-return]
+
+    try:
+        sums = _sum_or_fail(gradients, micro_batches, device)
+    except (StepTooLarge, CompilerFailed):
+        optimizer.zero_grad()
+        raise
+    distributed.sum_gradients(model.parameters())
+    norm = do("clip", lambda: nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
+    if meanwhile is not None:
+        meanwhile()
+    # reading a number waits for a GPU, so all that there is to compute is queued first
+    measured = means(distributed.sum_over_ranks(sums), targets)
+    grad_norm, num_tokens = float(norm), int(tokens)
+    applied = isfinite(measured.loss) and isfinite(grad_norm)
+    if applied:
+        _update(optimizer, recorder, device)
+    optimizer.zero_grad()
+    return StepResult(measured, grad_norm, applied, num_tokens)
+
+
+def add_gradients(
+    model: nn.Module, sum_losses: SumLosses, precision: str, batch: Any, divisor: Tensor | float
+) -> Tensor:
+    """Pass forward and backward, and add the gradients of the losses over `divisor` [terms] to those that there are.
+
+    Returns:
+        Losses and hits of the batch, [2, terms].
+    """
+    with autocast(batch.input_ids.device, precision):
+        sums = sum_losses(model, batch)
+    (sums.losses / divisor).sum().backward()  # type: ignore[no-untyped-call]
+    return torch.stack([sums.losses.detach(), sums.correct])
+
+
+def _sum_or_fail(work: Callable[[int, Any], Tensor], micro_batches: Sequence[Any], device: torch.device) -> Tensor:
+    """Sum what is made of the micro-batches; what fails on one rank fails on all."""
+    sums: Tensor | None = None
+    has_room, compiler_said = True, ""  # the error itself would keep what was computed, and a GPU has no room for it
+    for number, batch in enumerate(micro_batches):
         try:
-            sums = sums + do(
-                ("gradients", number > 0, len(batch)),
-                lambda batch, divisor: add_gradients(model, sum_losses, batch, divisor, precision),
-                batch,
-                divisor,
-            )
+            made = work(number, batch)
         except torch.OutOfMemoryError:
             has_room = False
             break
@@ -184,31 +204,28 @@ def train_step(
                 raise
             compiler_said = first_line(error)
             break
+        sums = made.clone() if sums is None else sums + made
     if distributed.any_rank(not has_room or bool(compiler_said), device):
-        optimizer.zero_grad()
         if distributed.any_rank(not has_room, device):
             raise StepTooLarge
         raise CompilerFailed(compiler_said or "in another process")
-    distributed.sum_gradients(model.parameters())
-    norm = do("clip", lambda: nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
-    # reading a number waits for a GPU, so all that there is to compute is queued first
-    measured = means(distributed.sum_over_ranks(sums), targets)
-    grad_norm, num_tokens = float(norm), int(tokens)
-    applied = isfinite(measured.loss) and isfinite(grad_norm)
-    if applied:
-        try:
-            if recorder is None or optimizer.reads_numbers:
-                optimizer.step()
-            else:
-                rates = torch.tensor([group["lr"] for group in optimizer.param_groups], device=device)
-                recorder("update", partial(step_at, optimizer), rates)
-        except torch.OutOfMemoryError as error:  # some weights may be updated: the step cannot be repeated
-            raise UserError(
-                "the memory of the GPU is too small for the optimizer's state; start a new run with a smaller "
-                "--micro-batch-size, --preset or --vocab-size"
-            ) from error
-    optimizer.zero_grad()
-    return StepResult(measured, grad_norm, applied, num_tokens)
+    assert sums is not None
+    return sums
+
+
+def _update(optimizer: AnyOptimizer, recorder: Recorder | None, device: torch.device) -> None:
+    """Change the weights."""
+    try:
+        if recorder is None or optimizer.reads_numbers:
+            optimizer.step()
+        else:
+            rates = torch.tensor([group["lr"] for group in optimizer.param_groups], device=device)
+            recorder("update", partial(step_at, optimizer), rates)
+    except torch.OutOfMemoryError as error:  # some weights may be updated: the step cannot be repeated
+        raise UserError(
+            "the memory of the GPU is too small for the optimizer's state; start a new run with a smaller "
+            "--micro-batch-size, --preset or --vocab-size"
+        ) from error
 
 
 @torch.no_grad()

@@ -50,7 +50,8 @@ class Batch:
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """The same batch with each of its tensors changed."""
-        return replace(self, **{f.name: change(getattr(self, f.name)) for f in fields(self) if f.type is Tensor})
+        changed: dict[str, Any] = {f.name: change(getattr(self, f.name)) for f in fields(self) if f.type is Tensor}
+        return replace(self, **changed)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""

@@ -21,7 +21,7 @@ from bertsmith.errors import UserError
 from bertsmith.machine.memory import MakeBatch, even_part
 from bertsmith.machine.work import product_rate, synchronize
 from bertsmith.objective import sum_losses
-from bertsmith.recorder import Recorder
+from bertsmith.recorder import Recorder, directly
 from bertsmith.step import SumLosses, add_gradients
 
 FASTER = 1.05
@@ -60,7 +60,7 @@ COMPILE_SECONDS = {"cpu": 60.0, "mps": 60.0, "cuda": 40.0}
 25 s for bert-base and 39 s for modern-base (docs/log.md). On Apple's GPUs it was not measured."""
 
 TIMES_COMPILING = {"cpu": 15.0, "mps": 5.0, "cuda": 5.0}
-"""Compiling is looked at where the run takes so many times that: a CPU gains 0 to 25 % by it, an H100 4 to 42 %
+"""Compiling is looked at where the run takes so many times that: a CPU gains 0 to 25 % by it, an H100 20 to 40 %
 (docs/benchmarks.md), and what it gains must win its cost back twice."""
 
 Result = TypeVar("Result")
@@ -101,16 +101,12 @@ def has_own_memory(model: nn.Module) -> bool:
     return next(model.parameters()).device.type not in {"cpu", "mps"}
 
 
-def _time_pass(
-    model: nn.Module, losses: SumLosses, batch: Any, precision: str, recorder: Recorder | None = None
-) -> float:
+def _time_pass(model: Any, losses: SumLosses, batch: Any, precision: str, recorder: Recorder | None = None) -> float:
     """Of a pass as the steps of a run do it: on a GPU recorded at the second, replayed from the third on."""
     before = time.perf_counter()
-    if recorder is None:
-        add_gradients(model, losses, batch, 1.0, precision)
-    else:
+    if recorder is not None:
         recorder.begin_step(len(batch))
-        recorder("pass", lambda batch: add_gradients(model, losses, batch, 1.0, precision), batch)
+    (recorder or directly)("pass", lambda batch: add_gradients(model, losses, precision, batch, 1.0), batch)
     synchronize(batch.input_ids.device)
     return time.perf_counter() - before
 

@@ -1,0 +1,92 @@
+"""The batches of a run's steps: in order, made by other processes for a GPU, and there before it asks for them."""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+from torch.utils.data import DataLoader
+
+from bertsmith.data.batch import Batch, collate
+from bertsmith.interrupt import leave_signals_to_the_run
+from bertsmith.planning.plan import Plan
+from bertsmith.planning.stages import Division, Stage
+
+GPU_LOADER_WORKERS = 2
+
+
+class Batches:
+    """This rank's micro-batches on its device, some of which come while a GPU works on others."""
+
+    def __init__(self, plan: Plan, *, first_step: int) -> None:
+        """Begin with those of a step; its number alone says which rows it has, so starting late costs nothing."""
+        self._batches = load_batches(plan, first_step=first_step)
+        self._device = plan.device
+        self._ready: deque[Batch] = deque()
+        self._waited = 0.0
+
+    def fetch(self, count: int) -> None:
+        """Bring the next ones to a GPU that was just given work; none where there are none."""
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record()
+        seconds = self._bring(count)
+        if done.query():  # type: ignore[no-untyped-call]  # it has waited, though maybe not for all of that time
+            self._waited += seconds
+
+    def take(self, count: int) -> tuple[list[Batch], float]:
+        """The next ones, and the seconds for which the device has waited for them."""
+        waited, self._waited = self._waited + self._bring(count - len(self._ready)), 0.0
+        return [self._ready.popleft() for _ in range(count)], waited
+
+    def _bring(self, count: int) -> float:
+        before = time.monotonic()
+        self._ready.extend(batch.to(self._device) for batch in islice(self._batches, max(0, count)))
+        return time.monotonic() - before
+
+
+def load_batches(plan: Plan, *, first_step: int) -> Iterator[Batch]:
+    """This rank's micro-batches from `first_step` on, in order.
+
+    The step number alone says which rows a step has, so starting late costs nothing.
+    """
+    training = plan.run.config.training
+    for stage in plan.stages:
+        steps = range(max(first_step, stage.steps.start), stage.steps.stop)
+        if not steps:
+            continue
+        rows = plan.rows[stage.sequence_length]
+        rows.course = stage.course()
+        loader: DataLoader[Batch] = DataLoader(
+            rows,  # type: ignore[arg-type]  # any object with len() and [] will do
+            batch_sampler=_RowNumbers(stage, stage.divide(training), steps),
+            collate_fn=collate,
+            num_workers=_loader_workers(plan),
+            worker_init_fn=leave_signals_to_the_run,
+            pin_memory=torch.cuda.is_available() and training.device != "cpu",
+        )
+        yield from loader
+
+
+def _loader_workers(plan: Plan) -> int:
+    """A GPU should not wait for its rows; on a CPU a second process would only take its time."""
+    given = plan.run.config.training.loader_workers
+    return given if given is not None else GPU_LOADER_WORKERS if plan.device.type == "cuda" else 0
+
+
+class _RowNumbers:
+    """Row numbers of each micro-batch of one rank."""
+
+    def __init__(self, stage: Stage, division: Division, steps: range) -> None:
+        self.stage = stage
+        self.division = division
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.division.micro_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            first = self.stage.row_of(step) + self.division.first
+            for start in range(first, first + self.division.rows, self.division.micro_batch_size):
+                yield list(range(start, min(start + self.division.micro_batch_size, first + self.division.rows)))
