@@ -1,19 +1,21 @@
 """Everything to check and measure where a GPU is at hand, in under ten minutes.
 
-    python benchmarks/gpu.py [--quick] [--minutes 10]
+    python benchmarks/gpu.py [--quick] [--minutes 10] [--data PREPARED]
 
-1. The tests marked `gpu`: attention against a float64 loop on this card.
+1. The tests marked `gpu`: attention against a float64 loop on this card, recorded steps against steps that are not.
 2. One step of small models of both families on the CPU in float64 and on the card in float32 and
    bfloat16, as it is, compiled, and with dropout: losses and gradient norms beside each other.
 3. `bertsmith pretrain` of bert-base at 512 tokens, stopped by a signal and continued: seconds until the first step
    of both, tokens per second, share of the matrix rate, and of each step how much was spent waiting for its rows.
-4. `bertsmith bench` of the same, eager and compiled: tokens per second, share of the rate of an
-   8192-cube product, where the time goes.
+4. `bertsmith pretrain --family modern --budget 25s`: steps, milliseconds of each, waiting, loss, seconds in all.
 5. benchmarks/training_speed.py of bert-base at 512 tokens against the Trainer.
+6. `bertsmith bench` of the same, eager and compiled: tokens per second, share of the rate of an
+   8192-cube product, where the time goes.
 
-It needs pytest, and for 5 transformers and accelerate; Bertsmith need not be installed. What fails is named at the
-end, and so is what the time does not suffice for; what was printed until then stands. 3 and 5 train on the built-in
-text in runs/benchmark-data, which is prepared if it is not there; a folder from another machine will do.
+1 and 2 run at once, and compile the model of 5 beside. It needs pytest, and for 5 transformers and accelerate;
+Bertsmith need not be installed. What fails is named at the end, and so is what the time does not suffice for; what was
+printed until then stands. 3 to 6 train on PREPARED, by default the built-in text in runs/benchmark-data, which is
+prepared if it is not there; a folder from another machine will do.
 """
 
 import argparse
@@ -24,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -31,7 +34,9 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "runs" / "benchmark-data"
-SPARE_SECONDS, MINUTES_OF_A_ROUND = 15.0, 1.8
+SPARE_SECONDS, MINUTES_OF_A_ROUND = 5.0, 0.9
+BUDGET = 25
+GPU_TESTS = ("tests/test_attention.py", "tests/test_recorder.py")
 
 sys.path.insert(0, str(ROOT / "src"))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -121,11 +126,25 @@ def compare_steps(device: str) -> None:
         raise SystemExit(f"{len(failed)} of {len(CASES)} steps failed")
 
 
-def train_and_go_on(device: str, preset: str, rows: str) -> None:
+def train_for_a_while(device: str, data: Path) -> None:
+    """Give a run a budget of time, and print what became of it."""
+    with TemporaryDirectory() as name:
+        run, started = Path(name) / "run", time.monotonic()
+        command = [sys.executable, "-m", "bertsmith", "pretrain", str(data), "-o", str(run), "--device", device]
+        subprocess.run([*command, "--family", "modern", "--budget", f"{BUDGET}s"], check=True)
+        steps = read(run)
+        for where, part in (("first", steps[: len(steps) // 2]), ("second", steps[len(steps) // 2 :])):
+            each = median(s["tokens"] / s["tokens_per_second"] * 1e3 for s in part)
+            wait = median(s["input_wait"] for s in part)
+            print(f"{where} half of {len(steps)} steps: {each:.2f} ms each, waiting for rows {wait:.2%}")
+        print(f"budget of {BUDGET} s: {time.monotonic() - started:.1f} s", flush=True)
+
+
+def train_and_go_on(device: str, data: Path, preset: str, rows: str) -> None:
     """Stop a run after ten steps, continue it, and print what its log says of the steps."""
     with TemporaryDirectory() as name:
         run = Path(name) / "run"
-        command = [sys.executable, "-m", "bertsmith", "pretrain", str(DATA), "-o", str(run), "--device", device]
+        command = [sys.executable, "-m", "bertsmith", "pretrain", str(data), "-o", str(run), "--device", device]
         command += ["--preset", preset, "--sequence-length", "512", "--global-batch-size", rows, "--steps", "40"]
         command += ["--validation-every", "1000"]
         first = subprocess.Popen(command)
@@ -174,16 +193,36 @@ class Parts:
     def minutes_left(self) -> float:
         return max(0.0, self.until - time.monotonic()) / 60
 
-    def run(self, what: str, command: list[str]) -> None:
-        """Run a command, and what it starts, for as long as there is time; what goes wrong is named at the end."""
+    def start(self, what: str, command: list[str], log: Path | None = None) -> subprocess.Popen[bytes]:
+        """Begin a part; what it says goes to a file, or to the terminal."""
         print(f"== {what} ({self.minutes_left():.1f} min left)", flush=True)
-        job = subprocess.Popen([sys.executable, *command], start_new_session=True, cwd=ROOT)
+        with log.open("wb") if log else nullcontext() as file:
+            return subprocess.Popen(
+                [sys.executable, *command], start_new_session=True, cwd=ROOT, stdout=file, stderr=file
+            )
+
+    def end(self, what: str, job: subprocess.Popen[bytes], log: Path | None = None) -> None:
+        """Wait for a part, and for what it started, while there is time; what goes wrong is named at the end."""
         try:
             if job.wait(timeout=max(1.0, self.until - time.monotonic())):
                 self.not_done.append(f"{what} failed")
         except subprocess.TimeoutExpired:
             os.killpg(job.pid, signal.SIGKILL)
             self.not_done.append(f"{what} was stopped, the time was over; give more --minutes")
+        if log is not None:
+            print(f"== what {what} said\n{log.read_text(encoding='utf-8', errors='replace')}", flush=True)
+
+    def run(self, what: str, command: list[str]) -> None:
+        """Begin a part and wait for it."""
+        self.end(what, self.start(what, command))
+
+    def run_together(self, commands: dict[str, list[str]]) -> None:
+        """Several at once, none of which is timed."""
+        with TemporaryDirectory() as name:
+            logs = {what: Path(name) / f"{number}.log" for number, what in enumerate(commands)}
+            jobs = {what: self.start(what, command, logs[what]) for what, command in commands.items()}
+            for what, job in jobs.items():
+                self.end(what, job, logs[what])
 
 
 def main() -> None:
@@ -191,39 +230,44 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="leave out the comparison with the Trainer")
     parser.add_argument("--device", default="cuda", help="cpu tries the script itself, with bert-tiny")
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--part", choices=["steps", "run"], help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=["steps", "run", "budget"], help=argparse.SUPPRESS)
+    parser.add_argument("--data", type=Path, default=DATA, help="what `bertsmith prepare` wrote")
     options = parser.parse_args()
-    small = options.device == "cpu"
+    small, data = options.device == "cpu", options.data.resolve()
     preset, rows = ("bert-tiny", "2") if small else ("bert-base", "64")
     inside: dict[str, Callable[[], None]] = {
         "steps": lambda: compare_steps(options.device),
-        "run": lambda: train_and_go_on(options.device, preset, rows),
+        "run": lambda: train_and_go_on(options.device, data, preset, rows),
+        "budget": lambda: train_for_a_while(options.device, data),
     }
     if options.part:
         inside[options.part]()
         return
-    parts, here = Parts(options.minutes), [str(Path(__file__).resolve()), "--device", options.device]
+    here = [str(Path(__file__).resolve()), "--device", options.device, "--data", str(data)]
+    parts = Parts(options.minutes)
+    if not (data / "data" / "manifest.json").exists():
+        parts.run("text", ["-m", "bertsmith", "prepare", "-o", str(data), "--vocab-size", "8192"])
+    speed = ["benchmarks/training_speed.py", "--device", options.device, "--data", str(data), "--as-is"]
+    speed += ["--presets", preset, "--lengths", "512", "--dropout", "0", "--places", str(512 * int(rows))]
+    speed += ["--micro-batches", rows, "--steps", "4" if small else "20", "--attention", "sdpa"]
+    together = {"steps": [*here, "--part", "steps"]}
     if not small:
         import torch
 
         if not torch.cuda.is_available():
             raise SystemExit("no CUDA device here")
         print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}", flush=True)
-        parts.run("tests", ["-m", "pytest", "-m", "gpu", "-W", "ignore", "tests/test_attention.py"])
-    parts.run("steps", [*here, "--part", "steps"])
-    if not (DATA / "data" / "manifest.json").exists():
-        parts.run("text", ["-m", "bertsmith", "prepare", "-o", str(DATA), "--vocab-size", "8192"])
-    parts.run("pretrain", [*here, "--part", "run"])
-    shape = ["--preset", preset, "--sequence-length", "512", "--global-batch-size", rows]
-    parts.run("bench", ["-m", "bertsmith", "bench", "--device", options.device, *shape])
+        together["tests"] = ["-m", "pytest", "-m", "gpu", "-W", "ignore", *GPU_TESTS]
     if not options.quick:
-        places = str(512 * int(rows))
-        script = ["benchmarks/training_speed.py", "--device", options.device, "--data", str(DATA), "--as-is"]
-        script += ["--presets", preset, "--lengths", "512", "--dropout", "0", "--places", places]
-        script += ["--micro-batches", rows, "--steps", "4" if small else "20"]
-        parts.run(
-            "training speed", [*script, "--minutes", f"{max(0.1, parts.minutes_left() - MINUTES_OF_A_ROUND):.2f}"]
-        )
+        together["compiling"] = [*speed, "--fill-cache"]
+    parts.run_together(together)
+    parts.run("pretrain", [*here, "--part", "run"])
+    parts.run("budget", [*here, "--part", "budget"])
+    if not options.quick:
+        minutes = max(0.1, parts.minutes_left() - MINUTES_OF_A_ROUND)
+        parts.run("training speed", [*speed, "--minutes", f"{minutes:.2f}"])
+    shape = ["--preset", preset, "--sequence-length", "512", "--global-batch-size", rows]
+    parts.run("bench", ["-m", "bertsmith", "bench", str(data), "--device", options.device, *shape])
     if parts.not_done:
         raise SystemExit("; ".join(parts.not_done))
     print("all checked and measured")

@@ -12,6 +12,7 @@ import math
 import os
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,18 @@ def bertsmith_side(case: dict[str, Any]) -> None:
         batch_sampler=[list(range(s, s + size)) for s in range(0, steps * case["rows"], size)],
         collate_fn=collate,
         num_workers=GPU_LOADER_WORKERS if device.type == "cuda" else 0,
-        pin_memory=device.type == "cuda",
     )
-    batches = iter(loader)
+    batches, ready = iter(loader), []
+
+    def fetch() -> None:
+        for batch in islice(batches, case["rows"] // size):
+            ready.append((batch.pin_memory() if device.type == "cuda" else batch).to(device))
+
     for step in range(steps):
-        micro = [next(batches).to(device) for _ in range(case["rows"] // size)]
+        if not ready:
+            fetch()
+        micro = [*ready]
+        ready.clear()
         key = (0, step) if case["dropout"] else None
         result = train_step(
             model,
@@ -112,6 +120,7 @@ def bertsmith_side(case: dict[str, Any]) -> None:
             precision=case["precision"],
             dropout_key=key,
             recorder=recorder,
+            meanwhile=fetch if device.type == "cuda" else None,
         )
         clock.tick()
     clock.report(sum(p.numel() for p in model.parameters()), result.measured.loss)

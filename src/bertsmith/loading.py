@@ -41,7 +41,10 @@ class Batches:
 
     def _bring(self, count: int) -> float:
         before = time.monotonic()
-        self._ready.extend(batch.to(self._device) for batch in islice(self._batches, max(0, count)))
+        for batch in islice(self._batches, max(0, count)):
+            # not by a thread of the loader, which would hold up the one that asks the GPU for its work
+            batch = batch.pin_memory() if self._device.type == "cuda" else batch
+            self._ready.append(batch.to(self._device))
         return time.monotonic() - before
 
 
@@ -63,7 +66,6 @@ def load_batches(plan: Plan, *, first_step: int) -> Iterator[Batch]:
             collate_fn=collate,
             num_workers=_loader_workers(plan),
             worker_init_fn=leave_signals_to_the_run,
-            pin_memory=torch.cuda.is_available() and training.device != "cpu",
         )
         yield from loader
 
