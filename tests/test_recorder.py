@@ -225,3 +225,23 @@ def test_recorded_steps_are_the_steps_on_a_gpu(
         assert one.grad_norm == pytest.approx(other.grad_norm, rel=2e-2)
     first = [results[0].measured.loss, expected[0].measured.loss]
     assert first[0] == pytest.approx(first[1], rel=1e-6)
+
+
+@pytest.mark.gpu
+def test_a_replay_drops_what_its_key_says() -> None:
+    """The same key the same, another key something else, replayed or not."""
+    losses = {}
+    for records in (False, True):
+        model = model_of("bert", "cuda", 0.5)
+        recorder = Recorder(model.parameters()) if records else None
+        optimizer = make_optimizer(model, weight_decay=0.0, beta2=0.98)
+        set_learning_rate(optimizer, 0.0)
+        losses[records] = [
+            train_step(
+                model, sum_losses, batches(model, [4], 0), optimizer, max_grad_norm=1.0, precision="float32",
+                dropout_key=(0, key), recorder=recorder,
+            ).measured.loss
+            for key in (0, 1, 2, 1, 3)
+        ]  # fmt: skip
+    assert losses[True] == pytest.approx(losses[False], rel=1e-5)
+    assert len({round(loss, 4) for loss in losses[True]}) == 4

@@ -142,7 +142,13 @@ class Update:
     """A training step on the same micro-batches, again and again."""
 
     def __init__(
-        self, model: AnyPretrainingModel, micro_batches: list[Batch], *, optimizer: Any, precision: str
+        self,
+        model: AnyPretrainingModel,
+        micro_batches: list[Batch],
+        *,
+        optimizer: Any,
+        precision: str,
+        records: bool = True,
     ) -> None:
         self.model = model
         self.micro_batches = micro_batches
@@ -152,13 +158,14 @@ class Update:
         self.problem: str | None = None
         """Why it cannot be compiled, and what to do."""
         self.has_dropout = has_dropout(model.config)
+        self.records = records and micro_batches[0].input_ids.is_cuda
         self.recorders: dict[SumLosses, Recorder] = {}
         """For each way to compute the losses, on a GPU."""
         set_learning_rate(self.optimizer, 1e-4)
 
     def run(self, losses: SumLosses = sum_losses) -> None:
         """Do one step."""
-        if self.micro_batches[0].input_ids.is_cuda and losses not in self.recorders:
+        if self.records and losses not in self.recorders:
             self.recorders[losses] = Recorder(self.model.parameters())
         try:
             train_step(

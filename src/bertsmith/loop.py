@@ -222,7 +222,10 @@ def measure_on_the_way(plan: Plan, model: AnyPretrainingModel, step: int, diary:
 
 
 def measure_held_out(plan: Plan, model: torch.nn.Module, most_rows: int) -> Measured:
-    """Loss on held-out rows with fixed masks, each rank measuring its share."""
+    """Loss on held-out rows with fixed masks, each rank measuring its share.
+
+    A GPU is given more rows at once than a short step has, and fewer where recorded steps leave it no room.
+    """
     numbers = list(range(min(most_rows, plan.held_out.rows_per_epoch)))[distributed.rank() :: distributed.world_size()]
     stage, precision = plan.stages[-1], plan.run.config.training.precision
     division = stage.divide(plan.run.config.training)
@@ -232,9 +235,9 @@ def measure_held_out(plan: Plan, model: torch.nn.Module, most_rows: int) -> Meas
         return evaluate_loss(model, sum_losses, batches, precision=precision)
 
     size = division.micro_batch_size
-    if plan.device.type == "cuda" and division.micro_batches == 1 and distributed.world_size() == 1:
-        return halving(max(size, GPU_PROBE_PLACES // stage.sequence_length), measure)[0]
-    return measure(size)
+    if plan.device.type != "cuda":
+        return measure(size)
+    return halving(max(size, GPU_PROBE_PLACES // stage.sequence_length), measure)[0]
 
 
 def save(

@@ -134,9 +134,11 @@ def step_at(optimizer: AnyOptimizer, rates: Tensor) -> None:
     own = [group["lr"] for group in optimizer.param_groups]
     for group, rate in zip(optimizer.param_groups, rates.unbind(), strict=True):
         group["lr"] = rate
-    optimizer.step()
-    for group, rate in zip(optimizer.param_groups, own, strict=True):
-        group["lr"] = rate
+    try:
+        optimizer.step()
+    finally:
+        for group, rate in zip(optimizer.param_groups, own, strict=True):
+            group["lr"] = rate
 
 
 def learning_rate_at(

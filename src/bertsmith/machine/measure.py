@@ -60,7 +60,7 @@ COMPILE_SECONDS = {"cpu": 60.0, "mps": 60.0, "cuda": 40.0}
 25 s for bert-base and 39 s for modern-base (docs/log.md). On Apple's GPUs it was not measured."""
 
 TIMES_COMPILING = {"cpu": 15.0, "mps": 5.0, "cuda": 5.0}
-"""Compiling is looked at where the run takes so many times that: a CPU gains 0 to 25 % by it, an H100 20 to 40 %
+"""Compiling is looked at where the run takes so many times that: a CPU gains 0 to 25 % by it, an H100 25 to 37 %
 (docs/benchmarks.md), and what it gains must win its cost back twice."""
 
 Result = TypeVar("Result")
