@@ -28,7 +28,13 @@ from runs import TINY, train
 @pytest.mark.parametrize("preset", ["bert-tiny", "modern-tiny"])
 def test_a_run_of_two_processes_is_that_of_one(preset: str, tmp_path: Path) -> None:
     text = write_prose(tmp_path / "prose.txt")
-    changes = {"preset": preset, "micro_batch_size": 2, "steps": 6, "checkpoint_every": 1e-6}
+    changes = {
+        "preset": preset,
+        "micro_batch_size": 2,
+        "steps": 6,
+        "checkpoint_every": 1e-6,
+        "hidden_dropout_prob": 0.1,
+    }
     train(tmp_path / "one", text, **changes)
     flags = [
         part for name, value in {**TINY, **changes}.items() for part in (f"--{name.replace('_', '-')}", str(value))

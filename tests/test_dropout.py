@@ -7,7 +7,7 @@ import torch
 
 from bertsmith.bench import made_up_batch
 from bertsmith.model import BertConfig, BertPretrainingModel
-from bertsmith.model.dropout import LEVELS, Dropout, _levels, draw_seeds, dropout
+from bertsmith.model.dropout import LEVELS, Dropout, _levels, draw_seeds, dropout, set_rows
 from bertsmith.objective import sum_losses
 
 
@@ -42,6 +42,23 @@ def test_every_level_is_as_frequent_and_calls_are_independent() -> None:
         assert abs(torch.corrcoef(apart)[0, 1].item()) < 5 / 1024
 
 
+def test_places_are_those_in_the_step() -> None:
+    """Seven rows of the step at once, or the last three of them after the others."""
+    try:
+        torch.manual_seed(0)
+        set_rows(0, 7)
+        whole = dropout(torch.ones(7 * 16, 5), 0.5)
+        torch.manual_seed(0)
+        set_rows(4, 3)
+        assert torch.equal(dropout(torch.ones(3 * 16, 5), 0.5), whole[4 * 16 :])
+        torch.manual_seed(0)
+        far = 1 << 30  # places are counted modulo 2^32
+        set_rows(far, 1)
+        assert dropout(torch.ones(16, 5), 0.5).mean().item() == pytest.approx(1, abs=0.6)
+    finally:
+        set_rows(0, 1)
+
+
 def test_the_gradient_passes_where_the_value_does() -> None:
     torch.manual_seed(0)
     values = torch.randn(37, 11, dtype=torch.float64, requires_grad=True)
@@ -72,7 +89,7 @@ def test_what_is_dropped_is_zero_even_where_the_value_is_not_finite() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own, when it compiles
-def test_compiled_code_drops_the_same_elements() -> None:
+def test_compiled_code_drops_the_same_elements(request: pytest.FixtureRequest) -> None:
     """Forward and backward take one mask, and it is that of eager code, so compiling changes rounding only."""
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("needs a C++ compiler")
@@ -81,10 +98,15 @@ def test_compiled_code_drops_the_same_elements() -> None:
     )
     model, batch = BertPretrainingModel(config), made_up_batch(config, rows=2)
     results = []
-    for losses in (sum_losses, torch.compile(sum_losses, dynamic=False, fullgraph=True)):
+    compiled = torch.compile(sum_losses, dynamic=False, fullgraph=True)
+    request.addfinalizer(lambda: set_rows(0, 1))
+    for losses, first in ((sum_losses, 0), (compiled, 0), (sum_losses, 6), (compiled, 6)):
         torch.manual_seed(5)
+        set_rows(first, 2)
         model.zero_grad()
         losses(model, batch).losses.sum().backward()
         results.append([parameter.grad.clone() for parameter in model.parameters()])
-    for one, other in zip(*results, strict=True):
+    for one, other, later, compiled_later in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(later, compiled_later, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(results[0][0], results[2][0])

@@ -36,7 +36,7 @@ def new_model(dropout: float = 0.0) -> BertPretrainingModel:
         vocab_size=CORPUS.num_tokens + 5,
         max_position_embeddings=32,
         hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=0.0,
+        attention_probs_dropout_prob=dropout,
         **TINY,
     )
     return BertPretrainingModel(config)
@@ -54,14 +54,25 @@ def update(model: BertPretrainingModel, micro: list[Batch], step: int = 0, dropo
     optimizer = make_optimizer(model, weight_decay=0.01, beta2=0.98)
     set_learning_rate(optimizer, 0.1)
     key = (0, step) if dropout else None
-    return train_step(model, sum_losses, micro, optimizer, max_grad_norm=1.0, precision="float32", dropout_key=key)
+    return train_step(
+        model,
+        sum_losses,
+        micro,
+        optimizer,
+        max_grad_norm=1.0,
+        precision="float32",
+        dropout_key=key,
+        first_row=0,
+    )
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("sizes", [[12], [3, 1, 8], [1] * 12])
-def test_the_update_does_not_depend_on_the_micro_batches(sizes: list[int]) -> None:
+def test_the_update_does_not_depend_on_the_micro_batches(sizes: list[int], dropout: float) -> None:
     """Micro-batches hold different numbers of masked tokens and pairs; the step must be that of all at once."""
-    model, reference = new_model().double(), new_model().double()
-    result, expected = update(model, batches(sizes)), update(reference, batches([12]))
+    model, reference = new_model(dropout).double(), new_model(dropout).double()
+    drops = dropout > 0
+    result, expected = update(model, batches(sizes), dropout=drops), update(reference, batches([12]), dropout=drops)
     assert result.measured == pytest.approx(expected.measured, rel=1e-6)  # counted in float32
     assert result.grad_norm == pytest.approx(expected.grad_norm, rel=1e-6)
     assert result.tokens == expected.tokens
@@ -140,7 +151,15 @@ def test_a_step_that_is_not_finite_changes_nothing(where: str) -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_dropout_is_a_function_of_seed_step_and_micro_batch() -> None:
+def test_rows_of_a_step_drop_other_elements() -> None:
+    """The same row twice, in one micro-batch and in two."""
+    (row,) = batches([1])
+    (twice,) = (collate([*ROWS.__getitems__([0]), *ROWS.__getitems__([0])]),)
+    norms = {update(new_model(dropout=0.3), micro, dropout=True).grad_norm for micro in ([row], [row, row], [twice])}
+    assert len({round(norm, 4) for norm in norms}) == 2
+
+
+def test_dropout_is_a_function_of_seed_and_step() -> None:
     losses = []
     for step in (0, 0, 1):
         torch.manual_seed(step + len(losses))  # what was drawn before must not matter
@@ -189,11 +208,21 @@ TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
 """Of weights after that many steps at a rate of 0.01, which is as far as AdamW moves one in a step."""
 
 
+CASES: list[tuple[Literal["adamw", "muon"], torch.dtype, float]] = [
+    ("adamw", torch.float64, 0.0),
+    ("adamw", torch.float32, 0.0),
+    ("muon", torch.float64, 0.0),
+    ("muon", torch.float32, 0.0),
+    ("adamw", torch.float64, 0.3),
+]
+"""Optimizer, dtype, dropout."""
+
+
 def train_together(
-    kind: Literal["adamw", "muon"], dtype: torch.dtype = torch.float64
+    kind: Literal["adamw", "muon"], dtype: torch.dtype = torch.float64, dropout: float = 0.0
 ) -> tuple[dict[str, Tensor], list[float]]:
     """Three steps of this rank, or of one process alone: the weights, losses and gradient norms."""
-    model = new_model().to(dtype)
+    model = new_model(dropout).to(dtype)
     optimizer = make_optimizer(model, weight_decay=0.01, beta2=0.98, kind=kind, precision="float32")
     set_learning_rate(optimizer, 1e-2)
     training = TrainingConfig(steps=STEPS, global_batch_size=ROWS_OF_STEP, micro_batch_size=4, sequence_length=32)
@@ -205,7 +234,14 @@ def train_together(
         sizes = [min(division.micro_batch_size, left - start) for start in range(0, left, division.micro_batch_size)]
         micro = batches(sizes, first=first)
         result = train_step(
-            model, sum_losses, micro, optimizer, max_grad_norm=1.0, precision="float32", dropout_key=None
+            model,
+            sum_losses,
+            micro,
+            optimizer,
+            max_grad_norm=1.0,
+            precision="float32",
+            dropout_key=(0, step) if dropout else None,
+            first_row=division.first,
         )
         told += [result.measured.loss, result.grad_norm]
     numbers = list(range(5))[distributed.rank() :: distributed.world_size()]
@@ -256,7 +292,7 @@ def run_rank(rank: int, folder: str, world_size: int, port: int) -> None:
     torch.set_num_threads(1)
     distributed.start("cpu")
     distributed.BUCKET = 1500  # some tensors together, and the word embedding alone
-    found = {(kind, dtype): train_together(kind, dtype) for kind in ("adamw", "muon") for dtype in TOLERANCES}
+    found = {case: train_together(*case) for case in CASES}
     torch.save(found, Path(folder) / f"{rank}.pt")
     run_out_of_memory_on_one_rank()
     distributed.stop()

@@ -82,9 +82,9 @@ def train(
                 batches = Batches(plan, first_step=step)
             stage = plan.stage_of(step)
             learning_rate = take_learning_rate(plan, optimizer, step)
-            number = stage.divide(plan.run.config.training).micro_batches
+            division = stage.divide(plan.run.config.training)
             try:
-                micro_batches, waited = batches.take(number)
+                micro_batches, waited = batches.take(division.micro_batches)
                 result = train_step(
                     model,
                     losses,
@@ -93,8 +93,9 @@ def train(
                     max_grad_norm=training.max_grad_norm,
                     precision=training.precision,
                     dropout_key=(training.seed, step) if has_dropout(config) else None,
+                    first_row=division.first,
                     recorder=recorder,
-                    meanwhile=partial(batches.fetch, number) if device.type == "cuda" else None,
+                    meanwhile=partial(batches.fetch, division.micro_batches) if device.type == "cuda" else None,
                 )
             except (StepTooLarge, CompilerFailed) as failure:
                 losses = change_after(failure, plan, losses, step, reporter)

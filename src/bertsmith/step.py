@@ -18,6 +18,7 @@ from bertsmith import distributed
 from bertsmith.data.batch import Batch
 from bertsmith.data.keyed import Stream, keyed_seed
 from bertsmith.errors import UserError, first_line
+from bertsmith.model.dropout import set_rows
 from bertsmith.objective import Sums, count_targets
 from bertsmith.optim import AnyOptimizer, step_at
 from bertsmith.recorder import Recorder, directly
@@ -116,6 +117,7 @@ def train_step(
     max_grad_norm: float,
     precision: str,
     dropout_key: tuple[int, int] | None,
+    first_row: int | None = None,
     terms: Terms | None = None,
     recorder: Recorder | None = None,
     meanwhile: Callable[[], None] | None = None,
@@ -129,8 +131,9 @@ def train_step(
         optimizer: Its learning rate is already that of this step.
         max_grad_norm: Gradients are scaled down to this L2 norm.
         precision: "float32" or "bfloat16".
-        dropout_key: (seed, step): dropout is a function of these, the
-            micro-batch and the rank. None when the model has none.
+        dropout_key: (seed, step): dropout is a function of these. None when the model has none.
+        first_row: Number of this rank's first row in the step. On a CPU dropout is a function of the place in the step,
+            too, whatever the micro-batches and ranks; without it, and on a GPU, of micro-batch and rank.
         terms: Of the objective; None: those of pretraining.
         recorder: Does the work on a GPU, for one process alone; the same one in each step. None: it is not recorded.
         meanwhile: Called while a GPU computes the gradients.
@@ -151,7 +154,7 @@ def train_step(
 
     def gradients(number: int, batch: Any) -> Tensor:
         if dropout_key is not None:
-            torch.manual_seed(keyed_seed(*dropout_key, Stream.DROPOUT, number, distributed.rank()))
+            _key_dropout(dropout_key, number, micro_batches, first_row if device.type == "cpu" else None)
         work = partial(add_gradients, model, sum_losses, precision)
         divisor = targets.clamp(min=1)  # a term without targets adds 0
         return do(("gradients", number > 0, len(batch.input_ids)), work, batch, divisor)  # type: ignore[no-any-return]
@@ -187,6 +190,17 @@ def add_gradients(
         sums = sum_losses(model, batch)
     (sums.losses / divisor).sum().backward()  # type: ignore[no-untyped-call]
     return torch.stack([sums.losses.detach(), sums.correct])
+
+
+def _key_dropout(key: tuple[int, int], number: int, micro_batches: Sequence[Any], first_row: int | None) -> None:
+    """Decide what the pass of a micro-batch drops."""
+    if first_row is None:
+        torch.manual_seed(keyed_seed(*key, Stream.DROPOUT, number, distributed.rank()))
+        set_rows(0, 1)
+    else:
+        torch.manual_seed(keyed_seed(*key, Stream.DROPOUT, 0, 0))
+        before = sum(len(batch) for batch in micro_batches[:number])
+        set_rows(first_row + before, len(micro_batches[number]))
 
 
 def _sum_or_fail(work: Callable[[int, Any], Tensor], micro_batches: Sequence[Any], device: torch.device) -> Tensor:

@@ -5,6 +5,9 @@ which costs as much as a matrix product. Here a number is a hash of the place of
 element and of a seed, so that many are made at once, in compiled code within the loop
 that uses them, and again in the backward pass instead of being kept. On a GPU
 PyTorch's own is fused and fast.
+
+Places are those in a whole step: so what is dropped does not depend on how many of its rows are computed at once,
+nor on how many processes share them.
 """
 
 from collections.abc import Sequence
@@ -22,6 +25,23 @@ _STEP, _FIRST, _SECOND = -1640531535, -2048144789, -1028477387
 
 _AT_ONCE = 1 << 17
 """Elements of a pass of eager code: as many as stay in a cache."""
+
+
+class _Rows:
+    """Those that are computed now."""
+
+    first = 0
+    number = 1
+
+
+def set_rows(first: int, number: int) -> None:
+    """Say which rows of the step the next elements belong to; all tensors hold the same number of elements for each.
+
+    Args:
+        first: Counted in the step.
+        number: How many.
+    """
+    _Rows.first, _Rows.number = first, number
 
 
 def dropout(values: Tensor, chance: float, *, source: Tensor | None = None) -> Tensor:
@@ -63,13 +83,16 @@ class _DropTwice(torch.autograd.Function):
 
 
 @torch.library.custom_op("bertsmith::draw_seeds", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
-def draw_seeds(unlike: Tensor) -> Tensor:  # noqa: ARG001
+def draw_seeds(unlike: Tensor) -> Tensor:
     """int32 [2] from PyTorch's generator.
 
-    An operator of its own, so that compiled code takes the same numbers. The argument keeps the compiler from taking
-    two calls for one.
+    An operator of its own, so that compiled code takes the same numbers. The argument, what is dropped from, keeps the
+    compiler from taking two calls for one, and says how many elements of the step come before it: places count from
+    there.
     """
-    return torch.empty(2, dtype=torch.int32).random_(-(1 << 31), (1 << 31) - 1)
+    seeds = torch.empty(2, dtype=torch.int32).random_(-(1 << 31), (1 << 31) - 1)
+    seeds[0] += _wrapped(_Rows.first * (unlike.numel() // _Rows.number))
+    return seeds
 
 
 @draw_seeds.register_fake
