@@ -56,7 +56,7 @@ def one_step(device: str, case: Case, *, double: bool = False) -> tuple[float, f
     """Loss and gradient norm of the first step of a small model; the rows hold sequences of odd and of no length."""
     import torch
 
-    from bertsmith.machine.measure import compiled_losses
+    from bertsmith.machine.compiling import compiled_losses
     from bertsmith.model import new_config, new_model
     from bertsmith.objective import sum_losses
     from bertsmith.optim import make_optimizer

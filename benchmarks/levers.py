@@ -22,8 +22,8 @@ from bertsmith import objective
 from bertsmith.bench import made_up_batch
 from bertsmith.data.batch import Batch
 from bertsmith.data.rows import IGNORE_INDEX
+from bertsmith.machine.compiling import compiled_losses
 from bertsmith.machine.device import set_determinism
-from bertsmith.machine.measure import compiled_losses
 from bertsmith.machine.work import seconds_of
 from bertsmith.model import BertConfig, BertPretrainingModel, Packed, attention, dropout
 from bertsmith.objective import sum_losses

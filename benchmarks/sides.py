@@ -21,7 +21,7 @@ import torch
 from bertsmith.machine.device import set_determinism
 from bertsmith.machine.measure import has_fast_half
 
-WARM_UP = 3
+WARM_UP = {"cpu": 2, "cuda": 3}
 """A GPU does the first step as it is, records the second, and replays the third."""
 GPU_LOADER_WORKERS, TRAINER_GPU_WORKERS = 2, 8
 """Processes that make the batches for a GPU; on a CPU they would only take its time. The Trainer's collator takes lists
@@ -64,14 +64,17 @@ class Clock:
             memory = torch.cuda.max_memory_allocated() - state - 4 * parameters
         else:
             memory = process_memory("VmHWM") - self.before - state
-        print(json.dumps({"seconds": self.seconds[WARM_UP:], "memory": memory, "loss": loss}), flush=True)
+        print(
+            json.dumps({"seconds": self.seconds[WARM_UP[self.device.type] :], "memory": memory, "loss": loss}),
+            flush=True,
+        )
 
 
 def bertsmith_side(case: dict[str, Any]) -> None:
     """Bertsmith as `pretrain` runs it, with its own rows."""
     from bertsmith.data.batch import collate
     from bertsmith.data.examples import open_rows
-    from bertsmith.machine.measure import compiled_losses
+    from bertsmith.machine.compiling import compiled_losses
     from bertsmith.model import BertConfig, BertPretrainingModel
     from bertsmith.objective import sum_losses
     from bertsmith.optim import make_optimizer, set_learning_rate
@@ -92,7 +95,7 @@ def bertsmith_side(case: dict[str, Any]) -> None:
     set_learning_rate(optimizer, 1e-4)
     losses = compiled_losses() if case["compile"] else sum_losses
     recorder = Recorder(model.parameters()) if device.type == "cuda" else None
-    clock, size, steps = Clock(device), case["micro_batch"], WARM_UP + case["steps"]
+    clock, size, steps = Clock(device), case["micro_batch"], WARM_UP[case["device"]] + case["steps"]
     loader = torch.utils.data.DataLoader(
         rows,  # type: ignore[arg-type]  # any object with len() and [] will do
         batch_sampler=[list(range(s, s + size)) for s in range(0, steps * case["rows"], size)],
@@ -173,7 +176,7 @@ def trainer_side(case: dict[str, Any]) -> None:
         output_dir="unused",
         per_device_train_batch_size=case["micro_batch"],
         gradient_accumulation_steps=case["rows"] // case["micro_batch"],
-        max_steps=WARM_UP + case["steps"],
+        max_steps=WARM_UP[case["device"]] + case["steps"],
         bf16=case["precision"] == "bfloat16",
         torch_compile=case["compile"],
         optim=case["optim"],

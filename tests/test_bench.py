@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from bertsmith.bench import describe_bench, made_up_batch, run_bench
 from bertsmith.errors import UserError
 from bertsmith.machine import work
+from bertsmith.machine.compiling import keep_instruction_sets_apart
 from bertsmith.machine.kinds import kind_of, kinds_of_work, spent_time
-from bertsmith.machine.measure import keep_instruction_sets_apart
 from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.objective import sum_losses
 from bertsmith.run_folder import read_run

@@ -14,10 +14,11 @@ import torch
 from bertsmith.bench import made_up_batch
 from bertsmith.cli import run as command
 from bertsmith.errors import UserError
-from bertsmith.machine import measure, memory, work
+from bertsmith.machine import compiling, measure, memory, work
+from bertsmith.machine.compiling import worth_compiling
 from bertsmith.machine.device import set_threads
 from bertsmith.machine.limits import free_memory, usable_cores
-from bertsmith.machine.measure import best_micro_batch, fastest, worth_compiling
+from bertsmith.machine.measure import best_micro_batch, fastest
 from bertsmith.machine.memory import activation_bytes, even_part, memory_need, rows_that_fit, training_state
 from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.objective import sum_losses
@@ -394,7 +395,7 @@ def test_a_cpu_takes_the_same_operations_every_time_compiled_or_not() -> None:
     code = """
 import torch
 from bertsmith.machine.device import set_determinism
-from bertsmith.machine.measure import compiled_losses
+from bertsmith.machine.compiling import compiled_losses
 for kind in ("cpu", "cuda"):
     set_determinism(torch.device(kind))
     compiled_losses()
@@ -426,9 +427,9 @@ def test_compiling_is_looked_at_where_it_can_pay(
     minutes: int, gain: float, expected: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = []
-    monkeypatch.setattr(measure, "has_compiler", lambda _device: True)
-    monkeypatch.setattr(measure, "compiled_losses", lambda: sum_losses)
-    monkeypatch.setattr(measure, "seconds_per_micro_batch", lambda *_: tried.append(1) or 1.0 - gain)
+    monkeypatch.setattr(compiling, "has_compiler", lambda _device: True)
+    monkeypatch.setattr(compiling, "compiled_losses", lambda: sum_losses)
+    monkeypatch.setattr(compiling, "seconds_per_micro_batch", lambda *_: tried.append(1) or 1.0 - gain)
     good = worth_compiling(BertPretrainingModel(TINY), make_batch(1), "float32", micro_batches=60 * minutes, plain=1.0)
     assert good == bool(expected)
     assert bool(tried) == (expected is not None)

@@ -1,5 +1,7 @@
 """Steps whose pieces are recorded, against steps whose pieces are done as they are."""
 
+import gc
+import weakref
 from typing import Any, Literal
 
 import pytest
@@ -9,11 +11,16 @@ from torch import Tensor, nn
 from bertsmith import recorder as recorder_module
 from bertsmith.bench import made_up_batch
 from bertsmith.data.batch import Batch
-from bertsmith.machine.measure import compiled_losses
-from bertsmith.model import AnyPretrainingModel, new_config, new_model
+from bertsmith.errors import UserError
+from bertsmith.finetuning.tasks.batches import TaskBatch
+from bertsmith.finetuning.tasks.objective import make_objective
+from bertsmith.machine import measure
+from bertsmith.machine.compiling import compiled_losses
+from bertsmith.model import AnyPretrainingModel, BertModel, new_config, new_model
+from bertsmith.model.classifier import BertClassifier, Head
 from bertsmith.objective import sum_losses
 from bertsmith.optim import AnyOptimizer, make_optimizer, set_learning_rate
-from bertsmith.recorder import Recorder, Work, tensors_of
+from bertsmith.recorder import Recorder, Work, recorder_on, set_recording, tensors_of
 from bertsmith.step import StepResult, train_step
 
 Kind = Literal["adamw", "muon"]
@@ -184,6 +191,94 @@ def test_what_cannot_be_recorded_is_done_as_it_is(monkeypatch: pytest.MonkeyPatc
     assert said[0].endswith("operation not permitted when stream is capturing")
 
 
+def test_what_failed_keeps_no_memory_and_a_lack_of_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[Tensor]] = []
+
+    class Full:
+        def __init__(self, _work: Work, inputs: tuple[Any, ...], *_: Any) -> None:
+            self.copies = [torch.zeros(9), *tensors_of(inputs)]
+            alive.append(weakref.ref(self.copies[0]))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(recorder_module, "Recording", Full)
+    monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: 1)
+    model, said = model_of("bert"), []
+    recorder = Recorder(model.parameters(), said.append)
+    train(model, [[2]] * 3, recorder)
+    gc.collect()
+    assert [reference() for reference in alive] == [None]
+    assert recorder.lacked_room
+    assert said[0].endswith("its memory is too small")
+
+
+def test_a_size_that_leaves_no_room_to_record_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(PretendedRecording):
+        def __init__(self, work: Work, inputs: tuple[Any, ...], parameters: list[nn.Parameter], pool: Any) -> None:
+            if len(inputs[0]) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            super().__init__(work, inputs, parameters, pool)
+
+    monkeypatch.setattr(recorder_module, "Recording", Full)
+    monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: 1)
+    monkeypatch.setattr(measure, "recorder_on", lambda _device, parameters: Recorder(parameters))
+    model = model_of("bert")
+    found, rows = measure.halving(
+        8, lambda rows: measure.seconds_per_micro_batch(model, sum_losses, made_up_batch(model.config, rows), "float32")
+    )
+    assert found > 0
+    assert rows == 2
+
+
+def test_after_a_failure_that_pytorch_does_not_recover_from_the_switch_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken = []
+
+    class Broken:
+        def __init__(self, *_: Any) -> None:
+            broken.append(True)
+            raise RuntimeError("capture failed")
+
+    def losses(model: nn.Module, batch: Batch) -> Any:
+        if broken:
+            raise RuntimeError("Offset increment outside graph capture encountered unexpectedly.")
+        return sum_losses(model, batch)
+
+    monkeypatch.setattr(recorder_module, "Recording", Broken)
+    monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: 1)
+    model = model_of("bert")
+    with pytest.raises(UserError, match=r"capture failed.*give --cuda-graphs no"):
+        train(model, [[2]] * 3, Recorder(model.parameters()), losses=losses)
+
+
+def test_recording_is_for_a_gpu_and_can_be_switched_off() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert recorder_on(cpu, []) is None
+    assert isinstance(recorder_on(gpu, []), Recorder)
+    set_recording(False)
+    try:
+        assert recorder_on(gpu, []) is None
+        work: Work = lambda: None  # noqa: E731
+        assert recorder_module.recorded(work, gpu) is work
+    finally:
+        set_recording(True)
+
+
+@pytest.mark.usefixtures("pretended")
+def test_rows_of_a_task_are_timed_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fine-tuning records nothing, its batches having other shapes each time."""
+    monkeypatch.setattr(measure, "recorder_on", lambda _device, parameters: Recorder(parameters))
+    encoder = model_of("bert").bert
+    assert isinstance(encoder, BertModel)
+    classifier = BertClassifier(encoder, Head("classification", ("no", "yes")))
+    ids = torch.randint(5, 500, (20,))
+    starts = torch.tensor([0, 7, 20], dtype=torch.int32)
+    batch = TaskBatch(ids, torch.zeros_like(ids), starts, ids[:0], torch.tensor([0, 1]), longest=13, num_tokens=20)
+    objective = make_objective(classifier.head)
+    assert measure.seconds_per_micro_batch(classifier, objective.sum_losses, batch, "float32") > 0
+    assert PretendedRecording.made == 0
+
+
 @pytest.mark.usefixtures("pretended")
 def test_an_update_that_waits_for_its_numbers_is_not_recorded() -> None:
     model = model_of("bert")
@@ -225,6 +320,27 @@ def test_recorded_steps_are_the_steps_on_a_gpu(
         assert one.grad_norm == pytest.approx(other.grad_norm, rel=2e-2)
     first = [results[0].measured.loss, expected[0].measured.loss]
     assert first[0] == pytest.approx(first[1], rel=1e-6)
+
+
+@pytest.mark.gpu
+def test_a_gpu_goes_on_after_work_that_cannot_be_recorded() -> None:
+    """Work that waits for a number invalidates a capture; dropout after it needs the generator."""
+    model, said = model_of("bert", "cuda", 0.1), []
+
+    def losses(network: nn.Module, batch: Batch) -> Any:
+        sums = sum_losses(network, batch)
+        sums.losses.sum().item()
+        return sums
+
+    stream = torch.cuda.current_stream()
+    try:
+        results = train(model, PLANS["several"], Recorder(model.parameters(), said.append), losses=losses, dropout=True)
+    except UserError as error:  # as some versions of PyTorch do
+        assert "--cuda-graphs no" in str(error)
+    else:
+        assert all(result.applied for result in results)
+    assert len(said) == 1
+    assert torch.cuda.current_stream() == stream
 
 
 @pytest.mark.gpu

@@ -117,6 +117,18 @@ def test_the_logged_loss_is_that_of_the_whole_step() -> None:
     assert result.measured.mlm_targets == measured.mlm_targets
 
 
+def test_a_measurement_that_fails_leaves_the_model_in_training() -> None:
+    """A GPU without room is asked again for fewer rows."""
+
+    def full(_model: nn.Module, _batch: Batch) -> Sums:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model = new_model()
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluate_loss(model, full, batches([2]), precision="float32")
+    assert model.training
+
+
 def test_a_term_without_targets_adds_nothing() -> None:
     rows = make_rows(CORPUS, sequence_length=32, objective="mlm")
     batch = collate(rows.__getitems__([0, 1]))

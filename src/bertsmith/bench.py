@@ -13,13 +13,12 @@ import torch
 from bertsmith.data.batch import Batch
 from bertsmith.data.shards import read_manifest
 from bertsmith.errors import UserError, first_line
+from bertsmith.machine.compiling import compiled_losses, has_compiler
 from bertsmith.machine.device import find_device, require_memory, set_threads
 from bertsmith.machine.kinds import kinds_of_work
 from bertsmith.machine.measure import (
     best_micro_batch,
     compare_precisions,
-    compiled_losses,
-    has_compiler,
 )
 from bertsmith.machine.memory import activation_bytes, rows_that_fit, training_state
 from bertsmith.machine.work import copy_rate, joules_of, matrix_rate, seconds_of, step_operations
@@ -30,7 +29,7 @@ from bertsmith.optim import make_optimizer, set_learning_rate
 from bertsmith.output_folder import CONFIG
 from bertsmith.planning.decisions import TOKEN_GOAL
 from bertsmith.presets import PRESETS
-from bertsmith.recorder import Recorder
+from bertsmith.recorder import recorder_on
 from bertsmith.reporter import duration
 from bertsmith.run_folder import read_run
 from bertsmith.step import StepTooLarge, SumLosses, train_step
@@ -158,15 +157,16 @@ class Update:
         self.problem: str | None = None
         """Why it cannot be compiled, and what to do."""
         self.has_dropout = has_dropout(model.config)
-        self.records = records and micro_batches[0].input_ids.is_cuda
-        self.recorders: dict[SumLosses, Recorder] = {}
-        """For each way to compute the losses, on a GPU."""
+        device = micro_batches[0].input_ids.device
+        self.recorder = recorder_on(device, model.parameters()) if records else None
+        self.recorded: SumLosses | None = None
         set_learning_rate(self.optimizer, 1e-4)
 
     def run(self, losses: SumLosses = sum_losses) -> None:
         """Do one step."""
-        if self.records and losses not in self.recorders:
-            self.recorders[losses] = Recorder(self.model.parameters())
+        if self.recorder is not None and losses is not self.recorded:
+            self.recorder.forget()  # a GPU has no room for both ways
+            self.recorded = losses
         try:
             train_step(
                 self.model,
@@ -176,7 +176,7 @@ class Update:
                 max_grad_norm=1.0,
                 precision=self.precision,
                 dropout_key=(0, 0) if self.has_dropout else None,
-                recorder=self.recorders.get(losses),
+                recorder=self.recorder,
             )
         except StepTooLarge:
             raise UserError(

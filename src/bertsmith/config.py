@@ -138,9 +138,7 @@ class TrainingConfig:
         "Learning rate after the warm-up: falls to 0 in a line or a cosine, stays, or stays and falls at the end.",
     )
     decay_share: float = setting(0.3, "Last share of the steps in which a trapezoid falls to 0.")
-    warmup_steps: int | None = setting(
-        None, "Steps in which the learning rate rises to its peak [6 %, in short runs up to 150 steps]."
-    )
+    warmup_steps: int | None = setting(None, "Steps in which the rate rises to its peak [6 %, short runs up to 150].")
     weight_decay: float = setting(0.01, "AdamW weight decay; biases and LayerNorm have none.")
     adam_beta2: float = setting(0.98, "AdamW decay of the second moment.")
     max_grad_norm: float = setting(1.0, "Gradients are scaled down to this L2 norm.")
@@ -161,6 +159,7 @@ class TrainingConfig:
     precision: Literal["auto", "bfloat16", "float32"] = setting("auto", "Number format of the products [measured].")
     compile: Literal["auto", "yes", "no"] = setting("auto", "Use torch.compile [measured].")
     threads: int | None = setting(None, "CPU threads of one process [all cores].")
+    cuda_graphs: Literal["auto", "no"] = setting("auto", "Whether one GPU is asked for recorded steps [yes].")
     loader_workers: int | None = setting(None, "Processes that build batches, 0 or more [GPU: 2, CPU: 0].")
     validation_every: int | None = setting(None, "Steps between measurements of held-out loss [a tenth of the run].")
     checkpoint_every: float = setting(10.0, "Minutes between checkpoints.")
@@ -225,7 +224,7 @@ class RunConfig:
 
 TABLES: dict[str, type] = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
 
-FREE_SETTINGS = frozenset({"workers", "loader_workers", "validation_every", "checkpoint_every", "keep"})
+FREE_SETTINGS = frozenset({"workers", "loader_workers", "cuda_graphs", "validation_every", "checkpoint_every", "keep"})
 """Settings that change no weight: a resume may change them."""
 
 

@@ -26,7 +26,7 @@ from bertsmith.planning.duration import quick_rows
 from bertsmith.planning.pace import Pace
 from bertsmith.planning.plan import Plan
 from bertsmith.planning.stages import work_of_step
-from bertsmith.recorder import Recorder
+from bertsmith.recorder import Recorder, recorder_on
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run, lasting_settings
 from bertsmith.step import (
@@ -152,7 +152,7 @@ def take_learning_rate(plan: Plan, optimizer: AnyOptimizer, step: int) -> float:
 def make_recorder(plan: Plan, model: torch.nn.Module, reporter: Reporter) -> Recorder | None:
     """A GPU is asked for the pieces of a step as a whole, where they are those of one process alone."""
     is_alone = distributed.world_size() == 1
-    return Recorder(model.parameters(), reporter.warn) if plan.device.type == "cuda" and is_alone else None
+    return recorder_on(plan.device, model.parameters(), reporter.warn) if is_alone else None
 
 
 def stop_together(log: MetricsLog | None, step: int, signal_number: int | None) -> NoReturn:

@@ -33,6 +33,7 @@ from bertsmith.planning.duration import fit_into_budget, last_rows, seconds_left
 from bertsmith.planning.making import make_plan
 from bertsmith.planning.overview import describe
 from bertsmith.prepare import prepare
+from bertsmith.recorder import set_recording
 from bertsmith.replay import prepare_replay
 from bertsmith.reporter import Reporter, Silent
 from bertsmith.run_folder import Run, mistakes_forgotten, note_environment, open_run, read_run, refuse_edits
@@ -80,6 +81,7 @@ def pretrain(
         run, found = set_up(folder, given, dict.fromkeys(given, "flag") | dict(origin or {}), reporter, stack)
         threads = set_threads(run.config.training.threads)
         set_determinism(device)
+        set_recording(run.config.training.cuda_graphs == "auto")
         state: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "skipped": 0, "wall_seconds": 0.0}
         if found.folder is not None:
             state |= read_state(found.folder)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bertsmith.errors import first_line
+from bertsmith.errors import UserError, first_line
 
 Work = Callable[..., Tensor | None]
 """Takes tensors and batches, and leaves what else it does in the weights and their gradients. Must not wait for a
@@ -39,9 +39,14 @@ class Recording:
         copies = [part.mapped(Tensor.clone) if hasattr(part, "mapped") else part.clone() for part in inputs]
         self._inputs = tensors_of(copies)
         self._graph = torch.cuda.CUDAGraph()
-        # other threads, such as the one that pins batches, may go on meanwhile
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
-            self._output = work(*copies)
+        stream = torch.cuda.current_stream()
+        try:
+            # other threads, such as those of the terminal, may go on meanwhile
+            with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+                self._output = work(*copies)
+        except BaseException:
+            torch.cuda.set_stream(stream)  # PyTorch may leave its own behind
+            raise
         made = zip(parameters, before, strict=True)
         self._gradients = [(p, p.grad) for p, old in made if p.grad is not old]
 
@@ -82,7 +87,9 @@ class Recorder:
         """
         self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self._warn = warn
-        self.has_failed = False
+        self._has_failed = False
+        self.lacked_room = False
+        """Whether the memory of the GPU is too small for a recording, so that nothing is recorded any more."""
         self.forget()
 
     def forget(self) -> None:
@@ -93,8 +100,9 @@ class Recorder:
         self._ready: set[Hashable] = set()
         self._pool: Any = None
 
-    def begin_step(self, shapes: Hashable) -> None:
-        """Say what shapes the step has; with others than those of the step before all begins anew."""
+    def begin_step(self, inputs: Iterable[Any] = ()) -> None:
+        """Say what the step will be given; with other shapes than those of the step before all begins anew."""
+        shapes = tuple(tensor.shape for tensor in tensors_of(inputs))
         if shapes != self._shapes:
             self.forget()
             self._shapes = shapes
@@ -107,34 +115,77 @@ class Recorder:
             key: The same for the same work on inputs of the same shapes.
             work: What to do.
             inputs: What with.
+
+        Raises:
+            UserError: It could not be recorded, and after that not be done as it is either.
         """
-        if self.has_failed or key not in self._ready:
+        if self._has_failed or key not in self._ready:
             self._done.add(key)
             return work(*inputs)
         if key not in self._recordings:
-            gradients = [parameter.grad for parameter in self._parameters]
-            try:
-                self._pool = self._pool or torch.cuda.graph_pool_handle()
-                self._recordings[key] = Recording(work, inputs, self._parameters, self._pool)
-            except Exception as error:  # of many kinds; it can be done as it is
-                self.forget()
-                self.has_failed = True
-                self._warn(
-                    "the steps cannot be recorded for the GPU, so Python asks for each of their parts, which is slower "
-                    f"for small models: {first_line(error)}"
-                )
-                for parameter, gradient in zip(self._parameters, gradients, strict=True):
-                    parameter.grad = gradient
-                return work(*inputs)
+            problem = self._record(key, work, inputs)
+            if problem is not None:
+                return self._do_without(problem, work, inputs)
         return self._recordings[key].replay(inputs)
+
+    def _record(self, key: Hashable, work: Work, inputs: tuple[Any, ...]) -> str | None:
+        """Make a recording; why that failed, in one line, with all of it forgotten and the gradients as they were."""
+        gradients = [parameter.grad for parameter in self._parameters]
+        problem: str | None = None
+        try:
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            self._recordings[key] = Recording(work, inputs, self._parameters, self._pool)
+        except torch.OutOfMemoryError:
+            problem, self.lacked_room = "its memory is too small", True
+        except Exception as error:  # of many kinds; the error itself would keep what was recorded
+            problem = first_line(error)
+        if problem is not None:
+            self.forget()
+            self._has_failed = True
+            for parameter, gradient in zip(self._parameters, gradients, strict=True):
+                parameter.grad = gradient
+        return problem
+
+    def _do_without(self, problem: str, work: Work, inputs: tuple[Any, ...]) -> Any:
+        self._warn(
+            "the steps cannot be recorded for the GPU, so Python asks for each of their parts, which is slower for "
+            f"small models: {problem}"
+        )
+        try:
+            return work(*inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # PyTorch may not have recovered from what failed
+            raise UserError(
+                f"the steps could not be recorded for the GPU ({problem}), nor go on after that "
+                f"({first_line(error)}); give --cuda-graphs no"
+            ) from error
+
+
+class _Wish:
+    """Of the user."""
+
+    is_to_record = True
+
+
+def set_recording(wanted: bool) -> None:
+    """Say whether steps may be recorded in this process."""
+    _Wish.is_to_record = wanted
+
+
+def recorder_on(
+    device: torch.device, parameters: Iterable[nn.Parameter], warn: Callable[[str], object] = str
+) -> Recorder | None:
+    """A recorder where there is something to gain, and it is wanted: on a GPU of PyTorch's kind "cuda"."""
+    return Recorder(parameters, warn) if device.type == "cuda" and _Wish.is_to_record else None
 
 
 def recorded(work: Work, device: torch.device) -> Work:
     """The same work, without inputs, to be timed as the GPU does it; elsewhere as it is. It is done once or twice."""
-    if device.type != "cuda":
+    recorder = recorder_on(device, [])
+    if recorder is None:
         return work
-    recorder = Recorder([])
     for _ in range(2):
-        recorder.begin_step("timed")
+        recorder.begin_step()
         recorder("work", work)
     return lambda: recorder("work", work)

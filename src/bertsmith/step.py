@@ -147,7 +147,7 @@ def train_step(
     device = micro_batches[0].input_ids.device
     do = recorder or directly
     if recorder is not None:
-        recorder.begin_step(tuple((len(batch), batch.row_length) for batch in micro_batches))
+        recorder.begin_step(micro_batches)
     counts = [torch.cat([count(b), torch.full((1,), float(b.num_tokens), device=device)]) for b in micro_batches]
     totals = distributed.sum_over_ranks(torch.stack(counts).sum(0))
     targets, tokens = totals[:-1], totals[-1]
@@ -164,6 +164,8 @@ def train_step(
     except (StepTooLarge, CompilerFailed):
         optimizer.zero_grad()
         raise
+    finally:
+        set_rows(0, 1)
     distributed.sum_gradients(model.parameters())
     norm = do("clip", lambda: nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
     if meanwhile is not None:
@@ -246,14 +248,16 @@ def _update(optimizer: AnyOptimizer, recorder: Recorder | None, device: torch.de
 def evaluate_loss(model: nn.Module, sum_losses: SumLosses, batches: Iterable[Batch], *, precision: str) -> Measured:
     """Measure the loss without dropout. The batches are this rank's share, on the model's device."""
     was_training = model.training
-    model.eval()
     device = next(model.parameters()).device
     totals = torch.zeros(3, 2, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
-    for batch in batches:
-        with autocast(device, precision):
-            sums = sum_losses(model, batch)
-        totals += torch.stack([sums.losses, sums.correct, count_targets(batch)])
-    model.train(was_training)
+    model.eval()
+    try:
+        for batch in batches:
+            with autocast(device, precision):
+                sums = sum_losses(model, batch)
+            totals += torch.stack([sums.losses, sums.correct, count_targets(batch)])
+    finally:  # a GPU without room is asked again
+        model.train(was_training)
     distributed.sum_over_ranks(totals)
     return _divide(totals[:2], totals[2])
 

@@ -58,7 +58,7 @@ class Batch:
         return self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
-        """The same batch in memory that a GPU copies from while it computes; a `DataLoader` calls this."""
+        """The same batch in memory that a GPU copies from while it computes."""
         return self.mapped(Tensor.pin_memory)
 
     def __reduce__(self) -> tuple[Callable[..., "Batch"], tuple[object, ...]]:

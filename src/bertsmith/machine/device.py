@@ -56,7 +56,7 @@ def set_threads(threads: int | None) -> int:
 def set_determinism(device: torch.device) -> None:
     """On a CPU take the same operations every time: sums in another order would differ from run to run.
 
-    `torch.use_deterministic_algorithms` tells the compiler, too, and loads it for that; `measure.compiled_losses` does
+    `torch.use_deterministic_algorithms` tells the compiler, too, and loads it for that; `compiled_losses` does
     so where there is something to compile.
     """
     torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "default")

@@ -4,13 +4,9 @@ The results are written to the run's config.toml and read again on resume: two
 measurements could differ, and then the continued run would not be the same run.
 """
 
-import os
-import shutil
 import time
 from collections.abc import Callable
 from math import inf
-from pathlib import Path
-from tempfile import gettempdir
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -21,7 +17,7 @@ from bertsmith.errors import UserError
 from bertsmith.machine.memory import MakeBatch, even_part
 from bertsmith.machine.work import product_rate, synchronize
 from bertsmith.objective import sum_losses
-from bertsmith.recorder import Recorder, directly
+from bertsmith.recorder import Recorder, directly, recorder_on
 from bertsmith.step import SumLosses, add_gradients
 
 FASTER = 1.05
@@ -55,19 +51,11 @@ are converted for them."""
 HOPELESS = 5.0
 """A precision whose products take so many times those of the other is not looked at in a model."""
 
-COMPILE_SECONDS = {"cpu": 60.0, "mps": 60.0, "cuda": 40.0}
-"""What compiling costs, seen on two quiet CPU cores; on busy ones it took four times as long. Beside an H100 it took
-25 s for bert-base and 39 s for modern-base (docs/log.md). On Apple's GPUs it was not measured."""
-
-TIMES_COMPILING = {"cpu": 15.0, "mps": 5.0, "cuda": 5.0}
-"""Compiling is looked at where the run takes so many times that: a CPU gains 0 to 25 % by it, an H100 25 to 37 %
-(docs/benchmarks.md), and what it gains must win its cost back twice."""
-
 Result = TypeVar("Result")
 
 
 def seconds_per_micro_batch(model: nn.Module, losses: SumLosses, batch: Any, precision: str) -> float:
-    """Time of one forward and backward pass: the fastest of a few, after one to warm up.
+    """Time of one forward and backward pass: the fastest of a few, after one to warm up, or one and one that records.
 
     Args:
         model: Its gradients are forgotten.
@@ -76,7 +64,8 @@ def seconds_per_micro_batch(model: nn.Module, losses: SumLosses, batch: Any, pre
         precision: "float32" or "bfloat16".
     """
     times: list[float] = []
-    recorder = Recorder(model.parameters()) if next(model.parameters()).is_cuda else None
+    can_record = isinstance(batch, Batch)  # as in pretraining
+    recorder = recorder_on(next(model.parameters()).device, model.parameters()) if can_record else None
     warm = 1 if recorder is None else 2
     try:
         while len(times) <= warm or (
@@ -84,6 +73,8 @@ def seconds_per_micro_batch(model: nn.Module, losses: SumLosses, batch: Any, pre
             and sum(times[warm:]) < (MOST_SECONDS_PER_CHOICE if len(times) < warm + 4 else SECONDS_PER_CHOICE)
         ):
             times.append(_time_pass(model, losses, batch, precision, recorder))
+            if recorder is not None and recorder.lacked_room and len(batch) > 1:
+                raise torch.OutOfMemoryError("no room to record so many rows")
             if is_on_cpu(model) and times[0] > LONG_PASS and losses is sum_losses:
                 break
     finally:  # a GPU without room must have it again
@@ -102,10 +93,10 @@ def has_own_memory(model: nn.Module) -> bool:
 
 
 def _time_pass(model: Any, losses: SumLosses, batch: Any, precision: str, recorder: Recorder | None = None) -> float:
-    """Of a pass as the steps of a run do it: on a GPU recorded at the second, replayed from the third on."""
+    """Of a pass as the steps of a run do it: on a GPU recorded and replayed from the second on."""
     before = time.perf_counter()
     if recorder is not None:
-        recorder.begin_step(len(batch))
+        recorder.begin_step([batch])
     (recorder or directly)("pass", lambda batch: add_gradients(model, losses, precision, batch, 1.0), batch)
     synchronize(batch.input_ids.device)
     return time.perf_counter() - before
@@ -247,53 +238,3 @@ def best_micro_batch(
         found[fitting] = seconds
     least = min(seconds / size for size, seconds in found.items())
     return min(MicroBatch(size, seconds) for size, seconds in found.items() if seconds / size < FASTER * least)
-
-
-def has_compiler(device: torch.device) -> bool:
-    """Whether torch.compile can build code here: C++ for a CPU; for a GPU the C around its kernels."""
-    known = ("CXX", "g++", "clang++") if device.type == "cpu" else ("CC", "gcc", "clang")
-    return any(shutil.which(name) for name in (os.environ.get(known[0], known[1]), *known[1:]))
-
-
-def compiled_losses() -> SumLosses:
-    """`sum_losses` compiled for the constant shapes of a run."""
-    keep_instruction_sets_apart()
-    torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())  # the compiler, too
-    return torch.compile(sum_losses, dynamic=False)
-
-
-def keep_instruction_sets_apart() -> None:
-    """Give compiled code a folder for each instruction set of the processor.
-
-    PyTorch's cache of compiled code does not tell instruction sets apart, and code for another one, as after
-    ATEN_CPU_CAPABILITY=avx2, corrupts memory (torch 2.13).
-    """
-    user = os.getuid() if hasattr(os, "getuid") else "user"
-    cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or Path(gettempdir()) / f"torchinductor_{user}")
-    instructions = torch.backends.cpu.get_cpu_capability()
-    if cache.name != instructions:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache / instructions)
-
-
-def worth_compiling(
-    model: nn.Module, batch: Batch, precision: str, *, micro_batches: int, plain: float | None = None
-) -> bool:
-    """Whether compiling makes the whole run faster, measured.
-
-    Args:
-        model: On its device.
-        batch: A micro-batch of the run.
-        precision: "float32" or "bfloat16".
-        micro_batches: Micro-batches the run has in all.
-        plain: Seconds of one that is not compiled, where they are known.
-    """
-    plain = plain or seconds_per_micro_batch(model, sum_losses, batch, precision)
-    device = batch.input_ids.device
-    kind = device.type
-    if plain * micro_batches < TIMES_COMPILING[kind] * COMPILE_SECONDS[kind] or not has_compiler(device):
-        return False
-    try:
-        compiled = seconds_per_micro_batch(model, compiled_losses(), batch, precision)
-    except Exception:  # a broken compiler must not stop a run that can do without; many kinds are raised
-        return False
-    return (plain - compiled) * micro_batches > 2 * COMPILE_SECONDS[kind]

@@ -7,13 +7,12 @@ from math import ceil
 
 from bertsmith import distributed
 from bertsmith.errors import UserError
+from bertsmith.machine.compiling import has_compiler, worth_compiling
 from bertsmith.machine.measure import (
     best_micro_batch,
     compare_precisions,
     halving,
-    has_compiler,
     has_fast_half,
-    worth_compiling,
 )
 from bertsmith.machine.memory import even_part, rows_that_fit, training_state
 from bertsmith.planning.plan import Plan

@@ -12,10 +12,7 @@ from bertsmith.budget import Clock
 from bertsmith.data.batch import Batch, collate
 from bertsmith.data.examples import TrainingRows
 from bertsmith.data.keyed import Stream, keyed_seed
-from bertsmith.machine.measure import (
-    compiled_losses,
-    has_compiler,
-)
+from bertsmith.machine.compiling import compiled_losses, has_compiler
 from bertsmith.model import AnyConfig, AnyPretrainingModel
 from bertsmith.objective import sum_losses
 from bertsmith.planning.decisions import (
