@@ -1,6 +1,7 @@
 """Cores and memory as a container limits them, and what is refused or made smaller because of it."""
 
 import gc
+import math
 import subprocess
 import sys
 import weakref
@@ -273,6 +274,30 @@ def test_a_gpu_loads_its_kernels_before_precisions_are_compared(monkeypatch: pyt
     speed, rows = measure.compare_precisions(BertPretrainingModel(TINY).to(GPU), make_batch, 1 << 30)
     assert speed == ("bfloat16", 0.07)
     assert rows * TINY.max_position_embeddings == measure.GPU_PROBE_PLACES
+
+
+@pytest.mark.parametrize(
+    ("times", "tried", "expected"),
+    [
+        ({"float32": 0.4, "bfloat16": 0.07}, {"bfloat16"}, "bfloat16"),  # products are most of it
+        ({"float32": 0.003, "bfloat16": 0.004}, {"bfloat16", "float32"}, "float32"),  # casts are
+        ({"float32": 0.004, "bfloat16": 0.003}, {"bfloat16", "float32"}, "bfloat16"),
+    ],
+)
+def test_a_gpu_is_not_asked_for_long_passes_in_float32(
+    times: dict[str, float], tried: set[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def seconds(_model: Any, _losses: Any, _batch: Any, precision: str) -> float:
+        seen.append(precision)
+        return times[precision]
+
+    monkeypatch.setattr(measure, "seconds_per_micro_batch", seconds)
+    monkeypatch.setattr(measure, "half_gain", lambda _device: math.inf)
+    speed, _ = measure.compare_precisions(BertPretrainingModel(TINY).to(GPU), make_batch, 4)
+    assert speed == (expected, times[expected])
+    assert set(seen) == tried
 
 
 def test_a_gpu_that_is_too_small_gets_half_until_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,9 @@ LONG_ROW, CLEAR_GAIN = 0.5, 1.5
 as fast in bfloat16, it is taken, and its one pass is timed once. Passes of few rows would say little more: all weights
 are converted for them."""
 
+LONG_GPU_PASS = 0.02
+"""Seconds. Products are most of such a pass on a GPU, too, and one in float32 would take several times as long."""
+
 HOPELESS = 5.0
 """A precision whose products take so many times those of the other is not looked at in a model."""
 
@@ -120,10 +123,14 @@ def fastest(model: nn.Module, batch: Any, losses: SumLosses = sum_losses, *, ful
     def seconds(precision: str) -> float:
         return seconds_per_micro_batch(model, losses, batch, precision)
 
-    full, gain = full or seconds("float32"), half_gain(batch.input_ids.device)
+    gain = half_gain(batch.input_ids.device)
+    half = seconds("bfloat16") if has_own_memory(model) and gain >= CLEAR_GAIN else 0.0
+    if half > LONG_GPU_PASS:
+        return Speed("bfloat16", half)
+    full = full or seconds("float32")
     if gain * HOPELESS <= 1:
         return Speed("float32", full)
-    half = seconds("bfloat16")
+    half = half or seconds("bfloat16")
     if (full > FASTER * half) != (gain > FASTER):
         half, full = min(half, seconds("bfloat16")), min(full, seconds("float32"))
     return Speed("bfloat16", half) if full > FASTER * half else Speed("float32", full)
