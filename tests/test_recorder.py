@@ -2,18 +2,21 @@
 
 import gc
 import weakref
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from bertsmith import loop
 from bertsmith import recorder as recorder_module
 from bertsmith.bench import made_up_batch
 from bertsmith.data.batch import Batch
 from bertsmith.errors import UserError
 from bertsmith.finetuning.tasks.batches import TaskBatch
 from bertsmith.finetuning.tasks.objective import make_objective
+from bertsmith.interrupt import Interrupted
 from bertsmith.machine import measure
 from bertsmith.machine.compiling import compiled_losses
 from bertsmith.model import AnyPretrainingModel, BertModel, new_config, new_model
@@ -22,6 +25,8 @@ from bertsmith.objective import sum_losses
 from bertsmith.optim import AnyOptimizer, make_optimizer, set_learning_rate
 from bertsmith.recorder import Recorder, Work, recorder_on, set_recording, tensors_of
 from bertsmith.step import StepResult, train_step
+
+import runs
 
 Kind = Literal["adamw", "muon"]
 
@@ -170,6 +175,30 @@ def test_a_step_that_is_not_taken_changes_nothing_and_the_next_one_is() -> None:
     assert [step(seed).applied for seed in range(3, 7)] == [True] * 4
     counted = {float(state["step"]) for state in optimizer.state.values()}
     assert counted == {4.0}
+
+
+@pytest.mark.usefixtures("pretended")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"micro_batch_size": 4, "average_decay": 0.9, "validation_every": 3, "attention_probs_dropout_prob": 0.1},
+        {"batch_ramp": 0.6, "short_length": 16, "optimizer": "adamw", "global_batch_size": 8},
+    ],
+)
+def test_a_recorded_run_is_the_run(
+    changes: dict[str, Any], text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uneven micro-batches, rows of two lengths, a growing batch, measurements, and a stop on the way."""
+    settings = {"steps": 12, "vocab_size": 500, "global_batch_size": 6, "hidden_dropout_prob": 0.1} | changes
+    runs.train(tmp_path / "plain", text, **settings)
+    monkeypatch.setattr(loop, "recorder_on", lambda _device, parameters, warn: Recorder(parameters, warn))
+    with pytest.raises(Interrupted):
+        runs.train(tmp_path / "recorded", text, runs.Listener(stop_after=7), **settings)
+    runs.train(tmp_path / "recorded", text, **settings)
+    assert PretendedRecording.made >= 6
+    expected, found = runs.weights(tmp_path / "plain"), runs.weights(tmp_path / "recorded")
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4)
 
 
 def test_what_cannot_be_recorded_is_done_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
