@@ -152,17 +152,24 @@ def test_going_on_late_costs_no_more_than_early(text: Path, tmp_path: Path, monk
     assert set(planned) <= {numbers[0] // rows.rows_per_epoch, numbers[-1] // rows.rows_per_epoch}
 
 
-def test_tensorboard_files_are_written_where_it_is_installed(text: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("seconds", "steps"), [(0.0, [1, 2, 3]), (1000.0, [1, 3])])
+def test_tensorboard_files_are_written_where_it_is_installed(
+    seconds: float, steps: list[int], text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every step, or the first and what was measured where steps are short."""
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setattr("bertsmith.board.SECONDS_BETWEEN", seconds)
 
     listener = Listener()
     train(tmp_path / "run", text, listener)
     board = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     board.Reload()
     scalars = board.Scalars("loss")
-    assert [each.step for each in scalars] == [1, 2, 3]
-    assert [each.value for each in scalars] == pytest.approx([line["loss"] for line in read_metrics(tmp_path / "run")])
+    assert [each.step for each in scalars] == steps
+    losses = {line["step"]: line["loss"] for line in read_metrics(tmp_path / "run")}
+    assert [each.value for each in scalars] == pytest.approx([losses[step] for step in steps])
 
 
 def test_a_full_disk_under_tensorboard_does_not_end_the_run(
@@ -180,6 +187,7 @@ def test_a_full_disk_under_tensorboard_does_not_end_the_run(
             raise AssertionError("what has failed is left alone")
 
     monkeypatch.setattr("bertsmith.board.find_spec", lambda _: True)
+    monkeypatch.setattr("bertsmith.board.SECONDS_BETWEEN", 0.0)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=FullWriter))
     listener = Listener()
     train(tmp_path / "run", text, listener)

@@ -1,11 +1,15 @@
 """The same numbers as in metrics.jsonl, as TensorBoard files, where that is installed."""
 
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from bertsmith.errors import first_line
+
+SECONDS_BETWEEN = 0.2
+"""Points are no denser: a step of a small model on a GPU takes 2 ms, and its dozen numbers took TensorBoard 0.4."""
 
 
 class Board:
@@ -16,6 +20,7 @@ class Board:
         self._folder = folder
         self._warn = warn
         self._writer: Any = None
+        self._last = -SECONDS_BETWEEN
         if find_spec("tensorboard") is None:
             return
         try:
@@ -26,8 +31,11 @@ class Board:
         self._attempt(self._open, SummaryWriter, first_step + 1)
 
     def write(self, values: dict[str, Any]) -> None:
-        """Add the numbers of a step."""
-        self._attempt(self._add, values)
+        """Add the numbers of a step, if the last were long ago or something was measured on held-out text."""
+        now = time.monotonic()
+        if now - self._last >= SECONDS_BETWEEN or any(name.startswith("validation_") for name in values):
+            self._last = now
+            self._attempt(self._add, values)
 
     def close(self) -> None:
         """Finish the files."""

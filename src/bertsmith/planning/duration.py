@@ -42,7 +42,7 @@ FITS = 8
 ADAMW_SAMPLE = 1 << 22
 """So many weights tell the time of AdamW, which reads and writes each of them."""
 
-BETWEEN_STEPS = {"cuda": 8e-4}
+BETWEEN_STEPS = {"cuda": 4e-4}
 """Seconds that a step takes besides, by device: a GPU waits for Python between its pieces (seen beside an H100)."""
 
 TOO_LONG = 1.1
