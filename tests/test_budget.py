@@ -202,18 +202,42 @@ SPEED = {"bert-tiny": 1e-3, "bert-mini": 5e-3, "bert-small": 2e-2}
 """Seconds of a row."""
 
 
-def decided(monkeypatch: pytest.MonkeyPatch, budget: Budget, **training: Any) -> Run:
-    """A run whose size and steps a budget has decided."""
+def decided(
+    monkeypatch: pytest.MonkeyPatch, budget: Budget, device: str = "cpu", free: int = 0, **training: Any
+) -> Run:
+    """A run whose size and steps a budget has decided; `free`: rows that cost no more time than one."""
 
     def speed(run: Run, *_: object) -> Speed:
-        return Speed("float32", SPEED.get(run.config.model.preset, inf))
+        seconds = SPEED.get(run.config.model.preset, inf)
+        rows = run.config.training.global_batch_size or 1
+        return Speed("float32", seconds * max(free, rows) / rows)
 
     monkeypatch.setattr("bertsmith.planning.decisions.row_speed", speed)
     run = Run(Path("unused"), run_config({"training": training}), {"preset": "default"})
     ids = dict.fromkeys(("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"), 0)
     words: Any = SimpleNamespace(vocab_size=8192, **ids)
-    decide_by_budget(run, Clock(budget), None, words, torch.device("cpu"))  # type: ignore[arg-type]
+    decide_by_budget(run, Clock(budget), None, words, torch.device(device))  # type: ignore[arg-type]
     return run
+
+
+@pytest.mark.parametrize(
+    ("device", "free", "given", "expected"),
+    [
+        ("cuda", 1000, {}, 64),  # as many as were tried
+        ("cuda", 40, {}, 32),  # of 64, 1.25 times as many are computed in the same time
+        ("cuda", 20, {}, 16),
+        ("cuda", 1000, {"global_batch_size": 8}, 8),
+        ("cuda", 1000, {"sequence_length": 512}, 16),
+        ("cpu", 1000, {}, 16),
+    ],
+)
+def test_a_gpu_gets_the_rows_that_cost_it_nothing(
+    device: str, free: int, given: dict[str, Any], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = decided(monkeypatch, Budget(60.0, None), device, free, **given)
+    assert run.config.training.global_batch_size == expected
+    is_more = expected > 16
+    assert (run.origin.get("global_batch_size") == "measured") == is_more
 
 
 def test_several_processes_see_the_tokens_of_a_larger_size(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,10 @@ CONTINUED_RATE = 0.5
 SPEED_ROWS = 16
 """Rows that the speed of a size is measured with on a CPU, at most."""
 
+GPU_STEP_PLACES, GPU_GAIN = 8192, 1.3
+"""A step on a GPU gets twice the rows, and twice again, up to so many places, as long as each time that many times as
+many rows are computed in the same time."""
+
 
 def decide_family(run: Run) -> None:
     """The preset of the family, where none was given; a budget may find another size of it.
@@ -103,12 +107,13 @@ def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer
         decide_shape(probe)
         return probe
 
-    half: dict[str, bool] = {}
+    found: dict[str, tuple[bool, int]] = {}
 
     def seconds_per_row(preset: str) -> float:
         """All processes together."""
-        speed = row_speed(sized(preset), tokenizer, rows, device)
-        half[preset] = bool(distributed.from_main(speed.precision == "bfloat16"))
+        speed, count = speed_on_device(sized(preset), tokenizer, rows, device)
+        is_half = bool(distributed.from_main(speed.precision == "bfloat16"))
+        found[preset] = is_half, int(distributed.from_main(count))
         return distributed.from_main(speed.seconds) / distributed.world_size()
 
     def operations_per_row(preset: str) -> float:
@@ -121,8 +126,8 @@ def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer
     choice = choose_size(sizes, amount, training.sequence_length, price_per_row)
     if is_open:
         run.decide("measured", preset=choice.preset)
-    if training.precision == "auto" and choice.preset in half:
-        run.decide("measured", precision="bfloat16" if half[choice.preset] else "float32")
+    if choice.preset in found:
+        _take_measured(run, *found[choice.preset])
     decide_shape(run)
     price = choice.price_per_row * (run.config.training.global_batch_size or 1)
     if budget.operations is not None:
@@ -132,6 +137,14 @@ def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer
             f"budget is '{training.budget}', which {choice.preset} would spend in {amount / price:.0e} steps; give less"
         )
     run.decide("measured", steps=max(1, int(amount / price)))
+
+
+def _take_measured(run: Run, is_half: bool, rows: int) -> None:
+    """What was found while the speed of a size was measured, where it was not given."""
+    if run.config.training.precision == "auto":
+        run.decide("measured", precision="bfloat16" if is_half else "float32")
+    if run.config.training.global_batch_size is None and rows > PRESETS[run.config.model.preset].global_batch_size:
+        run.decide("measured", global_batch_size=rows)
 
 
 def row_operations(run: Run, tokenizer: Tokenizer, device: torch.device) -> float:
@@ -144,6 +157,25 @@ def row_operations(run: Run, tokenizer: Tokenizer, device: torch.device) -> floa
     length = training.sequence_length
     predictions = share_at(training.mlm_probability, training.end_probability, 0.5) * length
     return step_operations(model_config(run, tokenizer), tokens=length, row_length=length, predictions=predictions)
+
+
+def speed_on_device(run: Run, tokenizer: Tokenizer, rows: AnyRows, device: torch.device) -> tuple[Speed, int]:
+    """The time of a row with the model of a run, and the rows of a step that it is the time of.
+
+    A GPU computes many rows in nearly the time of few, and a model learns as much from a token in a larger step, as far
+    as that was tried (docs/log.md, "More rows where they cost nothing"), so there a step gets more than the preset has.
+    """
+    number = run.config.training.global_batch_size or 1
+    speed = row_speed(run, tokenizer, rows, device)
+    if device.type != "cuda" or run.origin.get("global_batch_size") != "preset":
+        return speed, number
+    while 2 * number * run.config.training.sequence_length <= GPU_STEP_PLACES:
+        larger = replace(run, config=changed(run.config, global_batch_size=2 * number))
+        its_speed = row_speed(larger, tokenizer, rows, device)
+        if its_speed.seconds * GPU_GAIN > speed.seconds:
+            break
+        speed, number = its_speed, 2 * number
+    return speed, number
 
 
 def row_speed(run: Run, tokenizer: Tokenizer, rows: AnyRows, device: torch.device) -> Speed:
