@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import time
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +74,12 @@ def bertsmith_side(case: dict[str, Any]) -> None:
     """Bertsmith as `pretrain` runs it, with its own rows."""
     from bertsmith.data.batch import collate
     from bertsmith.data.examples import open_rows
+    from bertsmith.loading import Batches
     from bertsmith.machine.compiling import compiled_losses
     from bertsmith.model import BertConfig, BertPretrainingModel
     from bertsmith.objective import sum_losses
     from bertsmith.optim import make_optimizer, set_learning_rate
-    from bertsmith.recorder import Recorder
+    from bertsmith.recorder import recorder_on
     from bertsmith.step import train_step
 
     device = torch.device(case["device"])
@@ -94,7 +95,7 @@ def bertsmith_side(case: dict[str, Any]) -> None:
     )
     set_learning_rate(optimizer, 1e-4)
     losses = compiled_losses() if case["compile"] else sum_losses
-    recorder = Recorder(model.parameters()) if device.type == "cuda" else None
+    recorder = recorder_on(device, model.parameters())
     clock, size, steps = Clock(device), case["micro_batch"], WARM_UP[case["device"]] + case["steps"]
     loader = torch.utils.data.DataLoader(
         rows,  # type: ignore[arg-type]  # any object with len() and [] will do
@@ -102,17 +103,9 @@ def bertsmith_side(case: dict[str, Any]) -> None:
         collate_fn=collate,
         num_workers=GPU_LOADER_WORKERS if device.type == "cuda" else 0,
     )
-    batches, ready = iter(loader), []
-
-    def fetch() -> None:
-        for batch in islice(batches, case["rows"] // size):
-            ready.append((batch.pin_memory() if device.type == "cuda" else batch).to(device))
-
+    batches, count = Batches(iter(loader), device), case["rows"] // size
     for step in range(steps):
-        if not ready:
-            fetch()
-        micro = [*ready]
-        ready.clear()
+        micro, _ = batches.take(count)
         key = (0, step) if case["dropout"] else None
         result = train_step(
             model,
@@ -123,7 +116,7 @@ def bertsmith_side(case: dict[str, Any]) -> None:
             precision=case["precision"],
             dropout_key=key,
             recorder=recorder,
-            meanwhile=fetch if device.type == "cuda" else None,
+            meanwhile=partial(batches.fetch, count) if device.type == "cuda" else None,
         )
         clock.tick()
     clock.report(sum(p.numel() for p in model.parameters()), result.measured.loss)

@@ -1,13 +1,8 @@
 """Batches that come before they are asked for."""
 
-from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 import torch
 
-from bertsmith import loading
 from bertsmith.bench import made_up_batch
 from bertsmith.data.batch import Batch
 from bertsmith.loading import Batches
@@ -34,13 +29,8 @@ class Work:
 def batches(monkeypatch: pytest.MonkeyPatch) -> Batches:
     """Seven of one to seven rows."""
 
-    def made(_plan: Any, *, first_step: int) -> Iterator[Batch]:
-        yield from (made_up_batch(CONFIG, rows) for rows in range(1 + first_step, 8))
-
-    monkeypatch.setattr(loading, "load_batches", made)
     monkeypatch.setattr("torch.cuda.Event", Work)
-    plan: Any = SimpleNamespace(device=torch.device("cpu"))
-    return Batches(plan, first_step=0)
+    return Batches((made_up_batch(CONFIG, rows) for rows in range(1, 8)), torch.device("cpu"))
 
 
 def sizes(batches: list[Batch]) -> list[int]:

@@ -26,6 +26,7 @@ from bertsmith.watch import Watch
 from corpora import lognormal, make_corpus, make_rows
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+STEP = partial(train_step, max_grad_norm=1.0, precision="float32")
 CORPUS = make_corpus([length % 40 + 1 for length in lognormal(0, 60)])
 ROWS = make_rows(CORPUS, sequence_length=32, objective="mlm+nsp")
 
@@ -54,16 +55,7 @@ def update(model: BertPretrainingModel, micro: list[Batch], step: int = 0, dropo
     optimizer = make_optimizer(model, weight_decay=0.01, beta2=0.98)
     set_learning_rate(optimizer, 0.1)
     key = (0, step) if dropout else None
-    return train_step(
-        model,
-        sum_losses,
-        micro,
-        optimizer,
-        max_grad_norm=1.0,
-        precision="float32",
-        dropout_key=key,
-        first_row=0,
-    )
+    return STEP(model, sum_losses, micro, optimizer, dropout_key=key, first_row=0)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -245,16 +237,8 @@ def train_together(
         first, left = stage.row_of(step) + division.first, division.rows
         sizes = [min(division.micro_batch_size, left - start) for start in range(0, left, division.micro_batch_size)]
         micro = batches(sizes, first=first)
-        result = train_step(
-            model,
-            sum_losses,
-            micro,
-            optimizer,
-            max_grad_norm=1.0,
-            precision="float32",
-            dropout_key=(0, step) if dropout else None,
-            first_row=division.first,
-        )
+        key = (0, step) if dropout else None
+        result = STEP(model, sum_losses, micro, optimizer, dropout_key=key, first_row=division.first)
         told += [result.measured.loss, result.grad_norm]
     numbers = list(range(5))[distributed.rank() :: distributed.world_size()]
     held_out = [collate(ROWS.__getitems__(numbers))]

@@ -16,10 +16,7 @@ from bertsmith.errors import UserError, first_line
 from bertsmith.machine.compiling import compiled_losses, has_compiler
 from bertsmith.machine.device import find_device, require_memory, set_threads
 from bertsmith.machine.kinds import kinds_of_work
-from bertsmith.machine.measure import (
-    best_micro_batch,
-    compare_precisions,
-)
+from bertsmith.machine.measure import best_micro_batch, compare_precisions
 from bertsmith.machine.memory import activation_bytes, rows_that_fit, training_state
 from bertsmith.machine.work import copy_rate, joules_of, matrix_rate, seconds_of, step_operations
 from bertsmith.model import AnyConfig, AnyPretrainingModel, has_dropout, new_config, new_model

@@ -17,12 +17,12 @@ GPU_LOADER_WORKERS = 2
 
 
 class Batches:
-    """This rank's micro-batches on its device, some of which come while a GPU works on others."""
+    """Micro-batches on a device, in order, some of which come while a GPU works on others."""
 
-    def __init__(self, plan: Plan, *, first_step: int) -> None:
-        """Begin with those of a step; its number alone says which rows it has, so starting late costs nothing."""
-        self._batches = load_batches(plan, first_step=first_step)
-        self._device = plan.device
+    def __init__(self, batches: Iterator[Batch], device: torch.device) -> None:
+        """Begin with the first of some that lie in the processor's memory."""
+        self._batches = batches
+        self._device = device
         self._ready: deque[Batch] = deque()
         self._waited = 0.0
 
@@ -46,6 +46,11 @@ class Batches:
             batch = batch.pin_memory() if self._device.type == "cuda" else batch
             self._ready.append(batch.to(self._device))
         return time.monotonic() - before
+
+
+def batches_from(plan: Plan, first_step: int) -> Batches:
+    """This rank's micro-batches of a run, on its device."""
+    return Batches(load_batches(plan, first_step=first_step), plan.device)
 
 
 def load_batches(plan: Plan, *, first_step: int) -> Iterator[Batch]:

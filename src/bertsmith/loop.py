@@ -15,7 +15,7 @@ from bertsmith.data.batch import batches_of
 from bertsmith.diary import Diary
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted, listening
-from bertsmith.loading import Batches
+from bertsmith.loading import batches_from
 from bertsmith.machine.measure import GPU_PROBE_PLACES, halving
 from bertsmith.machine.work import matrix_rate
 from bertsmith.metrics import MetricsLog
@@ -70,7 +70,7 @@ def train(
     plan.run.trains = True
     training, device, config = plan.run.config.training, plan.device, plan.config
     pace = Pace(plan, state["step"])
-    batches = Batches(plan, first_step=state["step"])
+    batches = batches_from(plan, state["step"])
     watch = plan.watch(reporter)
     recorder = make_recorder(plan, model, reporter)
     peak = matrix_rate(device, training.precision, quick=True) * distributed.world_size()
@@ -79,7 +79,7 @@ def train(
         step = state["step"]
         while step < plan.steps:
             if pace.look(step):
-                batches = Batches(plan, first_step=step)
+                batches = batches_from(plan, step)
             stage = plan.stage_of(step)
             learning_rate = take_learning_rate(plan, optimizer, step)
             division = stage.divide(plan.run.config.training)
@@ -100,7 +100,7 @@ def train(
             except (StepTooLarge, CompilerFailed) as failure:
                 losses = change_after(failure, plan, losses, step, reporter)
                 recorder = make_recorder(plan, model, reporter)
-                batches = Batches(plan, first_step=step)
+                batches = batches_from(plan, step)
                 continue
             step += 1
             if average is not None and result.applied:

@@ -65,8 +65,8 @@ class BertConfig:
 class BertNorm(nn.LayerNorm):
     """LayerNorm in float32 whose result, in training under autocast, has the precision of the products that read it.
 
-    Autocast alone would leave float32, which each block writes twice and reads four times: on an H100 LayerNorm took
-    6.6 of the 54 ms of bert-base's kernels, so it takes 4.2 (docs/log.md, "Steps that a GPU is asked for as a whole").
+    Autocast alone would leave float32, which has twice the bytes: on an H100 LayerNorm took 6.6 of the 54 ms of
+    bert-base's kernels, so it takes 4.2 (docs/log.md, "Steps that a GPU is asked for as a whole").
     """
 
     def forward(self, x: Tensor) -> Tensor:
