@@ -16,6 +16,7 @@ from bertsmith.model.architecture import (
     multiply_adds,
     new_config,
     new_model,
+    weights_after_attention,
     with_dropout,
 )
 from bertsmith.model.attention import attend
@@ -68,6 +69,7 @@ __all__ = [
     "pad",
     "read_config",
     "unpad",
+    "weights_after_attention",
     "with_dropout",
 ]
 

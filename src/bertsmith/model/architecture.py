@@ -177,13 +177,19 @@ def new_model(
     return architecture(config.model_type).pretraining_model(config, next_sentence, generator=generator)
 
 
+def weights_after_attention(config: AnyConfig) -> int:
+    """Weights of a block that stand after its attention: the last block needs them at the masked places alone."""
+    matrices = architecture(config.model_type).feed_forward_matrices
+    return config.hidden_size * (config.hidden_size + matrices * config.intermediate_size)
+
+
 def multiply_adds(config: AnyConfig, row_length: int) -> int:
     """Multiplications and additions, a pair as one, that the blocks do for one place of a full row, forward.
 
     Counted are the products with weights, the scores of the keys that a token sees, and the sums they weigh.
     """
     kind, hidden = architecture(config.model_type), config.hidden_size
-    weights = hidden * (4 * hidden + kind.feed_forward_matrices * config.intermediate_size)
+    weights = 3 * hidden**2 + weights_after_attention(config)
     pairs = 0
     for layer in range(config.num_hidden_layers):
         window = kind.window(config, layer)

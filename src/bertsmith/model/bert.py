@@ -6,6 +6,7 @@ back. Letters: B rows of L places, T tokens, N sequences, M masked tokens, D
 hidden, F intermediate, H heads, K head_dim, V vocabulary.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -21,7 +22,7 @@ from bertsmith.model.dropout import Dropout
 from bertsmith.model.first_weights import initialize
 from bertsmith.model.heads import MaskedLanguageHead, activation
 from bertsmith.model.output import BertOutput, BertPretrainingOutput
-from bertsmith.model.packed import Packed, first_tokens, pad, place_in_sequence, unpad
+from bertsmith.model.packed import Packed, first_tokens, pad, pick, place_in_sequence, unpad, with_first_tokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,11 +106,11 @@ class BertSelfAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.out = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden: Tensor, packed: Packed) -> Tensor:
-        """Let every token gather from the tokens of its sequence: float [T, D] -> float [T, D]."""
+    def forward(self, hidden: Tensor, packed: Packed, needed: Tensor | None = None) -> Tensor:
+        """Let every token gather from the tokens of its sequence: float [T, D] -> float [T, D], or [M, D] if needed."""
         q, k, v = self.qkv(hidden).unflatten(-1, (3, self.num_heads, -1)).unbind(1)  # each [T, H, K]
         gathered = attend(q, k, v, packed, dropout_p=self.dropout_prob if self.training else 0.0)
-        mixed: Tensor = self.out(gathered.flatten(1))
+        mixed: Tensor = self.out(pick(gathered.flatten(1), needed))
         return mixed
 
 
@@ -126,10 +127,10 @@ class BertBlock(nn.Module):
         self.output_norm = BertNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
-    def forward(self, hidden: Tensor, packed: Packed) -> Tensor:
-        """float [T, D] -> float [T, D]."""
-        attended = self.dropout(self.attention(hidden, packed))
-        hidden = self.attention_norm(hidden + attended)
+    def forward(self, hidden: Tensor, packed: Packed, needed: Tensor | None = None) -> Tensor:
+        """float [T, D] -> float [T, D], or [M, D] where only some tokens are needed, int64 [M]."""
+        attended = self.dropout(self.attention(hidden, packed, needed))
+        hidden = self.attention_norm(pick(hidden, needed) + attended)
         transformed = self.dropout(self.output(self.activation(self.intermediate(hidden))))
         output: Tensor = self.output_norm(hidden + transformed)
         return output
@@ -168,6 +169,7 @@ class BertModel(nn.Module):
         position_ids: Tensor | None = None,
         *,
         packed: Packed | None = None,
+        needed: Tensor | None = None,
         output_hidden_states: bool = False,
     ) -> BertOutput:
         """Encode a padded batch, or a packed one when `packed` is given.
@@ -178,6 +180,8 @@ class BertModel(nn.Module):
             token_type_ids: int64, as `input_ids`. Segment of each token; None: 0.
             position_ids: int64, as `input_ids`. None: counted from 0 in each sequence, or in each padded row.
             packed: Where the sequences of a packed batch lie.
+            needed: int64 [M]. Places of a packed batch whose output, [M, D], is asked for; None: all. After its
+                attention the last block computes them alone, and the first tokens for `pooled_output`.
             output_hidden_states: Return the hidden states of all layers.
 
         Returns:
@@ -199,11 +203,17 @@ class BertModel(nn.Module):
         states = [hidden] if output_hidden_states else None
         dropout_p = self.config.attention_probs_dropout_prob if self.training else 0.0
         packed = prepare(packed, hidden, num_heads=self.config.num_attention_heads, dropout_p=dropout_p)
-        for block in self.blocks:
-            hidden = block(hidden, packed)
+        split: Callable[[Tensor], Sequence[Tensor]] | None = None
+        if needed is not None and self.pooler is not None:
+            needed, split = with_first_tokens(needed, packed, len(input_ids))
+        for number, block in enumerate(self.blocks, 1):
+            hidden = block(hidden, packed, needed if number == len(self.blocks) else None)
             if states is not None:
                 states.append(hidden)
-        pooled = self.pooler(first_tokens(hidden, packed.cu_seqlens)) if self.pooler is not None else None
+        pooled: Tensor | None = None
+        if self.pooler is not None:
+            hidden, first = split(hidden) if split else (hidden, first_tokens(hidden, packed.cu_seqlens))
+            pooled = self.pooler(first)
         return BertOutput(hidden, pooled, None if states is None else tuple(states))
 
     def _forward_padded(
@@ -276,9 +286,10 @@ class BertPretrainingModel(nn.Module):
                 The scores are a large part of a step, so training asks only for the masked places.
             packed: Boundaries of a packed batch.
         """
-        output = self.bert(input_ids, attention_mask, token_type_ids, position_ids, packed=packed)
+        needed = masked_index if packed is not None else None
+        output = self.bert(input_ids, attention_mask, token_type_ids, position_ids, packed=packed, needed=needed)
         hidden = output.sequence_output
-        if masked_index is not None:
+        if masked_index is not None and needed is None:
             hidden = hidden.flatten(0, -2).index_select(0, masked_index)
         mlm_logits = self.mlm_head(hidden, self.bert.embeddings.word_embeddings.weight)
         nsp_logits = self.nsp_head(output.pooled_output) if self.nsp_head is not None else None

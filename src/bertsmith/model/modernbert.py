@@ -25,7 +25,7 @@ from bertsmith.model.first_weights import initialize
 from bertsmith.model.heads import MaskedLanguageHead, activation
 from bertsmith.model.modernbert_folder import read_modernbert, write_modernbert
 from bertsmith.model.output import BertOutput, BertPretrainingOutput
-from bertsmith.model.packed import Packed, pad, place_in_sequence, unpad
+from bertsmith.model.packed import Packed, pad, pick, place_in_sequence, unpad
 from bertsmith.model.rotary import Rotation, rotate, rotation
 
 
@@ -131,12 +131,12 @@ class ModernBertSelfAttention(nn.Module):
         self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.dropout = Dropout(config.attention_dropout)
 
-    def forward(self, hidden: Tensor, reach: Reach) -> Tensor:
-        """Let every token gather from those it sees: float [T, D] -> float [T, D]."""
+    def forward(self, hidden: Tensor, reach: Reach, needed: Tensor | None = None) -> Tensor:
+        """Let every token gather from those it sees: float [T, D] -> float [T, D], or [M, D] if needed."""
         qkv = self.qkv(hidden).unflatten(-1, (3, self.num_heads, -1))  # [T, 3, H, K]
         q, k = rotate(qkv[:, :2], reach.turn).unbind(1)  # each [T, H, K]
         gathered = attend(q, k, qkv[:, 2], reach.packed, dropout_p=self.dropout_prob if self.training else 0.0)
-        mixed: Tensor = self.dropout(self.out(gathered.flatten(1)))
+        mixed: Tensor = self.dropout(self.out(pick(gathered.flatten(1), needed)))
         return mixed
 
 
@@ -154,9 +154,9 @@ class ModernBertBlock(nn.Module):
         self.dropout = Dropout(config.mlp_dropout)
         self.output = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
-    def forward(self, hidden: Tensor, reach: Reach) -> Tensor:
-        """float [T, D] -> float [T, D]."""
-        hidden = hidden + self.attention(self.attention_norm(hidden), reach)
+    def forward(self, hidden: Tensor, reach: Reach, needed: Tensor | None = None) -> Tensor:
+        """float [T, D] -> float [T, D], or [M, D] where only some tokens are needed, int64 [M]."""
+        hidden = pick(hidden, needed) + self.attention(self.attention_norm(hidden), reach, needed)
         values, gate = self.intermediate(self.mlp_norm(hidden)).chunk(2, -1)  # each [T, F]
         output: Tensor = hidden + self.output(self.dropout(self.activation(values) * gate))
         return output
@@ -192,6 +192,7 @@ class ModernBertModel(nn.Module):
         position_ids: Tensor | None = None,
         *,
         packed: Packed | None = None,
+        needed: Tensor | None = None,
         output_hidden_states: bool = False,
     ) -> BertOutput:
         """Encode a padded batch, or a packed one when `packed` is given.
@@ -203,6 +204,7 @@ class ModernBertModel(nn.Module):
             token_type_ids: Not looked at: there are no segments. Here so that all models are called alike.
             position_ids: int64, as `input_ids`. None: counted from 0 in each sequence, or in each padded row.
             packed: Where the sequences of a packed batch lie.
+            needed: Places whose output is asked for, as in `BertModel.forward`.
             output_hidden_states: Return the hidden states of all layers, the last one normalised.
 
         Raises:
@@ -217,8 +219,9 @@ class ModernBertModel(nn.Module):
         states = [hidden] if output_hidden_states else None
         far = self._reach(packed, hidden, position_ids, self.config.global_rope_theta, window=None)
         near = self._reach(packed, hidden, position_ids, self.config.local_rope_theta, window=self.config.window(1))
-        for block in self.blocks:
-            hidden = block(hidden, far if block.window is None else near)
+        for number, block in enumerate(self.blocks, 1):
+            last = number == len(self.blocks)
+            hidden = block(hidden, far if block.window is None else near, needed if last else None)
             if states is not None:
                 states.append(hidden)
         hidden = self.final_norm(hidden)
@@ -285,8 +288,10 @@ class ModernBertPretrainingModel(nn.Module):
 
         All is as in `ModernBertModel.forward`, and `masked_index` as in `BertPretrainingModel.forward`.
         """
-        hidden = self.bert(input_ids, attention_mask, token_type_ids, position_ids, packed=packed).sequence_output
-        if masked_index is not None:
+        needed = masked_index if packed is not None else None
+        output = self.bert(input_ids, attention_mask, token_type_ids, position_ids, packed=packed, needed=needed)
+        hidden = output.sequence_output
+        if masked_index is not None and needed is None:
             hidden = hidden.flatten(0, -2).index_select(0, masked_index)
         return BertPretrainingOutput(self.mlm_head(hidden, self.bert.embeddings.word_embeddings.weight), None)
 

@@ -4,7 +4,9 @@ A packed batch is T tokens of N sequences, one after the other. Letters: B rows
 of L places (padded), S places in a row of the attention matrix, D hidden.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import gcd
 from typing import NamedTuple
 
 import torch
@@ -90,6 +92,37 @@ def first_tokens(hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
     """Hidden state of the first token of each sequence, float [T, D] -> [N, D]; zeros for an empty one."""
     first = torch.where(cu_seqlens.diff() > 0, cu_seqlens[:-1], len(hidden))
     return F.pad(hidden, (0, 0, 0, 1)).index_select(0, first)
+
+
+def pick(values: Tensor, places: Tensor | None) -> Tensor:
+    """The values at some places, [T, D] -> [M, D], or all."""
+    return values if places is None else values.index_select(0, places)
+
+
+def with_first_tokens(
+    places: Tensor, packed: Packed, tokens: int
+) -> tuple[Tensor, Callable[[Tensor], Sequence[Tensor]]]:
+    """Places, and that of the first token of each sequence; of an empty one that of any token.
+
+    They lie row by row where each row has as many of both, so that what is made of a row lies together.
+
+    Args:
+        places: int64 [M].
+        packed: Where the N sequences lie.
+        tokens: T.
+
+    Returns:
+        int64 [M + N], and what splits hidden states at these, float [M + N, D], into [M, D] and [N, D].
+    """
+    first = packed.cu_seqlens[:-1].clamp(max=tokens - 1).to(places.dtype)
+    rows = gcd(tokens // (packed.row_length or tokens), len(places), len(first))
+    sizes = (len(places) // rows, len(first) // rows)
+    both = torch.cat([part.view(rows, size) for part, size in zip((places, first), sizes, strict=True)], 1)
+
+    def split(hidden: Tensor) -> Sequence[Tensor]:
+        return [part.flatten(0, 1) for part in hidden.unflatten(0, (rows, sum(sizes))).split(sizes, 1)]
+
+    return both.flatten(), split
 
 
 def mean_tokens(hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
