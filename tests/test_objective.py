@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from bertsmith import objective
 from bertsmith.data.rows import IGNORE_INDEX
+from bertsmith.model import Packed, new_config, new_model
 from bertsmith.objective import SummedCrossEntropy
 
 
@@ -69,3 +70,33 @@ def test_going_back_twice_is_refused() -> None:
     (loss / 3).backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         (loss / 3).backward()
+
+
+@pytest.mark.parametrize(("family", "next_sentence"), [("bert", True), ("bert", False), ("modernbert", False)])
+@pytest.mark.parametrize("row_length", [8, None])
+def test_what_nobody_asks_for_changes_nothing(family: str, next_sentence: bool, row_length: int | None) -> None:
+    """The last block computes the masked places alone: scores and gradients are those of computing all of them."""
+    config = new_config(
+        family, special_ids={"pad_token_id": 0}, max_position_embeddings=8, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0, vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=24,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = new_model(config, next_sentence=next_sentence).double()
+    ids, places = torch.randint(1, 50, (24,)), torch.tensor([1, 4, 9, 0, 23, 20])
+    packed = Packed(torch.tensor([0, 5, 8, 8, 16, 17, 24], dtype=torch.int32), 8, row_length)
+    results = []
+    for only_needed in (True, False):
+        model.zero_grad()
+        if only_needed:
+            output = model(ids, masked_index=places, packed=packed)
+            scores, pairs = output.mlm_logits, output.nsp_logits
+        else:
+            output = model(ids, packed=packed)
+            scores, pairs = output.mlm_logits[places], output.nsp_logits
+        real = torch.tensor([0, 1, 3, 4, 5])  # the third sequence is empty
+        parts = [scores] if pairs is None else [scores, pairs[real]]
+        sum(part.square().sum() for part in parts).backward()
+        results.append([part.detach() for part in parts] + [p.grad for p in model.parameters()])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)

@@ -21,6 +21,7 @@ from bertsmith.model.check import check_padded, check_shape
 from bertsmith.model.dropout import Dropout
 from bertsmith.model.first_weights import initialize
 from bertsmith.model.heads import MaskedLanguageHead, activation
+from bertsmith.model.norm import BertNorm
 from bertsmith.model.output import BertOutput, BertPretrainingOutput
 from bertsmith.model.packed import Packed, first_tokens, pad, pick, place_in_sequence, unpad, with_first_tokens
 
@@ -61,21 +62,6 @@ class BertConfig:
     def __post_init__(self) -> None:
         check_shape(self)
         activation(self.hidden_act)
-
-
-class BertNorm(nn.LayerNorm):
-    """LayerNorm in float32 whose result, in training under autocast, has the precision of the products that read it.
-
-    Autocast alone would leave float32, which has twice the bytes: on an H100 LayerNorm took 6.6 of the 54 ms of
-    bert-base's kernels, so it takes 4.2 (docs/log.md, "Steps that a GPU is asked for as a whole").
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """float [T, D] -> float [T, D]."""
-        normed: Tensor = super().forward(x)
-        kind = x.device.type
-        lowers = self.training and torch.is_autocast_enabled(kind)
-        return normed.to(torch.get_autocast_dtype(kind)) if lowers else normed
 
 
 class BertEmbeddings(nn.Module):

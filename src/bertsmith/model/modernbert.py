@@ -12,7 +12,7 @@ tokens, M masked tokens, D hidden, F intermediate, H heads, K head_dim, V vocabu
 from dataclasses import asdict, dataclass
 from math import sqrt
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from bertsmith.model.heads import MaskedLanguageHead, activation
 from bertsmith.model.modernbert_folder import read_modernbert, write_modernbert
 from bertsmith.model.output import BertOutput, BertPretrainingOutput
 from bertsmith.model.packed import Packed, pad, pick, place_in_sequence, unpad
-from bertsmith.model.rotary import Rotation, rotate, rotation
+from bertsmith.model.rotary import Reach, rotate, rotation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,13 +92,6 @@ class ModernBertConfig:
     def window(self, layer: int) -> int | None:
         """Farthest place that a token sees on each side; None: all of its sequence."""
         return None if layer % self.global_attn_every_n_layers == 0 else self.local_attention // 2
-
-
-class Reach(NamedTuple):
-    """What all layers of one kind share: which tokens see each other, and how queries and keys are turned."""
-
-    packed: Packed
-    turn: Rotation
 
 
 def norm_of(config: ModernBertConfig) -> nn.LayerNorm:

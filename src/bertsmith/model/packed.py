@@ -116,11 +116,11 @@ def with_first_tokens(
     """
     first = packed.cu_seqlens[:-1].clamp(max=tokens - 1).to(places.dtype)
     rows = gcd(tokens // (packed.row_length or tokens), len(places), len(first))
-    sizes = (len(places) // rows, len(first) // rows)
+    sizes = [len(places) // rows, len(first) // rows]
     both = torch.cat([part.view(rows, size) for part, size in zip((places, first), sizes, strict=True)], 1)
 
     def split(hidden: Tensor) -> Sequence[Tensor]:
-        return [part.flatten(0, 1) for part in hidden.unflatten(0, (rows, sum(sizes))).split(sizes, 1)]
+        return [part.flatten(0, 1) for part in torch.split(hidden.view(rows, sum(sizes), -1), sizes, 1)]
 
     return both.flatten(), split
 

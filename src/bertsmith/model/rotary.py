@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bertsmith.model.packed import Packed
+
 
 class Rotation(NamedTuple):
     """By how much the vectors of each token turn."""
@@ -16,6 +18,13 @@ class Rotation(NamedTuple):
     """float32 [T, 1, 1, K / 2]. Of the angle, one for each pair of dimensions."""
 
     sin: Tensor
+
+
+class Reach(NamedTuple):
+    """What all layers of one kind share: which tokens see each other, and how queries and keys are turned."""
+
+    packed: Packed
+    turn: Rotation
 
 
 def rotation(position_ids: Tensor, head_dim: int, theta: float) -> Rotation:

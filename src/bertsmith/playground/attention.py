@@ -7,8 +7,8 @@ from torch import Tensor
 
 from bertsmith.model import attend
 from bertsmith.model.bert import BertModel, BertSelfAttention
-from bertsmith.model.modernbert import ModernBertModel, ModernBertSelfAttention, Reach
-from bertsmith.model.rotary import rotate
+from bertsmith.model.modernbert import ModernBertModel, ModernBertSelfAttention
+from bertsmith.model.rotary import Reach, rotate
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def attention_weights(encoder: BertModel | ModernBertModel, input_ids: Tensor, t
     found: list[Tensor] = []
 
     def look(module: Any, inputs: tuple[Any, ...]) -> None:
-        hidden, where = inputs
+        hidden, where = inputs[:2]
         qkv = module.qkv(hidden).unflatten(-1, (3, module.num_heads, -1))  # [L, 3, H, K]
         turned = rotate(qkv[:, :2], where.turn) if isinstance(where, Reach) else qkv[:, :2]
         q, k = turned.unbind(1)
