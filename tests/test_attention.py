@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bertsmith.model import attention
-from bertsmith.model.attention import attend, prepare
+from bertsmith.model.attention import attend, prepare, project
 from bertsmith.model.dropout import LEVELS
 from bertsmith.model.packed import Packed, pad, place_in_sequence, unpad
 
@@ -53,10 +54,31 @@ def loop(qkv: Tensor, lengths: list[int], window: int | None) -> Tensor:
     return torch.stack(outputs)
 
 
-def assert_equals_loop(qkv: Tensor, out: Tensor, lengths: list[int], window: int | None, tolerance: float) -> None:
+def queries_of(lengths: list[int], row_length: int | None) -> tuple[Tensor, Tensor]:
+    """Four places of each row, one of them twice, int64 [R, 4], and whether each has a token: a row may be empty."""
+    sizes = lengths if row_length is None else [row_length] * (sum(lengths) // row_length)
+    generator = torch.Generator().manual_seed(2)
+    chosen = [torch.randint(max(1, size), (3,), generator=generator) for size in sizes]
+    places = torch.stack([torch.cat([part, part[:1]]) for part in chosen])
+    starts = torch.tensor([0, *accumulate(sizes)][:-1])
+    has_token = torch.tensor(sizes)[:, None].expand_as(places) > 0
+    return (places + starts[:, None]).clamp(max=sum(lengths) - 1), has_token
+
+
+def attend_queries(qkv: Tensor, packed: Packed, lengths: list[int]) -> tuple[Tensor, Tensor]:
+    """Attention of some places alone, float [M, H, K], and these, int64 [M]."""
+    queries, has_token = (part.to(qkv.device) for part in queries_of(lengths, packed.row_length))
+    q, k, v = qkv.unbind(1)
+    out = attend(q[queries.flatten()], k, v, replace(packed, queries=queries))
+    return out[has_token.flatten()], queries[has_token].cpu()
+
+
+def assert_equals_loop(
+    qkv: Tensor, out: Tensor, lengths: list[int], window: int | None, tolerance: float, *, places: Any = ...
+) -> None:
     """Compare values, and the gradient of a random projection."""
     exact_input = qkv.detach().double().cpu().requires_grad_()
-    exact = loop(exact_input, lengths, window)
+    exact = loop(exact_input, lengths, window)[places]
     direction = torch.randn(exact.shape, generator=torch.Generator().manual_seed(1))
     out.backward(direction.to(out))
     exact.backward(direction.to(out.dtype).double())
@@ -78,6 +100,29 @@ def test_attend_equals_a_loop_over_tokens(name: str, window: int | None, dtype: 
     out = attend(*qkv.unbind(1), packed_of(lengths, row_length, window))
     assert out.dtype == dtype
     assert_equals_loop(qkv, out, lengths, window, tolerance)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 0.1)])
+def test_queries_of_some_places_equal_a_loop(
+    name: str, window: int | None, dtype: torch.dtype, tolerance: float
+) -> None:
+    lengths, row_length = LAYOUTS[name]
+    qkv = qkv_of(sum(lengths), dtype)
+    packed = prepare(packed_of(lengths, row_length), qkv.flatten(1), num_heads=HEADS, dropout_p=0.0, window=window)
+    out, places = attend_queries(qkv, packed, lengths)
+    assert_equals_loop(qkv, out, lengths, window, tolerance, places=places)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_projecting_some_queries_is_projecting_all(bias: bool) -> None:
+    torch.manual_seed(0)
+    layer, hidden = torch.nn.Linear(24, 72, bias=bias).double(), torch.randn(16, 24, dtype=torch.float64)
+    queries = torch.tensor([[3, 0], [9, 15]])
+    q, k, v = project(layer, hidden, None, HEADS)
+    for part, whole in zip(project(layer, hidden, queries, HEADS), (q[queries.flatten()], k, v), strict=True):
+        torch.testing.assert_close(part, whole, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("window", WINDOWS)
@@ -226,6 +271,9 @@ def test_what_varlen_attn_is_asked_for_equals_the_loop(
     packed = prepare(packed_of(lengths, row_length), qkv.flatten(1), num_heads=HEADS, dropout_p=0.0, window=window)
     assert packed.layout is None
     assert_equals_loop(qkv, attend(*qkv.unbind(1), packed), lengths, window, 1e-12)
+    qkv.grad = None
+    out, places = attend_queries(qkv, packed, lengths)
+    assert_equals_loop(qkv, out, lengths, window, 1e-12, places=places)
 
 
 @pytest.mark.parametrize(
@@ -263,3 +311,6 @@ def test_attend_on_cuda_equals_the_loop(name: str, window: int | None, dtype: to
     packed = packed_of(lengths, row_length)
     packed = Packed(packed.cu_seqlens.cuda(), packed.max_seqlen, row_length, window)
     assert_equals_loop(qkv, attend(*qkv.unbind(1), packed), lengths, window, tolerance)
+    qkv.grad = None
+    out, places = attend_queries(qkv, packed, lengths)
+    assert_equals_loop(qkv, out, lengths, window, tolerance, places=places)

@@ -23,7 +23,7 @@ NO_STEP = {"steps": 1, "learning_rate": 1e-30, "validation_every": 1}
 def test_scores_are_highest_at_the_offset_wherever_the_query_is(offset: int, head_dim: int, theta: float) -> None:
     query, key = looking_at(offset, head_dim, theta)
     turn = rotation(torch.arange(40), head_dim, theta)
-    queries, keys = (rotate(vector.expand(40, 1, 1, -1), turn)[:, 0, 0] for vector in (query, key))
+    queries, keys = (rotate(vector.expand(40, 1, -1), turn)[:, 0] for vector in (query, key))
     scores = queries @ keys.T / head_dim**0.5
     for place in (5, 21, 34):
         assert int(scores[place].argmax()) - place == offset
@@ -74,7 +74,9 @@ def test_heads_of_a_new_modernbert_look_beside(heads: int, known: int) -> None:
         assert isinstance(block, ModernBertBlock)
         theta = config.global_rope_theta if block.window is None else config.local_rope_theta
         qkv = block.attention.qkv(block.attention_norm(before[0])).unflatten(-1, (3, heads, 64))
-        assert_beside(looked_at(*rotate(qkv[:, :2], rotation(torch.arange(40), 64, theta)).unbind(1)))
+        assert_beside(
+            looked_at(*(rotate(part, rotation(torch.arange(40), 64, theta)) for part in qkv[:, :2].unbind(1)))
+        )
 
 
 @pytest.mark.parametrize("known", [500, 50])

@@ -1,12 +1,16 @@
 """The loss and its gradient against PyTorch's own in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from bertsmith import objective
 from bertsmith.data.rows import IGNORE_INDEX
+from bertsmith.errors import UserError
 from bertsmith.model import Packed, new_config, new_model
+from bertsmith.model.modernbert import ModernBertConfig
 from bertsmith.objective import SummedCrossEntropy
 
 
@@ -81,22 +85,32 @@ def test_what_nobody_asks_for_changes_nothing(family: str, next_sentence: bool, 
         attention_probs_dropout_prob=0.0, vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=24,
     )  # fmt: skip
+    config = replace(config, local_attention=4) if isinstance(config, ModernBertConfig) else config
     torch.manual_seed(0)
     model = new_model(config, next_sentence=next_sentence).double()
-    ids, places = torch.randint(1, 50, (24,)), torch.tensor([1, 4, 9, 0, 23, 20])
-    packed = Packed(torch.tensor([0, 5, 8, 8, 16, 17, 24], dtype=torch.int32), 8, row_length)
+    ids = torch.randint(1, 50, (24,))
+    packed = Packed(torch.tensor([0, 5, 8, 8, 16, 17, 24], dtype=torch.int32), 8, row_length)  # one of them is empty
+    rows = [[4, 1, 0], [9, 8, 8], [23, 20, 17]] if row_length else [[4, 1], [5, 7], [8, 8], [9, 8], [16, 16], [23, 17]]
+    queries, real = torch.tensor(rows), torch.tensor([0, 1, 3, 4, 5])
+    has_token = torch.ones_like(queries, dtype=torch.bool) if row_length else torch.arange(6)[:, None].expand(6, 2) != 2
     results = []
-    for only_needed in (True, False):
+    for index in (queries, queries.flatten()):
         model.zero_grad()
-        if only_needed:
-            output = model(ids, masked_index=places, packed=packed)
-            scores, pairs = output.mlm_logits, output.nsp_logits
-        else:
-            output = model(ids, packed=packed)
-            scores, pairs = output.mlm_logits[places], output.nsp_logits
-        real = torch.tensor([0, 1, 3, 4, 5])  # the third sequence is empty
-        parts = [scores] if pairs is None else [scores, pairs[real]]
+        output = model(ids, masked_index=index, packed=packed)
+        parts = [output.mlm_logits[has_token.flatten()]]
+        parts += [] if output.nsp_logits is None else [output.nsp_logits[real]]
         sum(part.square().sum() for part in parts).backward()
         results.append([part.detach() for part in parts] + [p.grad for p in model.parameters()])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_rows_of_places_need_a_packed_batch(family: str) -> None:
+    config = new_config(
+        family, special_ids={"pad_token_id": 0}, max_position_embeddings=8, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
+    )  # fmt: skip
+    model = new_model(config, next_sentence=False)
+    with pytest.raises(UserError, match="without packed"):
+        model(torch.ones(2, 4, dtype=torch.int64), masked_index=torch.tensor([[0], [4]]))

@@ -46,7 +46,7 @@ def sum_losses(model: nn.Module, batch: Batch) -> Sums:
         batch.input_ids,
         token_type_ids=batch.token_type_ids,
         position_ids=batch.position_ids,
-        masked_index=batch.masked_index,
+        masked_index=batch.masked_index.view(len(batch), -1),
         packed=packed,
     )
     terms = [_sum_term(output.mlm_logits, batch.labels)]

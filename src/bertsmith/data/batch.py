@@ -34,7 +34,7 @@ class Batch:
     end of a row are a sequence of their own; none crosses from one row into the next."""
 
     masked_index: Tensor
-    """int64 [M]. Places that are predicted; 0 where `labels` is IGNORE_INDEX."""
+    """int64 [M]. Places that are predicted, K of each row; its first one where `labels` is IGNORE_INDEX."""
 
     labels: Tensor
     """int64 [M]. True ids at `masked_index`."""
@@ -88,7 +88,7 @@ def collate(rows: Sequence[Row]) -> Batch:
         torch.from_numpy(types.ravel()),
         torch.from_numpy(positions.ravel()),
         torch.from_numpy(cu_seqlens.astype(np.int32)),
-        torch.from_numpy(np.where(filled, places + offsets, 0).ravel()),
+        torch.from_numpy((np.where(filled, places, 0) + offsets).ravel()),
         torch.from_numpy(labels.ravel()),
         torch.from_numpy(next_labels.ravel()),
         row_length,

@@ -2,7 +2,7 @@
 
 Counted are the matrix products that training cannot do without: 6 operations for
 each weight and token (2 forward, 4 backward), attention inside the rows or the window, and, at the
-masked tokens alone, the vocabulary and what the last block does after its attention. LayerNorm, GELU, softmax,
+masked tokens alone, the vocabulary and what the last block does but for its keys and values. LayerNorm, GELU, softmax,
 the optimizer and anything computed twice count as nothing, so 100 % is out of reach.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from bertsmith.model import AnyConfig, multiply_adds, weights_after_attention
+from bertsmith.model import AnyConfig, multiply_adds, multiply_adds_of_query
 
 CPU_SHAPES = ((4096, 768, 3072), (4096, 4096, 4096))
 GPU_SHAPES = ((8192, 8192, 8192),)
@@ -37,7 +37,7 @@ def step_operations(config: AnyConfig, *, tokens: int, row_length: int, predicti
         predictions: Places at which the vocabulary is scored.
     """
     head = config.hidden_size * (config.hidden_size + config.vocab_size)
-    unneeded = (tokens - predictions) * weights_after_attention(config)
+    unneeded = (tokens - predictions) * multiply_adds_of_query(config, row_length)
     return 6.0 * (tokens * multiply_adds(config, row_length) - unneeded + predictions * head)
 
 

@@ -14,9 +14,9 @@ from bertsmith.model.architecture import (
     is_foreign,
     model_type_of,
     multiply_adds,
+    multiply_adds_of_query,
     new_config,
     new_model,
-    weights_after_attention,
     with_dropout,
 )
 from bertsmith.model.attention import attend
@@ -64,12 +64,12 @@ __all__ = [
     "load_model",
     "model_type_of",
     "multiply_adds",
+    "multiply_adds_of_query",
     "new_config",
     "new_model",
     "pad",
     "read_config",
     "unpad",
-    "weights_after_attention",
     "with_dropout",
 ]
 

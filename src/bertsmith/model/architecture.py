@@ -177,10 +177,18 @@ def new_model(
     return architecture(config.model_type).pretraining_model(config, next_sentence, generator=generator)
 
 
-def weights_after_attention(config: AnyConfig) -> int:
-    """Weights of a block that stand after its attention: the last block needs them at the masked places alone."""
-    matrices = architecture(config.model_type).feed_forward_matrices
-    return config.hidden_size * (config.hidden_size + matrices * config.intermediate_size)
+def multiply_adds_of_query(config: AnyConfig, row_length: int) -> int:
+    """Those of `multiply_adds` that the last block needs only at the places whose output is asked for."""
+    matrices, hidden = architecture(config.model_type).feed_forward_matrices, config.hidden_size
+    weights = hidden * (2 * hidden + matrices * config.intermediate_size)  # all but keys and values
+    return weights + 2 * hidden * pairs_seen(config, config.num_hidden_layers - 1, row_length) // row_length
+
+
+def pairs_seen(config: AnyConfig, layer: int, row_length: int) -> int:
+    """How many keys all places of a full row see together."""
+    window = architecture(config.model_type).window(config, layer)
+    reach = row_length - 1 if window is None else min(window, row_length - 1)
+    return row_length * (2 * reach + 1) - reach * (reach + 1)  # less at both ends of the row
 
 
 def multiply_adds(config: AnyConfig, row_length: int) -> int:
@@ -188,11 +196,7 @@ def multiply_adds(config: AnyConfig, row_length: int) -> int:
 
     Counted are the products with weights, the scores of the keys that a token sees, and the sums they weigh.
     """
-    kind, hidden = architecture(config.model_type), config.hidden_size
-    weights = 3 * hidden**2 + weights_after_attention(config)
-    pairs = 0
-    for layer in range(config.num_hidden_layers):
-        window = kind.window(config, layer)
-        reach = row_length - 1 if window is None else min(window, row_length - 1)
-        pairs += row_length * (2 * reach + 1) - reach * (reach + 1)  # less at both ends of the row
+    matrices, hidden = architecture(config.model_type).feed_forward_matrices, config.hidden_size
+    weights = hidden * (4 * hidden + matrices * config.intermediate_size)
+    pairs = sum(pairs_seen(config, layer, row_length) for layer in range(config.num_hidden_layers))
     return config.num_hidden_layers * weights + 2 * hidden * pairs // row_length

@@ -1,7 +1,8 @@
 """Attention inside the sequences of a packed batch.
 
 Nothing outside this file knows which kernel computes attention. Letters: T
-tokens, D hidden, H heads, K head_dim, S places in a row of the attention matrix.
+tokens, D hidden, H heads, K head_dim, S places in a row of the attention matrix, R rows
+with Q queries each.
 """
 
 import math
@@ -9,10 +10,10 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from bertsmith.model.dropout import dropout
-from bertsmith.model.packed import Layout, Packed, pad, place_in_sequence, sequence_of_token
+from bertsmith.model.packed import Layout, Packed, pad, pick, place_in_sequence, sequence_of_token
 
 if torch.cuda.is_available():  # it brings PyTorch's compiler along, a second to import that a CPU need not wait
     from torch.nn.attention.varlen import varlen_attn
@@ -43,32 +44,77 @@ def prepare(packed: Packed, hidden: Tensor, *, num_heads: int, dropout_p: float,
     return replace(packed, layout=_lay_out(packed, hidden.shape[0], dtype))
 
 
+def project(qkv: nn.Linear, hidden: Tensor, queries: Tensor | None, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Make queries, keys and values; queries of some places alone where these are given.
+
+    Args:
+        qkv: The three projections in one matrix, [3 D, D].
+        hidden: float [T, D].
+        queries: As in `Packed`, int64 [R, Q].
+        num_heads: H.
+
+    Returns:
+        Queries, float [T, H, K] or [R x Q, H, K], keys and values, each [T, H, K].
+    """
+    if queries is None:
+        q, k, v = qkv(hidden).unflatten(-1, (3, num_heads, -1)).unbind(1)
+        return q, k, v
+    width = hidden.shape[1]
+    of_queries, of_all = (
+        (qkv.weight[rows], None if qkv.bias is None else qkv.bias[rows]) for rows in (slice(width), slice(width, None))
+    )
+    k, v = F.linear(hidden, *of_all).view(len(hidden), 2, num_heads, -1).unbind(1)
+    return F.linear(pick(hidden, queries), *of_queries).view(queries.numel(), num_heads, -1), k, v
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, packed: Packed, *, dropout_p: float = 0.0) -> Tensor:
     """Softmax attention inside each sequence of a packed batch (arXiv:1706.03762, section 3.2.1).
 
     With a window a token sees its neighbours alone (arXiv:2004.05150, section 3.1).
 
     Args:
-        q: float [T, H, K]. Queries; keys and values have the same shape.
-        k: Keys.
+        q: float [T, H, K], or [R x Q, H, K] where `packed.queries` says which places ask. Queries.
+        k: float [T, H, K]. Keys; values have the same shape.
         v: Values.
         packed: The boundaries and the window, through `prepare` when there are several layers.
         dropout_p: Chance that a weight is set to 0, in [0, 1).
 
     Returns:
-        float [T, H, K].
+        float, shaped as `q`.
     """
+    tokens, queries = k.shape[0], packed.queries
     if _can_use_varlen(packed, q.device, q.dtype, q.shape[2], dropout_p):
         longest = packed.row_length or packed.max_seqlen
         window = (-1, -1) if packed.window is None else (packed.window, packed.window)
+        q = q if queries is None else _among_all(q, queries.flatten(), tokens)
         out = varlen_attn(q, k, v, packed.cu_seqlens, packed.cu_seqlens, longest, longest, window_size=window)
         assert isinstance(out, Tensor)  # a pair only where the log-sum-exp is asked for
-        return out
-    layout = packed.layout or _lay_out(packed, q.shape[0], q.dtype)
+        return pick(out, queries)
+    layout = packed.layout or _lay_out(packed, tokens, q.dtype)
     num_sequences = packed.cu_seqlens.shape[0] - 1
-    q, k, v = (_to_rows(x, layout, num_sequences).transpose(1, 2) for x in (q, k, v))  # each [rows, H, S, K]
-    out = _attend_rows(q, k, v, layout.mask, dropout_p).transpose(1, 2).flatten(0, 1)
-    return out if layout.places is None else out.index_select(0, layout.places)
+    k, v = (_to_rows(x, layout, num_sequences).transpose(1, 2) for x in (k, v))  # each [R, H, S, K]
+    rows = _to_rows(q, layout, num_sequences) if queries is None else q.view(*queries.shape, *q.shape[1:])
+    mask = layout.mask if queries is None else _mask_of(queries, layout)
+    out = _attend_rows(rows.transpose(1, 2), k, v, mask, dropout_p).transpose(1, 2).flatten(0, 1)
+    return out if queries is not None else pick(out, layout.places)
+
+
+def _among_all(q: Tensor, places: Tensor, tokens: int) -> Tensor:
+    """Queries [M, ...] put to their places [M] among zeros, [T, ...]; of several at one place, which are equal, one."""
+    count = len(places)
+    number = torch.full((tokens,), count, device=q.device)
+    number = number.scatter_reduce(0, places, torch.arange(count, device=q.device), "amin")
+    return F.pad(q, (0, 0, 0, 0, 0, 1)).index_select(0, number)
+
+
+def _mask_of(queries: Tensor, layout: Layout) -> Tensor | None:
+    """What these queries [R, Q] see: float [R, 1, 1 or Q, S]."""
+    mask = layout.mask
+    if mask is None or mask.shape[2] == 1:
+        return mask
+    row = torch.arange(len(queries), device=queries.device)[:, None]
+    places = queries if layout.places is None else layout.places[queries]
+    return mask.expand(len(queries), -1, -1, -1)[row, 0, places % layout.row_length][:, None]
 
 
 def _can_use_varlen(packed: Packed, device: torch.device, dtype: torch.dtype, head_dim: int, dropout_p: float) -> bool:
@@ -122,7 +168,7 @@ def _to_rows(x: Tensor, layout: Layout, num_sequences: int) -> Tensor:
 
 
 def _attend_rows(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p: float) -> Tensor:
-    """Attention over [rows, H, S, K], by the fused kernel or by two products around a softmax.
+    """Attention over [R, H, S, K], Q or S queries a row, by the fused kernel or by two products around a softmax.
 
     On a CPU the fused kernel is the slower one for short rows and for half precision. Forward and backward,
     4,096 tokens, 4 heads of 64, two AVX512-BF16 cores, milliseconds compiled (eager is alike):
@@ -136,7 +182,7 @@ def _attend_rows(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p
     The plain way keeps S x S weights a head, so long rows are the fused kernel's. With dropout a CPU has none.
     """
     longest_plain = 1024 if q.dtype in HALF else 256
-    if q.device.type != "cpu" or (q.shape[2] > longest_plain and dropout_p == 0):
+    if q.device.type != "cpu" or (k.shape[2] > longest_plain and dropout_p == 0):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     scores = scores if mask is None else scores + mask

@@ -2,12 +2,11 @@
 
 Inside, a batch is always packed: the real tokens of all sequences one after the
 other. `BertModel.forward` turns the usual padded batch into a packed one and
-back. Letters: B rows of L places, T tokens, N sequences, M masked tokens, D
-hidden, F intermediate, H heads, K head_dim, V vocabulary.
+back. Letters: B rows of L places, T tokens, N sequences, M masked tokens, R rows of
+Q queries, D hidden, F intermediate, H heads, K head_dim, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bertsmith.errors import require
-from bertsmith.model.attention import attend, prepare
+from bertsmith.model.attention import attend, prepare, project
 from bertsmith.model.bert_folder import read_encoder, read_pretraining_model, write_bert
 from bertsmith.model.check import check_padded, check_shape
 from bertsmith.model.dropout import Dropout
@@ -23,7 +22,7 @@ from bertsmith.model.first_weights import initialize
 from bertsmith.model.heads import MaskedLanguageHead, activation
 from bertsmith.model.norm import BertNorm
 from bertsmith.model.output import BertOutput, BertPretrainingOutput
-from bertsmith.model.packed import Packed, first_tokens, pad, pick, place_in_sequence, unpad, with_first_tokens
+from bertsmith.model.packed import Packed, first_places, first_tokens, pad, pick, place_in_sequence, split_rows, unpad
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,11 +91,11 @@ class BertSelfAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.out = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden: Tensor, packed: Packed, needed: Tensor | None = None) -> Tensor:
-        """Let every token gather from the tokens of its sequence: float [T, D] -> float [T, D], or [M, D] if needed."""
-        q, k, v = self.qkv(hidden).unflatten(-1, (3, self.num_heads, -1)).unbind(1)  # each [T, H, K]
+    def forward(self, hidden: Tensor, packed: Packed) -> Tensor:
+        """Let every token that asks gather from its sequence: float [T, D] -> float [T, D] or [R x Q, D]."""
+        q, k, v = project(self.qkv, hidden, packed.queries, self.num_heads)
         gathered = attend(q, k, v, packed, dropout_p=self.dropout_prob if self.training else 0.0)
-        mixed: Tensor = self.out(pick(gathered.flatten(1), needed))
+        mixed: Tensor = self.out(gathered.flatten(1))
         return mixed
 
 
@@ -113,10 +112,10 @@ class BertBlock(nn.Module):
         self.output_norm = BertNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
-    def forward(self, hidden: Tensor, packed: Packed, needed: Tensor | None = None) -> Tensor:
-        """float [T, D] -> float [T, D], or [M, D] where only some tokens are needed, int64 [M]."""
-        attended = self.dropout(self.attention(hidden, packed, needed))
-        hidden = self.attention_norm(pick(hidden, needed) + attended)
+    def forward(self, hidden: Tensor, packed: Packed) -> Tensor:
+        """float [T, D] -> float [T, D], or [R x Q, D] where only some tokens ask."""
+        attended = self.dropout(self.attention(hidden, packed))
+        hidden = self.attention_norm(pick(hidden, packed.queries) + attended)
         transformed = self.dropout(self.output(self.activation(self.intermediate(hidden))))
         output: Tensor = self.output_norm(hidden + transformed)
         return output
@@ -155,7 +154,7 @@ class BertModel(nn.Module):
         position_ids: Tensor | None = None,
         *,
         packed: Packed | None = None,
-        needed: Tensor | None = None,
+        queries: Tensor | None = None,
         output_hidden_states: bool = False,
     ) -> BertOutput:
         """Encode a padded batch, or a packed one when `packed` is given.
@@ -166,8 +165,9 @@ class BertModel(nn.Module):
             token_type_ids: int64, as `input_ids`. Segment of each token; None: 0.
             position_ids: int64, as `input_ids`. None: counted from 0 in each sequence, or in each padded row.
             packed: Where the sequences of a packed batch lie.
-            needed: int64 [M]. Places of a packed batch whose output, [M, D], is asked for; None: all. After its
-                attention the last block computes them alone, and the first tokens for `pooled_output`.
+            queries: int64 [R, Q]. Places of a packed batch whose output, [R x Q, D], is asked for; None: all. The last
+                block computes them alone, and the first tokens for `pooled_output`. R are the rows of
+                `packed.row_length` places, with as many sequences in each, or the sequences where there is none.
             output_hidden_states: Return the hidden states of all layers.
 
         Returns:
@@ -180,6 +180,7 @@ class BertModel(nn.Module):
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)
         if packed is None:
+            require(queries is None, "queries are given without packed; give the places of masked_index as [M]")
             ids = (input_ids, token_type_ids, position_ids)
             return self._forward_padded(ids, attention_mask, output_hidden_states)
         require(attention_mask is None, "attention_mask is given with packed, which has no padding; leave it out")
@@ -189,16 +190,19 @@ class BertModel(nn.Module):
         states = [hidden] if output_hidden_states else None
         dropout_p = self.config.attention_probs_dropout_prob if self.training else 0.0
         packed = prepare(packed, hidden, num_heads=self.config.num_attention_heads, dropout_p=dropout_p)
-        split: Callable[[Tensor], Sequence[Tensor]] | None = None
-        if needed is not None and self.pooler is not None:
-            needed, split = with_first_tokens(needed, packed, len(input_ids))
+        asked = queries
+        if queries is not None and self.pooler is not None:
+            asked = torch.cat([queries, first_places(packed, len(input_ids))], 1)
         for number, block in enumerate(self.blocks, 1):
-            hidden = block(hidden, packed, needed if number == len(self.blocks) else None)
+            hidden = block(hidden, replace(packed, queries=asked) if number == len(self.blocks) else packed)
             if states is not None:
                 states.append(hidden)
         pooled: Tensor | None = None
         if self.pooler is not None:
-            hidden, first = split(hidden) if split else (hidden, first_tokens(hidden, packed.cu_seqlens))
+            if queries is None:
+                first = first_tokens(hidden, packed.cu_seqlens)
+            else:
+                hidden, first = split_rows(hidden, *queries.shape)
             pooled = self.pooler(first)
         return BertOutput(hidden, pooled, None if states is None else tuple(states))
 
@@ -269,13 +273,14 @@ class BertPretrainingModel(nn.Module):
             token_type_ids: Segments.
             position_ids: Positions.
             masked_index: int64 [M]. Flat places, in [0, B x L) or [0, T), to score the vocabulary at; None: all.
-                The scores are a large part of a step, so training asks only for the masked places.
+                The scores are a large part of a step, so training asks only for the masked places. Where a packed
+                batch has as many in each row: [R, Q] with M = R x Q, the `queries` of the encoder, which is faster.
             packed: Boundaries of a packed batch.
         """
-        needed = masked_index if packed is not None else None
-        output = self.bert(input_ids, attention_mask, token_type_ids, position_ids, packed=packed, needed=needed)
+        queries = masked_index if masked_index is not None and masked_index.dim() == 2 else None
+        output = self.bert(input_ids, attention_mask, token_type_ids, position_ids, packed=packed, queries=queries)
         hidden = output.sequence_output
-        if masked_index is not None and needed is None:
+        if masked_index is not None and queries is None:
             hidden = hidden.flatten(0, -2).index_select(0, masked_index)
         mlm_logits = self.mlm_head(hidden, self.bert.embeddings.word_embeddings.weight)
         nsp_logits = self.nsp_head(output.pooled_output) if self.nsp_head is not None else None

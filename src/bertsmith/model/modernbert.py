@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bertsmith.errors import require
-from bertsmith.model.attention import attend, prepare
+from bertsmith.model.attention import attend, prepare, project
 from bertsmith.model.check import check_padded, check_shape
 from bertsmith.model.dropout import Dropout
 from bertsmith.model.first_weights import initialize
@@ -124,12 +124,13 @@ class ModernBertSelfAttention(nn.Module):
         self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.dropout = Dropout(config.attention_dropout)
 
-    def forward(self, hidden: Tensor, reach: Reach, needed: Tensor | None = None) -> Tensor:
-        """Let every token gather from those it sees: float [T, D] -> float [T, D], or [M, D] if needed."""
-        qkv = self.qkv(hidden).unflatten(-1, (3, self.num_heads, -1))  # [T, 3, H, K]
-        q, k = rotate(qkv[:, :2], reach.turn).unbind(1)  # each [T, H, K]
-        gathered = attend(q, k, qkv[:, 2], reach.packed, dropout_p=self.dropout_prob if self.training else 0.0)
-        mixed: Tensor = self.dropout(self.out(pick(gathered.flatten(1), needed)))
+    def forward(self, hidden: Tensor, reach: Reach) -> Tensor:
+        """Let every token that asks gather from those it sees: float [T, D] -> float [T, D] or [R x Q, D]."""
+        queries = reach.packed.queries
+        q, k, v = project(self.qkv, hidden, queries, self.num_heads)
+        q, k = rotate(q, reach.turn.at(queries)), rotate(k, reach.turn)
+        gathered = attend(q, k, v, reach.packed, dropout_p=self.dropout_prob if self.training else 0.0)
+        mixed: Tensor = self.dropout(self.out(gathered.flatten(1)))
         return mixed
 
 
@@ -147,9 +148,9 @@ class ModernBertBlock(nn.Module):
         self.dropout = Dropout(config.mlp_dropout)
         self.output = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
-    def forward(self, hidden: Tensor, reach: Reach, needed: Tensor | None = None) -> Tensor:
-        """float [T, D] -> float [T, D], or [M, D] where only some tokens are needed, int64 [M]."""
-        hidden = pick(hidden, needed) + self.attention(self.attention_norm(hidden), reach, needed)
+    def forward(self, hidden: Tensor, reach: Reach) -> Tensor:
+        """float [T, D] -> float [T, D], or [R x Q, D] where only some tokens ask."""
+        hidden = pick(hidden, reach.packed.queries) + self.attention(self.attention_norm(hidden), reach)
         values, gate = self.intermediate(self.mlp_norm(hidden)).chunk(2, -1)  # each [T, F]
         output: Tensor = hidden + self.output(self.dropout(self.activation(values) * gate))
         return output
@@ -185,7 +186,7 @@ class ModernBertModel(nn.Module):
         position_ids: Tensor | None = None,
         *,
         packed: Packed | None = None,
-        needed: Tensor | None = None,
+        queries: Tensor | None = None,
         output_hidden_states: bool = False,
     ) -> BertOutput:
         """Encode a padded batch, or a packed one when `packed` is given.
@@ -197,13 +198,14 @@ class ModernBertModel(nn.Module):
             token_type_ids: Not looked at: there are no segments. Here so that all models are called alike.
             position_ids: int64, as `input_ids`. None: counted from 0 in each sequence, or in each padded row.
             packed: Where the sequences of a packed batch lie.
-            needed: Places whose output is asked for, as in `BertModel.forward`.
+            queries: Places whose output is asked for, as in `BertModel.forward`.
             output_hidden_states: Return the hidden states of all layers, the last one normalised.
 
         Raises:
             UserError: A row is longer than `max_position_embeddings`, or the mask does not fit the input.
         """
         if packed is None:
+            require(queries is None, "queries are given without packed; give the places of masked_index as [M]")
             return self._forward_padded(input_ids, attention_mask, position_ids, output_hidden_states)
         require(attention_mask is None, "attention_mask is given with packed, which has no padding; leave it out")
         if position_ids is None:
@@ -213,8 +215,8 @@ class ModernBertModel(nn.Module):
         far = self._reach(packed, hidden, position_ids, self.config.global_rope_theta, window=None)
         near = self._reach(packed, hidden, position_ids, self.config.local_rope_theta, window=self.config.window(1))
         for number, block in enumerate(self.blocks, 1):
-            last = number == len(self.blocks)
-            hidden = block(hidden, far if block.window is None else near, needed if last else None)
+            reach = far if block.window is None else near
+            hidden = block(hidden, reach.asked_by(queries) if number == len(self.blocks) else reach)
             if states is not None:
                 states.append(hidden)
         hidden = self.final_norm(hidden)
@@ -281,10 +283,10 @@ class ModernBertPretrainingModel(nn.Module):
 
         All is as in `ModernBertModel.forward`, and `masked_index` as in `BertPretrainingModel.forward`.
         """
-        needed = masked_index if packed is not None else None
-        output = self.bert(input_ids, attention_mask, token_type_ids, position_ids, packed=packed, needed=needed)
+        queries = masked_index if masked_index is not None and masked_index.dim() == 2 else None
+        output = self.bert(input_ids, attention_mask, token_type_ids, position_ids, packed=packed, queries=queries)
         hidden = output.sequence_output
-        if masked_index is not None and needed is None:
+        if masked_index is not None and queries is None:
             hidden = hidden.flatten(0, -2).index_select(0, masked_index)
         return BertPretrainingOutput(self.mlm_head(hidden, self.bert.embeddings.word_embeddings.weight), None)
 

@@ -1,12 +1,11 @@
 """Where the sequences of a packed batch lie, and the way there from a padded one and back.
 
 A packed batch is T tokens of N sequences, one after the other. Letters: B rows
-of L places (padded), S places in a row of the attention matrix, D hidden.
+of L places (padded), S places in a row of the attention matrix, D hidden; R rows
+of `row_length` places, or of one sequence each where there are none, with Q queries.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import gcd
 from typing import NamedTuple
 
 import torch
@@ -44,6 +43,9 @@ class Packed:
 
     window: int | None = None
     """A token sees those of its sequence that are at most so many places away. None: it sees all."""
+
+    queries: Tensor | None = None
+    """int64 [R, Q]. The places whose attention is asked for, Q in each row. None: all."""
 
     layout: Layout | None = None
     """Filled in by `attention.prepare`."""
@@ -94,35 +96,24 @@ def first_tokens(hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
     return F.pad(hidden, (0, 0, 0, 1)).index_select(0, first)
 
 
+def first_places(packed: Packed, tokens: int) -> Tensor:
+    """Place of the first token of each sequence, of an empty one that of any token of the row: int64 [R, N / R]."""
+    first = packed.cu_seqlens[:-1].long()
+    if packed.row_length is None:
+        return first.clamp(max=tokens - 1)[:, None]
+    last = torch.arange(packed.row_length - 1, tokens, packed.row_length, device=first.device)
+    return first.view(len(last), -1).minimum(last[:, None])
+
+
 def pick(values: Tensor, places: Tensor | None) -> Tensor:
-    """The values at some places, [T, D] -> [M, D], or all."""
-    return values if places is None else values.index_select(0, places)
+    """The values at some places, [T, ...] -> [R x Q, ...], or all."""
+    return values if places is None else values.index_select(0, places.flatten())
 
 
-def with_first_tokens(
-    places: Tensor, packed: Packed, tokens: int
-) -> tuple[Tensor, Callable[[Tensor], Sequence[Tensor]]]:
-    """Places, and that of the first token of each sequence; of an empty one that of any token.
-
-    They lie row by row where each row has as many of both, so that what is made of a row lies together.
-
-    Args:
-        places: int64 [M].
-        packed: Where the N sequences lie.
-        tokens: T.
-
-    Returns:
-        int64 [M + N], and what splits hidden states at these, float [M + N, D], into [M, D] and [N, D].
-    """
-    first = packed.cu_seqlens[:-1].clamp(max=tokens - 1).to(places.dtype)
-    rows = gcd(tokens // (packed.row_length or tokens), len(places), len(first))
-    sizes = [len(places) // rows, len(first) // rows]
-    both = torch.cat([part.view(rows, size) for part, size in zip((places, first), sizes, strict=True)], 1)
-
-    def split(hidden: Tensor) -> Sequence[Tensor]:
-        return [part.flatten(0, 1) for part in torch.split(hidden.view(rows, sum(sizes), -1), sizes, 1)]
-
-    return both.flatten(), split
+def split_rows(values: Tensor, rows: int, count: int) -> tuple[Tensor, Tensor]:
+    """Take rows apart after so many places of each: [rows x (count + n), D] -> [rows x count, D], [rows x n, D]."""
+    values = values.view(rows, -1, values.shape[1])
+    return values[:, :count].flatten(0, 1), values[:, count:].flatten(0, 1)
 
 
 def mean_tokens(hidden: Tensor, cu_seqlens: Tensor) -> Tensor:

@@ -3,21 +3,26 @@
 Letters: T tokens, H heads, K head_dim.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from bertsmith.model.packed import Packed
+from bertsmith.model.packed import Packed, pick
 
 
 class Rotation(NamedTuple):
     """By how much the vectors of each token turn."""
 
     cos: Tensor
-    """float32 [T, 1, 1, K / 2]. Of the angle, one for each pair of dimensions."""
+    """float32 [T, 1, K / 2]. Of the angle, one for each pair of dimensions."""
 
     sin: Tensor
+
+    def at(self, places: Tensor | None) -> "Rotation":
+        """That of the tokens at some places, or of all."""
+        return Rotation(pick(self.cos, places), pick(self.sin, places))
 
 
 class Reach(NamedTuple):
@@ -25,6 +30,10 @@ class Reach(NamedTuple):
 
     packed: Packed
     turn: Rotation
+
+    def asked_by(self, queries: Tensor | None) -> "Reach":
+        """The same where only some places ask."""
+        return Reach(replace(self.packed, queries=queries), self.turn)
 
 
 def rotation(position_ids: Tensor, head_dim: int, theta: float) -> Rotation:
@@ -41,7 +50,7 @@ def rotation(position_ids: Tensor, head_dim: int, theta: float) -> Rotation:
 
 def _angles(position_ids: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """Cosine and sine of the angles, each as in `Rotation`."""
-    angles = position_ids.float()[:, None, None, None] * rotary_frequencies(head_dim, theta, position_ids.device)
+    angles = position_ids.float()[:, None, None] * rotary_frequencies(head_dim, theta, position_ids.device)
     return angles.cos(), angles.sin()
 
 
@@ -59,7 +68,7 @@ def kept_angles(position_ids: Tensor, head_dim: int, theta: float) -> tuple[Tens
 
 @kept_angles.register_fake
 def _(position_ids: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:  # noqa: ARG001
-    shape = (len(position_ids), 1, 1, (head_dim + 1) // 2)
+    shape = (len(position_ids), 1, (head_dim + 1) // 2)
     return position_ids.new_empty(shape, dtype=torch.float32), position_ids.new_empty(shape, dtype=torch.float32)
 
 
@@ -69,7 +78,7 @@ def rotate(vectors: Tensor, turn: Rotation) -> Tensor:
     As in transformers the pairs that turn are dimensions k and k + K / 2. Computed in float32 or better.
 
     Args:
-        vectors: float [T, any, H, K].
+        vectors: float [T, H, K].
         turn: The angles.
     """
     first, second = vectors.chunk(2, -1)

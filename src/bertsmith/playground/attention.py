@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bertsmith.model import attend
+from bertsmith.model.attention import project
 from bertsmith.model.bert import BertModel, BertSelfAttention
 from bertsmith.model.modernbert import ModernBertModel, ModernBertSelfAttention
 from bertsmith.model.rotary import Reach, rotate
@@ -29,10 +30,10 @@ def attention_weights(encoder: BertModel | ModernBertModel, input_ids: Tensor, t
     found: list[Tensor] = []
 
     def look(module: Any, inputs: tuple[Any, ...]) -> None:
-        hidden, where = inputs[:2]
-        qkv = module.qkv(hidden).unflatten(-1, (3, module.num_heads, -1))  # [L, 3, H, K]
-        turned = rotate(qkv[:, :2], where.turn) if isinstance(where, Reach) else qkv[:, :2]
-        q, k = turned.unbind(1)
+        hidden, where = inputs
+        q, k, _ = project(module.qkv, hidden, None, module.num_heads)
+        if isinstance(where, Reach):
+            q, k = rotate(q, where.turn), rotate(k, where.turn)
         packed = where.packed if isinstance(where, Reach) else where
         tokens = q.shape[0]
         units = torch.eye(tokens, dtype=q.dtype, device=q.device)[:, None].expand(-1, q.shape[1], -1)
