@@ -108,8 +108,9 @@ def test_what_nobody_asks_for_changes_nothing(family: str, next_sentence: bool, 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
 def test_rows_of_places_need_a_packed_batch(family: str) -> None:
     config = new_config(
-        family, special_ids={"pad_token_id": 0}, max_position_embeddings=8, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
+        family, special_ids={"pad_token_id": 0}, max_position_embeddings=8, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0, vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=24,
     )  # fmt: skip
     model = new_model(config, next_sentence=False)
     with pytest.raises(UserError, match="without packed"):

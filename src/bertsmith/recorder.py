@@ -5,7 +5,9 @@ for them one by one (docs/log.md, "Steps that a GPU is asked for as a whole"). A
 places in memory that it was made with: what goes in is copied there, and weights and gradients stay where they are.
 """
 
+import warnings
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -46,6 +48,7 @@ class Recording:
                 self._output = work(*copies)
         except BaseException:
             torch.cuda.set_stream(stream)  # PyTorch may leave its own behind
+            _end_of_recording()
             raise
         made = zip(parameters, before, strict=True)
         self._gradients = [(p, p.grad) for p, old in made if p.grad is not old]
@@ -58,6 +61,17 @@ class Recording:
         for parameter, gradient in self._gradients:
             parameter.grad = gradient
         return self._output
+
+
+def _end_of_recording() -> None:
+    """Record nothing, after a recording that failed, which leaves a GPU's random numbers as inside of a recording.
+
+    Only a recording that succeeds brings them out of that; else dropout is an error ("Offset increment outside graph
+    capture encountered unexpectedly").
+    """
+    graph = torch.cuda.graph(torch.cuda.CUDAGraph(), capture_error_mode="thread_local")
+    with warnings.catch_warnings(action="ignore"), suppress(RuntimeError), graph:  # it warns of having recorded nothing
+        pass
 
 
 def tensors_of(inputs: Iterable[Any]) -> list[Tensor]:
