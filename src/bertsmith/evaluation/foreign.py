@@ -57,9 +57,11 @@ class ForeignModel(nn.Module):
             attention_mask: [B, L], not 0 at real tokens. None: all are real.
             token_type_ids: Not used: each sequence is one text.
             position_ids: Not used: the model counts its own.
-            masked_index: int64 [M]. Flat places, in [0, B x L) or [0, T), to score the vocabulary at; None: all.
+            masked_index: int64 [M], or [R, Q] as ours take it. Flat places, in [0, B x L) or [0, T), to score the
+                vocabulary at; None: all.
             packed: Boundaries of a packed batch. Its sequences become padded rows here.
         """
+        masked_index = None if masked_index is None else masked_index.flatten()
         if packed is not None:
             rows = to_rows(input_ids, packed.cu_seqlens)
             index = rows.places if masked_index is None else rows.places[masked_index]

@@ -86,7 +86,7 @@ class MaskedGraph(nn.Module):
             input_ids: int64 [T].
             token_type_ids: int64 [T].
             position_ids: Not used: the graph counts its own.
-            masked_index: int64 [M]. Places in [0, T) to score the vocabulary at.
+            masked_index: int64 [M] or [R, Q]. Places in [0, T) to score the vocabulary at.
             packed: The boundaries.
         """
         rows, types = to_rows(input_ids, packed.cu_seqlens), to_rows(token_type_ids, packed.cu_seqlens)
@@ -96,4 +96,4 @@ class MaskedGraph(nn.Module):
             "token_type_ids": types.input_ids,
         }
         logits = self.session.run(inputs)["logits"].flatten(0, 1)
-        return BertPretrainingOutput(logits.index_select(0, rows.places[masked_index]), None)
+        return BertPretrainingOutput(logits.index_select(0, rows.places[masked_index.flatten()]), None)
