@@ -24,7 +24,7 @@ from bertsmith.model.folder import ModelFolder, read_config
 from bertsmith.model.heads import activation
 from bertsmith.model.modernbert import ModernBertConfig, ModernBertModel, norm_of
 from bertsmith.model.modernbert_folder import MODERNBERT, write_modernbert
-from bertsmith.model.packed import Packed, first_tokens, mean_tokens
+from bertsmith.model.packed import Packed, first_places, mean_tokens
 
 PROBLEM_TYPES = {
     "classification": "single_label_classification",
@@ -118,8 +118,14 @@ class BertClassifier(nn.Module):
         Returns:
             Logits, float [N, C], or [M, C] for tagging. A number is its own logit.
         """
-        output = self.bert(input_ids, token_type_ids=token_type_ids, packed=packed)
-        read = output.sequence_output.index_select(0, places) if self.head.per_token else output.pooled_output
+        if self.head.per_token:
+            output = self.bert(input_ids, token_type_ids=token_type_ids, packed=packed)
+            read = output.sequence_output.index_select(0, places)
+        else:
+            nothing_else = first_places(packed, len(input_ids))[:, :0]
+            read = self.bert(
+                input_ids, token_type_ids=token_type_ids, packed=packed, queries=nothing_else
+            ).pooled_output
         logits: Tensor = self.classifier(self.dropout(read))
         return logits
 
@@ -200,13 +206,13 @@ class ModernBertClassifier(nn.Module):
         places: Tensor | None = None,
     ) -> Tensor:
         """Score the labels of packed sequences, as `BertClassifier.forward` does; there are no segments."""
-        hidden = self.bert(input_ids, packed=packed).sequence_output
+        reads_first = not self.head.per_token and self.pooling == "cls"
+        queries = first_places(packed, len(input_ids)) if reads_first else None
+        hidden = self.bert(input_ids, packed=packed, queries=queries).sequence_output  # [N, D] of the first tokens
         if self.head.per_token:
             read = hidden.index_select(0, places)
-        elif self.pooling == "cls":
-            read = first_tokens(hidden, packed.cu_seqlens)
         else:
-            read = mean_tokens(hidden, packed.cu_seqlens)
+            read = hidden if reads_first else mean_tokens(hidden, packed.cu_seqlens)
         logits: Tensor = self.classifier(self.dropout(self.prediction_head(read)))
         return logits
 
