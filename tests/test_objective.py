@@ -106,12 +106,17 @@ def test_what_nobody_asks_for_changes_nothing(family: str, next_sentence: bool, 
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
-def test_rows_of_places_need_a_packed_batch(family: str) -> None:
+def test_places_of_each_row_are_those_of_a_batch_without_padding(family: str) -> None:
     config = new_config(
         family, special_ids={"pad_token_id": 0}, max_position_embeddings=8, hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0, vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
         intermediate_size=24,
     )  # fmt: skip
-    model = new_model(config, next_sentence=False)
-    with pytest.raises(UserError, match="without packed"):
-        model(torch.ones(2, 4, dtype=torch.int64), masked_index=torch.tensor([[0], [4]]))
+    torch.manual_seed(0)
+    model = new_model(config, next_sentence=family == "bert").eval()
+    ids, places = torch.randint(1, 50, (2, 4)), torch.tensor([[3, 1], [4, 4]])
+    one, other = (model(ids, masked_index=index) for index in (places, places.flatten()))
+    torch.testing.assert_close(one.mlm_logits, other.mlm_logits)
+    assert one.nsp_logits is None or torch.allclose(one.nsp_logits, other.nsp_logits, atol=1e-6)
+    with pytest.raises(UserError, match="attention_mask is given with queries"):
+        model(ids, torch.ones_like(ids), masked_index=places)

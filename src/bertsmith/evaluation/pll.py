@@ -230,7 +230,7 @@ def _log_probabilities(network: nn.Module, copies: _Copies, device: torch.device
         ids, places, targets = (torch.from_numpy(part[done : done + rows]).to(device) for part in copies)
         index = torch.arange(len(ids), device=device) * ids.shape[1] + places
         try:
-            logits = network(ids, masked_index=index).mlm_logits.float()
+            logits = network(ids, masked_index=index[:, None]).mlm_logits.float()
         except torch.OutOfMemoryError:
             if rows == 1:
                 raise

@@ -8,7 +8,7 @@ Q queries, D hidden, F intermediate, H heads, K head_dim, V vocabulary.
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from bertsmith.errors import require
 from bertsmith.model.attention import attend, prepare, project
 from bertsmith.model.bert_folder import read_encoder, read_pretraining_model, write_bert
-from bertsmith.model.check import check_padded, check_shape
+from bertsmith.model.check import check_shape
 from bertsmith.model.dropout import Dropout
 from bertsmith.model.first_weights import initialize
 from bertsmith.model.heads import MaskedLanguageHead, activation
 from bertsmith.model.norm import BertNorm
 from bertsmith.model.output import BertOutput, BertPretrainingOutput
-from bertsmith.model.packed import Packed, first_places, first_tokens, pad, pick, place_in_sequence, split_rows, unpad
+from bertsmith.model.packed import Packed, first_places, first_tokens, pick, place_in_sequence, split_rows
+from bertsmith.model.padded import encode_padded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,9 +166,9 @@ class BertModel(nn.Module):
             token_type_ids: int64, as `input_ids`. Segment of each token; None: 0.
             position_ids: int64, as `input_ids`. None: counted from 0 in each sequence, or in each padded row.
             packed: Where the sequences of a packed batch lie.
-            queries: int64 [R, Q]. Places of a packed batch whose output, [R x Q, D], is asked for; None: all. The last
-                block computes them alone, and the first tokens for `pooled_output`. R are the rows of
-                `packed.row_length` places, with as many sequences in each, or the sequences where there is none.
+            queries: int64 [R, Q]. Flat places whose output, [R x Q, D], is asked for; None: all. The last block
+                computes them alone, and the first tokens for `pooled_output`. R are the rows of `packed.row_length`
+                places, with as many sequences in each, or else the sequences; or the B rows, without padding.
             output_hidden_states: Return the hidden states of all layers.
 
         Returns:
@@ -180,9 +181,12 @@ class BertModel(nn.Module):
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)
         if packed is None:
-            require(queries is None, "queries are given without packed; give the places of masked_index as [M]")
-            ids = (input_ids, token_type_ids, position_ids)
-            return self._forward_padded(ids, attention_mask, output_hidden_states)
+
+            def encode(tokens: Tensor, types: Tensor, positions: Tensor, **more: Any) -> BertOutput:
+                return self.forward(tokens, None, types, positions, **more, output_hidden_states=output_hidden_states)
+
+            ids, longest = (input_ids, token_type_ids), self.config.max_position_embeddings
+            return encode_padded(encode, ids, position_ids, attention_mask, queries=queries, longest=longest)
         require(attention_mask is None, "attention_mask is given with packed, which has no padding; leave it out")
         if position_ids is None:
             position_ids = place_in_sequence(packed.cu_seqlens, len(input_ids))
@@ -204,22 +208,7 @@ class BertModel(nn.Module):
             else:
                 hidden, first = split_rows(hidden, *queries.shape)
             pooled = self.pooler(first)
-        return BertOutput(hidden, pooled, None if states is None else tuple(states))
-
-    def _forward_padded(
-        self, ids: tuple[Tensor, Tensor, Tensor | None], attention_mask: Tensor | None, keep_all: bool
-    ) -> BertOutput:
-        """Drop the padding, encode the packed batch, and put the padding back."""
-        input_ids, token_type_ids, position_ids = ids
-        check_padded(input_ids, attention_mask, self.config.max_position_embeddings)
-        rows, length = shape = input_ids.shape
-        if position_ids is None:
-            position_ids = torch.arange(length, device=input_ids.device)
-        tokens, indices, packed = unpad(input_ids, attention_mask)
-        types, positions = (x.expand(shape).flatten()[indices] for x in (token_type_ids, position_ids))
-        output = self.forward(tokens, None, types, positions, packed=packed, output_hidden_states=keep_all)
-        states = output.hidden_states and tuple(pad(state, indices, (rows, length)) for state in output.hidden_states)
-        return BertOutput(pad(output.sequence_output, indices, (rows, length)), output.pooled_output, states)
+        return BertOutput(hidden, pooled, None if states is None else (*states[:-1], hidden))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a Hugging Face folder that transformers' `BertModel` reads."""
@@ -273,8 +262,8 @@ class BertPretrainingModel(nn.Module):
             token_type_ids: Segments.
             position_ids: Positions.
             masked_index: int64 [M]. Flat places, in [0, B x L) or [0, T), to score the vocabulary at; None: all.
-                The scores are a large part of a step, so training asks only for the masked places. Where a packed
-                batch has as many in each row: [R, Q] with M = R x Q, the `queries` of the encoder, which is faster.
+                The scores are a large part of a step, so training asks only for the masked places. Where there are
+                as many in each row: [R, Q] with M = R x Q, the `queries` of the encoder, which is faster.
             packed: Boundaries of a packed batch.
         """
         queries = masked_index if masked_index is not None and masked_index.dim() == 2 else None

@@ -12,20 +12,21 @@ tokens, M masked tokens, D hidden, F intermediate, H heads, K head_dim, V vocabu
 from dataclasses import asdict, dataclass
 from math import sqrt
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from bertsmith.errors import require
 from bertsmith.model.attention import attend, prepare, project
-from bertsmith.model.check import check_padded, check_shape
+from bertsmith.model.check import check_shape
 from bertsmith.model.dropout import Dropout
 from bertsmith.model.first_weights import initialize
 from bertsmith.model.heads import MaskedLanguageHead, activation
 from bertsmith.model.modernbert_folder import read_modernbert, write_modernbert
 from bertsmith.model.output import BertOutput, BertPretrainingOutput
-from bertsmith.model.packed import Packed, pad, pick, place_in_sequence, unpad
+from bertsmith.model.packed import Packed, pick, place_in_sequence
+from bertsmith.model.padded import encode_padded
 from bertsmith.model.rotary import Reach, rotate, rotation
 
 
@@ -205,8 +206,12 @@ class ModernBertModel(nn.Module):
             UserError: A row is longer than `max_position_embeddings`, or the mask does not fit the input.
         """
         if packed is None:
-            require(queries is None, "queries are given without packed; give the places of masked_index as [M]")
-            return self._forward_padded(input_ids, attention_mask, position_ids, output_hidden_states)
+
+            def encode(tokens: Tensor, positions: Tensor, **more: Any) -> BertOutput:
+                return self.forward(tokens, None, None, positions, **more, output_hidden_states=output_hidden_states)
+
+            longest = self.config.max_position_embeddings
+            return encode_padded(encode, (input_ids,), position_ids, attention_mask, queries=queries, longest=longest)
         require(attention_mask is None, "attention_mask is given with packed, which has no padding; leave it out")
         if position_ids is None:
             position_ids = place_in_sequence(packed.cu_seqlens, len(input_ids))
@@ -229,20 +234,6 @@ class ModernBertModel(nn.Module):
         heads, dropout_p = self.config.num_attention_heads, self.config.attention_dropout if self.training else 0.0
         packed = prepare(packed, hidden, num_heads=heads, dropout_p=dropout_p, window=window)
         return Reach(packed, rotation(position_ids, self.config.hidden_size // heads, theta))
-
-    def _forward_padded(
-        self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, keep_all: bool
-    ) -> BertOutput:
-        """Drop the padding, encode the packed batch, and put the padding back."""
-        check_padded(input_ids, attention_mask, self.config.max_position_embeddings)
-        rows, length = input_ids.shape
-        if position_ids is None:
-            position_ids = torch.arange(length, device=input_ids.device)
-        tokens, indices, packed = unpad(input_ids, attention_mask)
-        positions = position_ids.expand(rows, length).flatten()[indices]
-        output = self.forward(tokens, None, None, positions, packed=packed, output_hidden_states=keep_all)
-        states = output.hidden_states and tuple(pad(state, indices, (rows, length)) for state in output.hidden_states)
-        return BertOutput(pad(output.sequence_output, indices, (rows, length)), None, states)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a Hugging Face folder that transformers' `ModernBertModel` reads."""

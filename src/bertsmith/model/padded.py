@@ -1,0 +1,50 @@
+"""The way from a padded batch to a packed one and back. Letters as in `packed.py`."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bertsmith.errors import require
+from bertsmith.model.check import check_padded
+from bertsmith.model.output import BertOutput
+from bertsmith.model.packed import pad, unpad
+
+
+def encode_padded(
+    encode: Callable[..., BertOutput],
+    ids: tuple[Tensor, ...],
+    position_ids: Tensor | None,
+    attention_mask: Tensor | None,
+    *,
+    queries: Tensor | None,
+    longest: int,
+) -> BertOutput:
+    """Drop the padding, encode the packed batch, and put the padding back.
+
+    Args:
+        encode: Takes what `ids` and the positions are for the T real tokens, each int64 [T], `packed` and `queries`.
+        ids: The input ids, int64 [B, L], and what else there is of each token, shaped alike.
+        position_ids: int64, of a shape that expands to [B, L]. None: counted from 0 in each row.
+        attention_mask: [B, L], not 0 at real tokens; None: all are real.
+        queries: int64 [B, Q]. Flat places whose output is asked for; the output is then that of these, [B x Q, D].
+        longest: Positions that the model has.
+
+    Raises:
+        UserError: The input is not [B, L], its rows are too long, the mask has another shape, or there are both a mask
+            and queries.
+    """
+    input_ids = ids[0]
+    check_padded(input_ids, attention_mask, longest)
+    problem = "attention_mask is given with queries, which are for rows without padding; give masked_index as [M]"
+    require(queries is None or attention_mask is None, problem)
+    rows, length = input_ids.shape
+    if position_ids is None:
+        position_ids = torch.arange(length, device=input_ids.device)
+    tokens, indices, packed = unpad(input_ids, attention_mask)
+    others = (part.expand(rows, length).flatten()[indices] for part in (*ids[1:], position_ids))
+    output = encode(tokens, *others, packed=packed, queries=queries)
+    if queries is not None:
+        return output
+    states = output.hidden_states and tuple(pad(state, indices, (rows, length)) for state in output.hidden_states)
+    return BertOutput(pad(output.sequence_output, indices, (rows, length)), output.pooled_output, states)
