@@ -94,11 +94,13 @@ def uneven_batch(config: Any, rows: int = 4) -> Any:
     import torch
 
     from bertsmith.bench import made_up_batch
+    from bertsmith.data.rows import IGNORE_INDEX
 
     batch, length = made_up_batch(config, rows), config.max_position_embeddings
     ends = torch.tensor([length // 3 - 7, length - 50, length - 50, length])
     starts = torch.cat([torch.zeros(1), (torch.arange(rows)[:, None] * length + ends).flatten()])
-    return replace(batch, cu_seqlens=starts.int(), next_sentence_label=torch.arange(4 * rows) % 2)
+    pairs = torch.tensor([0, 1, IGNORE_INDEX, 1]).repeat(rows)  # the third one is empty
+    return replace(batch, cu_seqlens=starts.int(), next_sentence_label=pairs)
 
 
 def compare_steps(device: str) -> None:

@@ -11,6 +11,7 @@ from bertsmith.data.rows import IGNORE_INDEX
 from bertsmith.errors import UserError
 from bertsmith.model import Packed, new_config, new_model
 from bertsmith.model.modernbert import ModernBertConfig
+from bertsmith.model.packed import first_places
 from bertsmith.objective import SummedCrossEntropy
 
 
@@ -120,3 +121,30 @@ def test_places_of_each_row_are_those_of_a_batch_without_padding(family: str) ->
     assert one.nsp_logits is None or torch.allclose(one.nsp_logits, other.nsp_logits, atol=1e-6)
     with pytest.raises(UserError, match="attention_mask is given with queries"):
         model(ids, torch.ones_like(ids), masked_index=places)
+    output = model.bert(ids, queries=places, output_hidden_states=True)
+    assert torch.equal(output.hidden_states[-1], output.sequence_output)
+    assert output.sequence_output.shape == (4, 16)
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+@pytest.mark.parametrize(("row_length", "shape", "rows"), [(8, (1, 2), 2), (8, (4, 1), 2), (None, (2, 2), 4)])
+def test_queries_that_cannot_be_those_of_the_rows_are_refused(
+    family: str, row_length: int | None, shape: tuple[int, int], rows: int
+) -> None:
+    config = new_config(
+        family, special_ids={"pad_token_id": 0}, max_position_embeddings=8, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0, vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=24,
+    )  # fmt: skip
+    model, ids = new_model(config, next_sentence=False), torch.ones(16, dtype=torch.int64)
+    packed = Packed(torch.tensor([0, 4, 8, 12, 16], dtype=torch.int32), 8, row_length)
+    with pytest.raises(UserError, match=rf"have the shape \({shape[0]}, {shape[1]}\) and the batch has {rows} rows"):
+        model(ids, masked_index=torch.zeros(shape, dtype=torch.int64), packed=packed)
+
+
+def test_rows_with_more_sequences_than_others_have_no_place_for_their_first_tokens() -> None:
+    packed = Packed(torch.tensor([0, 4, 8, 16], dtype=torch.int32), 8, 8)
+    with pytest.raises(UserError, match="3 sequences are not as many in each of 2 rows"):
+        first_places(packed, 16)
+    packed = Packed(torch.tensor([0, 4, 8, 16, 16], dtype=torch.int32), 8, 8)
+    assert first_places(packed, 16).tolist() == [[0, 4], [8, 15]]

@@ -49,6 +49,7 @@ class Recording:
         except BaseException:
             torch.cuda.set_stream(stream)  # PyTorch may leave its own behind
             _end_of_recording()
+            torch.cuda.set_stream(stream)
             raise
         made = zip(parameters, before, strict=True)
         self._gradients = [(p, p.grad) for p, old in made if p.grad is not old]

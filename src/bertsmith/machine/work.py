@@ -34,7 +34,8 @@ def step_operations(config: AnyConfig, *, tokens: int, row_length: int, predicti
         config: Shape of the model.
         tokens: Token places of the batch.
         row_length: Places in a row, taken to be one sequence.
-        predictions: Places at which the vocabulary is scored.
+        predictions: Places at which the vocabulary is scored. The first tokens that next sentences are told from, for
+            which the last block is computed, too, are not counted.
     """
     head = config.hidden_size * (config.hidden_size + config.vocab_size)
     unneeded = (tokens - predictions) * multiply_adds_of_query(config, row_length)

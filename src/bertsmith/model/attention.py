@@ -63,8 +63,9 @@ def project(qkv: nn.Linear, hidden: Tensor, queries: Tensor | None, num_heads: i
     of_queries, of_all = (
         (qkv.weight[rows], None if qkv.bias is None else qkv.bias[rows]) for rows in (slice(width), slice(width, None))
     )
-    k, v = F.linear(hidden, *of_all).view(len(hidden), 2, num_heads, -1).unbind(1)
-    return F.linear(pick(hidden, queries), *of_queries).view(queries.numel(), num_heads, -1), k, v
+    heads = (num_heads, width // num_heads)
+    k, v = F.linear(hidden, *of_all).view(len(hidden), 2, *heads).unbind(1)
+    return F.linear(pick(hidden, queries), *of_queries).view(queries.numel(), *heads), k, v
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, packed: Packed, *, dropout_p: float = 0.0) -> Tensor:
@@ -100,11 +101,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packed: Packed, *, dropout_p: float 
 
 
 def _among_all(q: Tensor, places: Tensor, tokens: int) -> Tensor:
-    """Queries [M, ...] put to their places [M] among zeros, [T, ...]; of several at one place, which are equal, one."""
-    count = len(places)
-    number = torch.full((tokens,), count, device=q.device)
-    number = number.scatter_reduce(0, places, torch.arange(count, device=q.device), "amin")
-    return F.pad(q, (0, 0, 0, 0, 0, 1)).index_select(0, number)
+    """Queries [M, ...] put to their places [M], [T, ...]; of several at one place, which are equal, the first.
+
+    The other places, whose output is not looked at, take one of them, too: each another one, since the backward pass
+    sums what goes back to the same.
+    """
+    numbers = torch.arange(len(places), device=q.device)
+    others = torch.arange(tokens, device=q.device) % len(places)
+    return q.index_select(0, others.scatter_reduce(0, places, numbers, "amin", include_self=False))
 
 
 def _mask_of(queries: Tensor, layout: Layout) -> Tensor | None:

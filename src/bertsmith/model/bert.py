@@ -6,7 +6,7 @@ back. Letters: B rows of L places, T tokens, N sequences, M masked tokens, R row
 Q queries, D hidden, F intermediate, H heads, K head_dim, V vocabulary.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +22,7 @@ from bertsmith.model.first_weights import initialize
 from bertsmith.model.heads import MaskedLanguageHead, activation
 from bertsmith.model.norm import BertNorm
 from bertsmith.model.output import BertOutput, BertPretrainingOutput
-from bertsmith.model.packed import Packed, first_places, first_tokens, pick, place_in_sequence, split_rows
+from bertsmith.model.packed import Packed, asked_by, first_places, first_tokens, pick, place_in_sequence, split_rows
 from bertsmith.model.padded import encode_padded
 
 
@@ -168,15 +168,17 @@ class BertModel(nn.Module):
             packed: Where the sequences of a packed batch lie.
             queries: int64 [R, Q]. Flat places whose output, [R x Q, D], is asked for; None: all. The last block
                 computes them alone, and the first tokens for `pooled_output`. R are the rows of `packed.row_length`
-                places, with as many sequences in each, or else the sequences; or the B rows, without padding.
+                places, with as many sequences in each, or else the sequences; or the B rows, without padding. Each
+                place must lie in its row, which is not looked at.
             output_hidden_states: Return the hidden states of all layers.
 
         Returns:
             The output of the encoder. `pooled_output` reads the first real token of each sequence: place 0
-            of the row, unless that is padding (transformers then reads the padding).
+            of the row, unless that is padding (transformers then reads the padding). That of an empty sequence means
+            nothing.
 
         Raises:
-            UserError: A row is longer than `max_position_embeddings`, or the mask does not fit the input.
+            UserError: A row is longer than `max_position_embeddings`, or the mask or the queries do not fit the input.
         """
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)
@@ -198,7 +200,8 @@ class BertModel(nn.Module):
         if queries is not None and self.pooler is not None:
             asked = torch.cat([queries, first_places(packed, len(input_ids))], 1)
         for number, block in enumerate(self.blocks, 1):
-            hidden = block(hidden, replace(packed, queries=asked) if number == len(self.blocks) else packed)
+            last = number == len(self.blocks)
+            hidden = block(hidden, asked_by(packed, asked, len(input_ids)) if last else packed)
             if states is not None:
                 states.append(hidden)
         pooled: Tensor | None = None

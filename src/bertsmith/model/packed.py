@@ -5,12 +5,14 @@ of L places (padded), S places in a row of the attention matrix, D hidden; R row
 of `row_length` places, or of one sequence each where there are none, with Q queries.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from bertsmith.errors import require
 
 
 class Layout(NamedTuple):
@@ -45,7 +47,8 @@ class Packed:
     """A token sees those of its sequence that are at most so many places away. None: it sees all."""
 
     queries: Tensor | None = None
-    """int64 [R, Q]. The places whose attention is asked for, Q in each row. None: all."""
+    """int64 [R, Q]. The places whose attention is asked for, each in the row of its own that it stands in here: a row
+    of `row_length` places, or where there are none a sequence. None: all. Made by `asked_by`."""
 
     layout: Layout | None = None
     """Filled in by `attention.prepare`."""
@@ -96,13 +99,40 @@ def first_tokens(hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
     return F.pad(hidden, (0, 0, 0, 1)).index_select(0, first)
 
 
+def asked_by(packed: Packed, queries: Tensor | None, tokens: int) -> Packed:
+    """The same batch of so many tokens where only some places ask.
+
+    Raises:
+        UserError: There are not as many rows of queries as rows. Whether each lies in its row is not looked at.
+    """
+    if queries is not None:
+        rows, shape = _rows(packed, tokens), tuple(queries.shape)
+        fits = len(shape) == 2 and shape[0] == rows
+        require(
+            fits, f"queries have the shape {shape} and the batch has {rows} rows; give [{rows}, any], or all as [M]"
+        )
+    return replace(packed, queries=queries)
+
+
+def _rows(packed: Packed, tokens: int) -> int:
+    """R of a batch of so many tokens."""
+    return len(packed.cu_seqlens) - 1 if packed.row_length is None else tokens // packed.row_length
+
+
 def first_places(packed: Packed, tokens: int) -> Tensor:
-    """Place of the first token of each sequence, of an empty one that of any token of the row: int64 [R, N / R]."""
+    """Place of the first token of each sequence, of an empty one that of any token: int64 [R, N / R].
+
+    Raises:
+        UserError: The N sequences cannot be as many in each row.
+    """
+    rows, sequences = _rows(packed, tokens), len(packed.cu_seqlens) - 1
+    fits = sequences % max(1, rows) == 0
+    require(fits, f"{sequences} sequences are not as many in each of {rows} rows; fill up with empty ones")
     first = packed.cu_seqlens[:-1].long()
     if packed.row_length is None:
         return first.clamp(max=tokens - 1)[:, None]
     last = torch.arange(packed.row_length - 1, tokens, packed.row_length, device=first.device)
-    return first.view(len(last), -1).minimum(last[:, None])
+    return first.view(rows, -1).minimum(last[:, None])
 
 
 def pick(values: Tensor, places: Tensor | None) -> Tensor:

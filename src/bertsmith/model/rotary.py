@@ -3,13 +3,12 @@
 Letters: T tokens, H heads, K head_dim.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from bertsmith.model.packed import Packed, pick
+from bertsmith.model.packed import Packed, asked_by, pick
 
 
 class Rotation(NamedTuple):
@@ -32,8 +31,8 @@ class Reach(NamedTuple):
     turn: Rotation
 
     def asked_by(self, queries: Tensor | None) -> "Reach":
-        """The same where only some places ask."""
-        return Reach(replace(self.packed, queries=queries), self.turn)
+        """The same where only some places ask; as the function `asked_by`."""
+        return Reach(asked_by(self.packed, queries, len(self.turn.cos)), self.turn)
 
 
 def rotation(position_ids: Tensor, head_dim: int, theta: float) -> Rotation:
