@@ -21,7 +21,7 @@ from bertsmith.machine.measure import Speed
 from bertsmith.machine.work import step_operations
 from bertsmith.model import BertConfig
 from bertsmith.objective import sum_losses
-from bertsmith.planning.decisions import decide_by_budget, decide_family, decide_shape, row_speed
+from bertsmith.planning.decisions import decide_by_budget, decide_family, decide_length, decide_shape, row_speed
 from bertsmith.planning.duration import (
     FEWEST_QUICK_ROWS,
     FORWARD_SHARE,
@@ -38,6 +38,7 @@ from bertsmith.planning.pace import Pace
 from bertsmith.planning.plan import Plan, stages_of
 from bertsmith.planning.sizing import TOKENS_PER_PARAMETER, block_weights, choose_size
 from bertsmith.planning.stages import make_stages, work_of_step
+from bertsmith.presets import PRESETS
 from bertsmith.pretrain import pretrain
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run, read_run
@@ -203,7 +204,12 @@ SPEED = {"bert-tiny": 1e-3, "bert-mini": 5e-3, "bert-small": 2e-2}
 
 
 def decided(
-    monkeypatch: pytest.MonkeyPatch, budget: Budget, device: str = "cpu", free: int = 0, **training: Any
+    monkeypatch: pytest.MonkeyPatch,
+    budget: Budget,
+    device: str = "cpu",
+    free: int = 0,
+    model: dict[str, str] | None = None,
+    **training: Any,
 ) -> Run:
     """A run whose size and steps a budget has decided; `free`: rows that cost no more time than one."""
 
@@ -213,7 +219,8 @@ def decided(
         return Speed("float32", seconds * max(free, rows) / rows)
 
     monkeypatch.setattr("bertsmith.planning.decisions.row_speed", speed)
-    run = Run(Path("unused"), run_config({"training": training}), {"preset": "default"})
+    origin = {"preset": "flag" if model else "default"}
+    run = Run(Path("unused"), run_config({"model": model or {}, "training": training}), origin)
     ids = dict.fromkeys(("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"), 0)
     words: Any = SimpleNamespace(vocab_size=8192, **ids)
     decide_by_budget(run, Clock(budget), None, words, torch.device(device))  # type: ignore[arg-type]
@@ -238,6 +245,37 @@ def test_a_gpu_gets_the_rows_that_cost_it_nothing(
     assert run.config.training.global_batch_size == expected
     is_more = expected > 16
     assert (run.origin.get("global_batch_size") == "measured") == is_more
+
+
+@pytest.mark.parametrize(
+    ("preset", "tokens", "given", "expected"),
+    [
+        ("modern-tiny", 1.9e6, {}, 16),
+        ("modern-tiny", 2.1e6, {}, 32),
+        ("modern-tiny", 2.1e6, {"global_batch_size": 16}, 16),
+        ("bert-tiny", 2.1e6, {}, 16),  # was not tried
+        ("modern-medium", 2.1e6, {}, 32),
+    ],
+)
+def test_a_long_run_has_more_rows_a_step_and_fewer_steps(
+    preset: str, tokens: float, given: dict[str, Any], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a budget or by epochs; the tokens are the same."""
+    monkeypatch.setitem(SPEED, preset, 1e-3)
+    seconds = tokens / 128 * 1e-3
+    run = decided(monkeypatch, Budget(seconds / GOAL + 0.2, None), model={"preset": preset}, **given)
+    training = run.config.training
+    assert training.global_batch_size == expected
+    assert (training.steps or 0) * expected * 128 == pytest.approx(tokens, rel=0.02)
+    is_more = expected > PRESETS[preset].global_batch_size
+    assert run.origin.get("global_batch_size") == (None if given else "default" if is_more else "preset")
+
+    run = Run(Path("unused"), run_config({"model": {"preset": preset}, "training": {"epochs": 2.0, **given}}), {})
+    decide_shape(run)
+    rows: Any = SimpleNamespace(rows_per_epoch=tokens / 256, source=SimpleNamespace(num_tokens=tokens / 2))
+    decide_length(run, rows)
+    assert run.config.training.global_batch_size == expected
+    assert (run.config.training.steps or 0) * expected * 128 == pytest.approx(tokens, rel=0.02)
 
 
 def test_several_processes_see_the_tokens_of_a_larger_size(monkeypatch: pytest.MonkeyPatch) -> None:

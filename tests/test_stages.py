@@ -43,10 +43,11 @@ def test_a_ramp_grows_to_all_rows_and_reads_each_row_once() -> None:
 def test_epochs_are_passes_over_the_text_also_when_the_first_steps_are_smaller(levers: dict[str, object]) -> None:
     settings = {"epochs": 2.0, "global_batch_size": 16, **levers}
     run = Run(Path("unused"), run_config({"training": settings}), {})
-    decide_length(run, SimpleNamespace(rows_per_epoch=1000))  # type: ignore[arg-type]
+    rows = SimpleNamespace(rows_per_epoch=1000, source=SimpleNamespace(num_tokens=128_000))
+    decide_length(run, rows)  # type: ignore[arg-type]
     parts = make_stages(run.config.training, ROWS.__getitem__)
-    rows = sum(len(stage.steps) * stage.places for stage in parts) / 128
-    assert rows == pytest.approx(2000, abs=16)
+    read = sum(len(stage.steps) * stage.places for stage in parts) / 128
+    assert read == pytest.approx(2000, abs=16)
 
 
 def test_short_rows_come_first_with_as_many_places_and_the_text_goes_on() -> None:

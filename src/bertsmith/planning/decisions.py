@@ -136,7 +136,20 @@ def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer
         raise UserError(
             f"budget is '{training.budget}', which {choice.preset} would spend in {amount / price:.0e} steps; give less"
         )
-    run.decide("measured", steps=max(1, int(amount / price)))
+    steps = amount / price
+    tokens = steps * (run.config.training.global_batch_size or 1) * training.sequence_length
+    run.decide("measured", steps=max(1, int(steps / _more_rows(run, tokens))))
+
+
+def _more_rows(run: Run, tokens: float) -> float:
+    """Give the steps of a run over so many tokens the rows that suit it, and tell how many times as many they are."""
+    number = run.config.training.global_batch_size or 1
+    if run.origin.get("global_batch_size") != "preset" or run.config.model.init is not None:
+        return 1.0  # what is best for a model that goes on was not measured
+    rows = PRESETS[run.config.model.preset].rows_of_step(tokens)
+    if rows != number:
+        run.decide("default", global_batch_size=rows)
+    return rows / number
 
 
 def _take_measured(run: Run, is_half: bool, rows: int) -> None:
@@ -243,7 +256,8 @@ def decide_length(run: Run, rows: AnyRows) -> None:
     training = run.config.training
     if training.steps is None:
         epochs = training.epochs or min(MAX_EPOCHS, max(1.0, round(TOKEN_GOAL / rows.source.num_tokens)))
-        steps = max(1, ceil(epochs * rows.rows_per_epoch / mean_rows(training)))
+        _more_rows(run, epochs * rows.source.num_tokens)
+        steps = max(1, ceil(epochs * rows.rows_per_epoch / mean_rows(run.config.training)))
         run.decide("default", steps=steps)
     steps = run.config.training.steps or 1
     is_given = run.origin.get("warmup_steps") != "default"  # a budget may end a run before it has warmed up
