@@ -76,7 +76,8 @@ def step_of(
     config = BertConfig(**shape, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     torch.manual_seed(0)
     model = BertPretrainingModel(config)
-    optimizer = make_optimizer(model, weight_decay=0.01, beta2=0.98, kind=kind)  # type: ignore[arg-type]
+    recipe: Any = {"weight_decay": 0.01, "beta2": 0.98, "kind": kind}
+    optimizer = make_optimizer(model, **recipe, precision=precision)
     set_learning_rate(optimizer, 1e-4)
     batch = made_up_batch(config, rows)
     key = (0, 0) if dropout else None

@@ -108,9 +108,7 @@ class TrainingConfig:
         "auto", "Masked words alone, with next sentences, or with the order of sentences; auto looks at the text."
     )
     sequence_length: int = setting(128, "Places in a row, in tokens; also the longest input of the model.")
-    global_batch_size: int | None = setting(
-        None, "Rows in one step, over all devices [preset, and the length of the run]."
-    )
+    global_batch_size: int | None = setting(None, "Rows in one step, over all devices [preset, run's length].")
     micro_batch_size: int | None = setting(None, "Rows computed at once on one device [measured].")
     gradient_accumulation_steps: int | None = setting(
         None, "Micro-batches in one step on one device; instead of --micro-batch-size [measured]."
