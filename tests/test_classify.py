@@ -12,12 +12,13 @@ from bertsmith.finetuning.classify import Classifier, chunks, load_classifier, p
 from bertsmith.finetuning.tasks.batches import collate
 from bertsmith.finetuning.tasks.encoding import encode_texts
 from bertsmith.finetuning.tasks.objective import score
-from bertsmith.model import BertModel, Packed, new_config, new_model
+from bertsmith.model import BertModel, Packed
 from bertsmith.model.classifier import BertClassifier, Head, ModernBertClassifier
 from bertsmith.tokenizer import load_tokenizer
 from labelled import LONGEST, pair_rows, tagged_rows, tiny_encoder, topic_rows, tune, write_rows
 
 from runs import Listener
+from small_models import model_of
 
 
 @pytest.fixture(scope="module")
@@ -200,13 +201,7 @@ def test_another_column_than_in_training_is_said(run: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
 def test_asking_for_the_first_tokens_alone_changes_nothing(family: str) -> None:
     """Scores and gradients are those of an encoder that computes all places."""
-    config = new_config(
-        family, special_ids={"pad_token_id": 0}, max_position_embeddings=16, hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0, vocab_size=50, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
-        intermediate_size=24,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    encoder, head = new_model(config, next_sentence=family == "bert").bert.double(), Head("classification", ("a", "b"))
+    encoder, head = model_of(family).bert.double(), Head("classification", ("a", "b"))
     ids, types = torch.randint(1, 50, (22,)), torch.randint(0, 2, (22,))
     starts = torch.tensor([0, 1, 10, 22], dtype=torch.int32)
     packed = Packed(starts, 12)

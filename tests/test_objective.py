@@ -1,7 +1,5 @@
 """The loss and its gradient against PyTorch's own in float64."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,10 +7,11 @@ import torch.nn.functional as F
 from bertsmith import objective
 from bertsmith.data.rows import IGNORE_INDEX
 from bertsmith.errors import UserError
-from bertsmith.model import Packed, new_config, new_model
-from bertsmith.model.modernbert import ModernBertConfig
+from bertsmith.model import Packed
 from bertsmith.model.packed import first_places
 from bertsmith.objective import SummedCrossEntropy
+
+from small_models import model_of
 
 
 def data(dtype: torch.dtype = torch.float64, rows: int = 23, vocab_size: int = 50) -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,14 +80,8 @@ def test_going_back_twice_is_refused() -> None:
 @pytest.mark.parametrize("row_length", [8, None])
 def test_what_nobody_asks_for_changes_nothing(family: str, next_sentence: bool, row_length: int | None) -> None:
     """The last block computes the masked places alone: scores and gradients are those of computing all of them."""
-    config = new_config(
-        family, special_ids={"pad_token_id": 0}, max_position_embeddings=8, hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0, vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=24,
-    )  # fmt: skip
-    config = replace(config, local_attention=4) if isinstance(config, ModernBertConfig) else config
-    torch.manual_seed(0)
-    model = new_model(config, next_sentence=next_sentence).double()
+    window = {"local_attention": 4} if family == "modernbert" else {}
+    model = model_of(family, next_sentence=next_sentence, **window).double()
     ids = torch.randint(1, 50, (24,))
     packed = Packed(torch.tensor([0, 5, 8, 8, 16, 17, 24], dtype=torch.int32), 8, row_length)  # one of them is empty
     rows = [[4, 1, 0], [9, 8, 8], [23, 20, 17]] if row_length else [[4, 1], [5, 7], [8, 8], [9, 8], [16, 16], [23, 17]]
@@ -108,13 +101,7 @@ def test_what_nobody_asks_for_changes_nothing(family: str, next_sentence: bool, 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
 def test_places_of_each_row_are_those_of_a_batch_without_padding(family: str) -> None:
-    config = new_config(
-        family, special_ids={"pad_token_id": 0}, max_position_embeddings=8, hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0, vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=24,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = new_model(config, next_sentence=family == "bert").eval()
+    model = model_of(family).eval()
     ids, places = torch.randint(1, 50, (2, 4)), torch.tensor([[3, 1], [4, 4]])
     one, other = (model(ids, masked_index=index) for index in (places, places.flatten()))
     torch.testing.assert_close(one.mlm_logits, other.mlm_logits)
@@ -123,7 +110,7 @@ def test_places_of_each_row_are_those_of_a_batch_without_padding(family: str) ->
         model(ids, torch.ones_like(ids), masked_index=places)
     output = model.bert(ids, queries=places, output_hidden_states=True)
     assert torch.equal(output.hidden_states[-1], output.sequence_output)
-    assert output.sequence_output.shape == (4, 16)
+    assert [state.shape for state in output.hidden_states] == [(2, 4, 64)] * 3 + [(4, 64)]
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
@@ -131,12 +118,7 @@ def test_places_of_each_row_are_those_of_a_batch_without_padding(family: str) ->
 def test_queries_that_cannot_be_those_of_the_rows_are_refused(
     family: str, row_length: int | None, shape: tuple[int, int], rows: int
 ) -> None:
-    config = new_config(
-        family, special_ids={"pad_token_id": 0}, max_position_embeddings=8, hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0, vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=24,
-    )  # fmt: skip
-    model, ids = new_model(config, next_sentence=False), torch.ones(16, dtype=torch.int64)
+    model, ids = model_of(family, next_sentence=False), torch.ones(16, dtype=torch.int64)
     packed = Packed(torch.tensor([0, 4, 8, 12, 16], dtype=torch.int32), 8, row_length)
     with pytest.raises(UserError, match=rf"have the shape \({shape[0]}, {shape[1]}\) and the batch has {rows} rows"):
         model(ids, masked_index=torch.zeros(shape, dtype=torch.int64), packed=packed)

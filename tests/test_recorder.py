@@ -19,7 +19,7 @@ from bertsmith.finetuning.tasks.objective import make_objective
 from bertsmith.interrupt import Interrupted
 from bertsmith.machine import measure
 from bertsmith.machine.compiling import compiled_losses
-from bertsmith.model import AnyPretrainingModel, BertModel, new_config, new_model
+from bertsmith.model import AnyPretrainingModel, BertModel
 from bertsmith.model.classifier import BertClassifier, Head
 from bertsmith.objective import sum_losses
 from bertsmith.optim import AnyOptimizer, make_optimizer, set_learning_rate
@@ -27,6 +27,7 @@ from bertsmith.recorder import Recorder, Work, recorder_on, set_recording, tenso
 from bertsmith.step import StepResult, train_step
 
 import runs
+from small_models import model_of
 
 Kind = Literal["adamw", "muon"]
 
@@ -63,23 +64,6 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder_module, "Recording", PretendedRecording)
     monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: 1)
     PretendedRecording.made = 0
-
-
-def model_of(model_type: str, device: str = "cpu", dropout: float = 0.0) -> AnyPretrainingModel:
-    config = new_config(
-        model_type,
-        special_ids={"pad_token_id": 0},
-        max_position_embeddings=64,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        vocab_size=500,
-        hidden_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=128,
-    )
-    torch.manual_seed(0)
-    return new_model(config, next_sentence=model_type == "bert").to(device)
 
 
 def batches(model: AnyPretrainingModel, sizes: list[int], seed: int) -> list[Batch]:

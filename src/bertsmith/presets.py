@@ -8,7 +8,7 @@ FIRST_WEIGHTS = (("output_bias", "unigram"), ("embedding_init", "ppmi"), ("atten
 weights are counted")."""
 
 FEW_ROWS, LONG_RUN = 16, 2e6
-"""A run over so many tokens and a preset of so few rows: twice as many were better then."""
+"""Rows of a step, and tokens of a run from which on twice as many rows were better."""
 
 
 @dataclass(frozen=True, slots=True)

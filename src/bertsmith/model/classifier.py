@@ -122,10 +122,8 @@ class BertClassifier(nn.Module):
             output = self.bert(input_ids, token_type_ids=token_type_ids, packed=packed)
             read = output.sequence_output.index_select(0, places)
         else:
-            nothing_else = first_places(packed, len(input_ids))[:, :0]
-            read = self.bert(
-                input_ids, token_type_ids=token_type_ids, packed=packed, queries=nothing_else
-            ).pooled_output
+            none = first_places(packed, len(input_ids))[:, :0]  # [R, 0]: the pooled output alone is asked for
+            read = self.bert(input_ids, token_type_ids=token_type_ids, packed=packed, queries=none).pooled_output
         logits: Tensor = self.classifier(self.dropout(read))
         return logits
 
@@ -206,13 +204,12 @@ class ModernBertClassifier(nn.Module):
         places: Tensor | None = None,
     ) -> Tensor:
         """Score the labels of packed sequences, as `BertClassifier.forward` does; there are no segments."""
-        reads_first = not self.head.per_token and self.pooling == "cls"
-        queries = first_places(packed, len(input_ids)) if reads_first else None
-        hidden = self.bert(input_ids, packed=packed, queries=queries).sequence_output  # [N, D] of the first tokens
-        if self.head.per_token:
-            read = hidden.index_select(0, places)
+        if self.pooling == "cls" and not self.head.per_token:
+            queries = first_places(packed, len(input_ids))
+            read = self.bert(input_ids, packed=packed, queries=queries).sequence_output  # [N, D]
         else:
-            read = hidden if reads_first else mean_tokens(hidden, packed.cu_seqlens)
+            hidden = self.bert(input_ids, packed=packed).sequence_output
+            read = hidden.index_select(0, places) if self.head.per_token else mean_tokens(hidden, packed.cu_seqlens)
         logits: Tensor = self.classifier(self.dropout(self.prediction_head(read)))
         return logits
 

@@ -6,7 +6,8 @@ feed-forward layer is gated, and most layers see only the tokens nearby. There a
 no segments and no next sentences.
 
 Inside, a batch is always packed. Letters, as in `bert.py`: B rows of L places, T
-tokens, M masked tokens, D hidden, F intermediate, H heads, K head_dim, V vocabulary.
+tokens, M masked tokens, R rows of Q queries, D hidden, F intermediate, H heads, K
+head_dim, V vocabulary.
 """
 
 from dataclasses import asdict, dataclass
@@ -203,7 +204,7 @@ class ModernBertModel(nn.Module):
             output_hidden_states: Return the hidden states of all layers, the last one normalised.
 
         Raises:
-            UserError: A row is longer than `max_position_embeddings`, or the mask does not fit the input.
+            UserError: A row is longer than `max_position_embeddings`, or the mask or the queries do not fit the input.
         """
         if packed is None:
 

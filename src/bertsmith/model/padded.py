@@ -27,7 +27,7 @@ def encode_padded(
         ids: The input ids, int64 [B, L], and what else there is of each token, shaped alike.
         position_ids: int64, of a shape that expands to [B, L]. None: counted from 0 in each row.
         attention_mask: [B, L], not 0 at real tokens; None: all are real.
-        queries: int64 [B, Q]. Flat places whose output is asked for; the output is then that of these, [B x Q, D].
+        queries: int64 [B, Q]. Flat places whose output is asked for; that of the last block is then [B x Q, D].
         longest: Positions that the model has.
 
     Raises:
@@ -44,7 +44,6 @@ def encode_padded(
     tokens, indices, packed = unpad(input_ids, attention_mask)
     others = (part.expand(rows, length).flatten()[indices] for part in (*ids[1:], position_ids))
     output = encode(tokens, *others, packed=packed, queries=queries)
-    if queries is not None:
-        return output
-    states = output.hidden_states and tuple(pad(state, indices, (rows, length)) for state in output.hidden_states)
-    return BertOutput(pad(output.sequence_output, indices, (rows, length)), output.pooled_output, states)
+    last = output.sequence_output if queries is not None else pad(output.sequence_output, indices, (rows, length))
+    before = (pad(state, indices, (rows, length)) for state in (output.hidden_states or ())[:-1])
+    return BertOutput(last, output.pooled_output, output.hidden_states and (*before, last))
