@@ -121,7 +121,9 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     return path
 
 
-def tiny_encoder(folder: Path, *, pooler: bool = True, dropout: float = 0.0, kind: str = "wordpiece") -> Path:
+def tiny_encoder(
+    folder: Path, *, pooler: bool = True, dropout: float = 0.0, kind: str = "wordpiece", types: int = 2
+) -> Path:
     """A random BERT with a vocabulary of the words above."""
     words = [*FILLERS, *" ".join(TOPICS.values()).split()]
     tokenizer = train_tokenizer(words * 3, kind=kind, vocab_size=400, lowercase=True, strip_accents=None, at_most=True)
@@ -133,6 +135,7 @@ def tiny_encoder(folder: Path, *, pooler: bool = True, dropout: float = 0.0, kin
         num_attention_heads=2,
         intermediate_size=64,
         max_position_embeddings=LONGEST,
+        type_vocab_size=types,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
         initializer_range=0.1,

@@ -16,9 +16,11 @@ from bertsmith.finetuning.classify import load_classifier, predict_file
 from bertsmith.interrupt import Interrupted
 from bertsmith.model import Packed
 from bertsmith.model.classifier import BertClassifier, Head
+from bertsmith.playground.subject import Subject
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
 from labelled import (
     LONGEST,
+    TOPICS,
     number_rows,
     pair_rows,
     set_rows,
@@ -106,6 +108,21 @@ def test_pairs_as_by_the_pipeline(tmp_path: Path) -> None:
         given = {"text": row["text"], "text_pair": row["text_pair"]}
         for each in pipe(given, truncation=True, max_length=32):
             assert float(ours[f"probability_{each['label']}"]) == pytest.approx(each["score"], abs=1e-5)
+
+
+def test_a_bert_with_one_type_reads_both_texts_of_a_pair_as_it(tmp_path: Path) -> None:
+    run = tuned(tmp_path, pair_rows(60), encoder=tiny_encoder(tmp_path / "encoder", types=1))
+    rows = pair_rows(9, seed=9)
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(run / "model").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(run / "model")
+    for row, ours in zip(rows, predicted(run, rows, tmp_path), strict=True):
+        given = tokenizer(row["text"], row["text_pair"], return_token_type_ids=False, return_tensors="pt")
+        expected = theirs(**given).logits.softmax(-1)[0].tolist()
+        found = [float(ours[f"probability_{name}"]) for _, name in sorted(theirs.config.id2label.items())]
+        assert found == pytest.approx(expected, abs=1e-5)
+    subject = Subject(run)
+    assert {label for label, _ in subject.ask("classify", "the dog", "a sail")["rows"][0]} == set(TOPICS)
+    assert subject.ask("attention", "the dog", "a sail")["tokens"].count("[SEP]") == 2
 
 
 def test_tags_as_by_the_pipeline(tmp_path: Path) -> None:

@@ -118,6 +118,8 @@ class BertClassifier(nn.Module):
         Returns:
             Logits, float [N, C], or [M, C] for tagging. A number is its own logit.
         """
+        if self.config.type_vocab_size == 1:  # both texts of a pair are of the one type there is
+            token_type_ids = torch.zeros_like(token_type_ids)
         if self.head.per_token:
             output = self.bert(input_ids, token_type_ids=token_type_ids, packed=packed)
             read = output.sequence_output.index_select(0, places)

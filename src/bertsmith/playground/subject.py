@@ -128,8 +128,10 @@ class Subject:
         assert self.encoder is not None
         encoding = self.tokenizer.encode(text, pair)
         most = min(ATTENTION_TOKENS, self.longest)
-        ids, types = encoding.ids[:most], encoding.type_ids[:most]
-        weights = attention_weights(self.encoder, torch.tensor(ids), torch.tensor(types))
+        ids, types = encoding.ids[:most], torch.tensor(encoding.type_ids[:most])
+        if getattr(self.encoder.config, "type_vocab_size", 1) == 1:  # both texts of a pair are of the one type there is
+            types = torch.zeros_like(types)
+        weights = attention_weights(self.encoder, torch.tensor(ids), types)
         layers, heads, tokens, _ = weights.shape
         note = None if len(encoding.ids) <= most else f"the first {most} of {len(encoding.ids):,} tokens"
         return {
