@@ -386,17 +386,76 @@ def test_a_given_tokenizer_is_used_as_it_is(text: Path, tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_can_be_made_alone(text: Path, tmp_path: Path) -> None:
-    """It is the one that preparing the same text makes."""
-    tokenizer = make_tokenizer(settings(text), tmp_path / "tokenizer", report=print)
-    prepared, _ = run(settings(text), tmp_path / "run")
+    """It is the one that preparing the same text for the same rows makes, which decide how much is held out."""
+    config = settings(text, validation_fraction=None)
+    tokenizer = make_tokenizer(config, tmp_path / "tokenizer", report=print, sequence_length=LENGTH)
+    prepared, _ = run(config, tmp_path / "run")
     assert load_tokenizer(tmp_path / "tokenizer").fingerprint() == tokenizer.fingerprint()
     assert tokenizer.fingerprint() == prepared.manifest["tokenizer"]
+
+
+def write_foreign(path: Path, words: list[str]) -> Path:
+    """JSON lines of a few sentences in other words."""
+    generator = np.random.default_rng(0)
+    texts = [" ".join(sentence(generator, words) for _ in range(10)) for _ in range(DOCUMENTS)]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+HINDI, KOREAN, GERMAN = "में मैं से की ने देशों".split(), "차별과 모든 사람은".split(), "schön schon über Mutter Vögel".split()
+
+
+@pytest.mark.parametrize("words", [HINDI, KOREAN, GERMAN])
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
+def test_marks_that_tell_words_apart_are_kept(words: list[str], kind: str, tmp_path: Path) -> None:
+    text = write_foreign(tmp_path / "text.jsonl", words)
+    config = settings(text, vocab_size=None, tokenizer=kind)
+    prepared, lines = run(config, tmp_path / "run")
+    tokenizer = load_tokenizer(prepared.tokenizer_folder)
+    assert len({tuple(tokenizer.encode_sentences([word])[0]) for word in words}) == len(words)
+    assert [line for line in lines if "accents are kept" in line and "--strip-accents removes them" in line]
+    assert run(config, tmp_path / "run")[1] == [f"using the text prepared in {tmp_path / 'run/data'}"]
+    stripped, lines = run(settings(text, vocab_size=None, tokenizer=kind, strip_accents=True), tmp_path / "stripped")
+    tokenizer = load_tokenizer(stripped.tokenizer_folder)
+    assert tokenizer.encode_sentences(["schön में"]) == tokenizer.encode_sentences(["schon म"])
+    assert not [line for line in lines if "accents" in line]
+
+
+def test_rare_accents_are_removed_as_by_bert(tmp_path: Path) -> None:
+    text = write_text(tmp_path / "text.jsonl")
+    with text.open("a") as file:
+        file.write(json.dumps({"text": "A café in Genève."}) + "\n")
+    prepared, lines = run(settings(text), tmp_path / "run")
+    tokenizer = load_tokenizer(prepared.tokenizer_folder)
+    assert tokenizer.encode_sentences(["café"]) == tokenizer.encode_sentences(["Cafe"])
+    assert not [line for line in lines if "accents" in line]
+
+
+def test_what_an_older_version_prepared_without_accents_is_used(text: Path, tmp_path: Path) -> None:
+    run(settings(text), tmp_path / "run")
+    path = tmp_path / "run/data/manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["fingerprint"]["settings"]["strip_accents"] = True
+    path.write_text(json.dumps(manifest))
+    assert run(settings(text), tmp_path / "run")[1] == [f"using the text prepared in {tmp_path / 'run/data'}"]
+    assert "strip_accents was True, is False" in str(run(settings(text, strip_accents=False), tmp_path / "run")[1])
+
+
+def test_a_validation_text_that_is_also_in_the_text_is_said(text: Path, tmp_path: Path) -> None:
+    other = write_text(tmp_path / "other.jsonl", documents=200, seed=5)
+    with other.open("a") as file:
+        file.writelines(text.read_text().splitlines(keepends=True)[:30])
+    _, lines = run(settings(text, validation=str(other), validation_fraction=None), tmp_path / "run")
+    assert [line for line in lines if "30 of its 230 sections stand in the text, too" in line]
+    alone = write_text(tmp_path / "alone.jsonl", documents=200, seed=5)
+    _, lines = run(settings(text, validation=str(alone), validation_fraction=None), tmp_path / "alone")
+    assert not [line for line in lines if "stand in the text" in line]
 
 
 def test_a_validation_part_that_is_too_small_is_refused_with_its_size(text: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"validation part holds [\d,]+ tokens, it needs 10,000 tokens") as error:
         prepare(settings(text), tmp_path / "run", report=print, sequence_length=100)
-    assert "--validation FILE" in str(error.value)
+    assert "--validation FILE, or a larger --validation-fraction" in str(error.value)
 
 
 def test_more_of_a_small_text_is_held_out_when_no_share_is_given(text: Path, tmp_path: Path) -> None:

@@ -143,21 +143,30 @@ def tokenizer() -> None:
 @tokenizer.command("train")
 @click.argument("text", nargs=-1)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+@click.option(
+    "--sequence-length", type=int, help="Rows to train later: a small text holds out more for long ones [128]."
+)
 @settings(DataConfig)
 def train_tokenizer(text: tuple[str, ...], output: Path, **flags: Any) -> None:
     """Train a tokenizer on TEXT, and save it as transformers loads it."""
     from bertsmith.commands.console import make_reporter
+    from bertsmith.config import run_config
     from bertsmith.output_folder import new_folder, refuse_run
     from bertsmith.prepare import make_tokenizer
-    from bertsmith.strict import from_mapping
 
     given, _ = gather(text, flags, None)
-    data = from_mapping(DataConfig, given)
+    chosen = run_config(by_table(given))
     refuse_run(output)
     reporter = make_reporter()
     try:
         with new_folder(output, owned_by=("tokenizer.json",)):
-            make_tokenizer(data, output, report=reporter.say, progress=reporter.progress)
+            make_tokenizer(
+                chosen.data,
+                output,
+                report=reporter.say,
+                progress=reporter.progress,
+                sequence_length=chosen.training.sequence_length,
+            )
     finally:
         reporter.close()
 

@@ -40,7 +40,7 @@ class DataConfig:
     vocab_size: int | None = setting(None, "Pieces in the vocabulary [chosen from the size of the text].")
     extend_vocab: int | None = setting(None, "Add so many words of the text to an existing WordPiece tokenizer [0].")
     lowercase: bool = setting(True, "Lower-case the text (an uncased model).")
-    strip_accents: bool | None = setting(None, "Remove accents [as --lowercase].")
+    strip_accents: bool | None = setting(None, "Remove accents [where text is lower-cased and has few].")
     workers: int | None = setting(None, "Processes that prepare the text [all cores].")
 
     def __post_init__(self) -> None:

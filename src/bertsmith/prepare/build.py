@@ -11,7 +11,9 @@ from typing import Any, Literal, cast
 
 from bertsmith.config import TRAINED, DataConfig
 from bertsmith.corpus import CorpusReport
+from bertsmith.corpus.seen import SeenHashes
 from bertsmith.errors import UserError, suggestion
+from bertsmith.prepare.accents import RARE, count_accents
 from bertsmith.prepare.chunks import section_share, split_of
 from bertsmith.prepare.facts import measure_split, most_frequent, unigram_loss
 from bertsmith.prepare.fingerprint import Inputs, difference, held_out_share, read_inputs
@@ -72,7 +74,14 @@ def build(job: Job, inputs: Inputs, state: dict[str, Any]) -> dict[str, Any]:
     return manifest
 
 
-def make_tokenizer(config: DataConfig, folder: Path, *, report: Report, progress: Progress = tell_nobody) -> Tokenizer:
+def make_tokenizer(
+    config: DataConfig,
+    folder: Path,
+    *,
+    report: Report,
+    progress: Progress = tell_nobody,
+    sequence_length: int = 128,
+) -> Tokenizer:
     """Train a tokenizer on a text and save it, without shards.
 
     Args:
@@ -81,13 +90,14 @@ def make_tokenizer(config: DataConfig, folder: Path, *, report: Report, progress
         folder: Where to.
         report: Told what happens, a line at a time.
         progress: Told how far each stage is.
+        sequence_length: That of the preparation: a small text holds out more where rows are long.
 
     Raises:
         UserError: The text cannot be read or the folder not written, or no training is asked for.
     """
     if config.tokenizer not in TRAINED:
         raise UserError(f"tokenizer is '{config.tokenizer}'{suggestion(config.tokenizer, TRAINED)}")
-    job = Job(config, PreparedFolder(folder), MODEL_MAX_LENGTH, report, progress)
+    job = Job(config, PreparedFolder(folder), sequence_length, report, progress)
     inputs = read_inputs(config)
     state = _measure(job, inputs)
     if not state["sizes"]["train"]["bytes"]:
@@ -105,12 +115,16 @@ def _measure(job: Job, inputs: Inputs) -> dict[str, Any]:
     job.progress("reading", 0.0)
     sizes = {share: {split: Size() for split in ("train", "validation")} for share in inputs.shares}
     reports: dict[str, CorpusReport] = {}
+    accents, learnt, known = 0, SeenHashes(), 0
     for name, corpus in (("text", inputs.corpus), ("validation", inputs.validation)):
         if corpus is None:
             continue
         reports[name] = CorpusReport()
         for section in corpus.sections(reports[name]):
             count = len(section.text if section.text.isascii() else section.text.encode())
+            accents += count_accents(section.text)
+            if inputs.validation is not None:
+                known += not learnt.add(section.split_key) and name == "validation"
             place = section_share(section, b"validation")  # hashed once; `split_of` is the rule
             for share, parts in sizes.items():
                 part = parts["validation" if name == "validation" or place < share else "train"]
@@ -119,6 +133,11 @@ def _measure(job: Job, inputs: Inputs) -> dict[str, Any]:
                 part.bytes += count
         for line in reports[name].lines():
             job.report(line if name == "text" else f"validation: {line}")
+    if known:
+        job.report(
+            f"validation: {known:,} of its {sizes[0.0]['validation'].sections:,} sections stand in the text, too, so "
+            "they are learnt from and the held-out loss will be too low; take them out of either"
+        )
     job.progress("reading", 1.0)
     share = _least_share(job, {share: parts["validation"].characters for share, parts in sizes.items()})
     if share > inputs.shares[0]:
@@ -126,6 +145,7 @@ def _measure(job: Job, inputs: Inputs) -> dict[str, Any]:
     return {
         "validation_fraction": share,
         "sizes": {split: asdict(size) for split, size in sizes[share].items()},
+        "accents": accents / max(1, sum(size.characters for size in sizes[share].values())),
         "corpus": {name: asdict(report) for name, report in reports.items()},
         "seconds": {"reading": round(time.monotonic() - started, 2)},
     }
@@ -172,7 +192,7 @@ def _train(job: Job, inputs: Inputs, state: dict[str, Any]) -> Tokenizer:
         kind=cast(Literal["wordpiece", "bpe"], config.tokenizer),
         vocab_size=config.vocab_size or choose_vocab_size(size["bytes"]),
         lowercase=config.lowercase,
-        strip_accents=config.strip_accents,
+        strip_accents=_removes_accents(job, state),
         at_most=config.vocab_size is None,
     )
     seconds = time.monotonic() - started
@@ -182,6 +202,14 @@ def _train(job: Job, inputs: Inputs, state: dict[str, Any]) -> Tokenizer:
         f"tokenizer: {config.tokenizer}, {tokenizer.vocab_size:,} pieces, trained in {seconds:.0f} s ({speed:.1f} MB/s)"
     )
     return tokenizer
+
+
+def _removes_accents(job: Job, state: Mapping[str, Any]) -> bool:
+    """Whether the tokenizer removes accents: as was asked for, else where it lower-cases and they are rare."""
+    asked, lowercase, share = job.config.strip_accents, job.config.lowercase, state.get("accents", 0.0)
+    if asked is None and lowercase and share > RARE:
+        job.report(f"accents are kept, since {share:.1%} of the characters have one; --strip-accents removes them")
+    return asked if asked is not None else lowercase and share <= RARE
 
 
 def _extended(job: Job, inputs: Inputs, state: dict[str, Any]) -> Tokenizer:

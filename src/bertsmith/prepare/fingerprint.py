@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from bertsmith.config import TRAINED, DataConfig
 from bertsmith.corpus import open_corpus
 from bertsmith.errors import UserError
+from bertsmith.prepare.accents import WHERE_RARE
 from bertsmith.prepare.reading import Text
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
 
@@ -72,7 +73,7 @@ def read_inputs(config: DataConfig) -> Inputs:
     if tokenizer is None:
         settings |= {name: getattr(config, name) for name in TRAINING}
         if config.strip_accents is None:
-            settings["strip_accents"] = config.lowercase
+            settings["strip_accents"] = config.lowercase and WHERE_RARE
     fingerprint = {
         "rules": RULES_OF_SPACED if tokenizer and tokenizer.reads_space else RULES,
         "text": files_fingerprint(corpus),
@@ -126,6 +127,9 @@ def files_fingerprint(corpus: Text) -> dict[str, Any]:
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
     """Say in what two fingerprints differ, None when they are equal."""
+    asked, was = (each.get("settings", {}).get("strip_accents") for each in (new, old))
+    if asked == WHERE_RARE and was is True:  # older versions removed them from every text that nobody decided for
+        old = {**old, "settings": {**old["settings"], "strip_accents": asked}}
     if old == new:
         return None
     if old.get("rules") != new["rules"]:

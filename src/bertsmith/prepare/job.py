@@ -50,8 +50,9 @@ class Job(NamedTuple):
         if count < needed:
             cure = "give more text"
             if split == "validation":
-                given = self.config.validation_fraction is not None and self.config.validation is None
-                cure += f", --validation FILE{', or leave --validation-fraction out' if given else ''}"
+                cure += ", --validation FILE"
+                if self.config.validation is None:
+                    cure += ", or a larger --validation-fraction"
             raise UserError(
                 f"the text is too small: its {split} part holds {count:,} {unit}, it needs {needed:,} tokens"
                 f"{', so no fewer bytes' if unit == 'bytes' else ''} "
