@@ -15,6 +15,7 @@ import torch
 from bertsmith.cli import run as command
 from bertsmith.errors import UserError
 from bertsmith.finetune import decide, describe_task, finetune
+from bertsmith.finetuning.classify import load_classifier
 from bertsmith.finetuning.config import FinetuneConfig
 from bertsmith.finetuning.tasks.dataset import Part, TaskData
 from bertsmith.finetuning.tasks.encoding import Input
@@ -152,6 +153,23 @@ def test_numbers_are_learnt_in_their_own_scale(encoder: Path, tmp_path: Path) ->
     assert found["test_pearson"] > 0.9
     assert found["test_rmse"] < 150  # the standard deviation of the scores is about 280
     assert "test_accuracy" not in found
+
+
+@pytest.mark.parametrize(("size", "spread"), [(20_200_000, 5), (3e33, 1e30)])
+def test_numbers_that_are_large_against_their_spread_are_judged_as_they_are(
+    size: float, spread: float, encoder: Path, tmp_path: Path
+) -> None:
+    rows = [row | {"score": size + spread * row["score"]} for row in number_rows(150)]
+    path = write_rows(tmp_path / "numbers.jsonl", rows)
+    found = tune(tmp_path / "run", encoder, path, epochs=5.0, task="regression")
+    model = load_classifier(tmp_path / "run")
+    with (tmp_path / "run" / "mistakes.csv").open(newline="", encoding="utf-8") as handle:
+        mistakes = list(csv.DictReader(handle))
+    given = model.predict([row["text"] for row in mistakes], [None] * len(mistakes))
+    truth = np.array([rows[int(row["row"]) - 1]["score"] for row in mistakes])
+    errors = np.array([float(each[0, 0]) for each in given]) - truth
+    assert found["test_rmse"] == pytest.approx(float(np.sqrt(np.mean(errors**2))), rel=1e-6)
+    assert found["test_loss"] == pytest.approx(float(np.mean(errors**2)) / 2, rel=1e-6)
 
 
 def test_pairs_are_learnt(encoder: Path, tmp_path: Path) -> None:
@@ -376,6 +394,16 @@ def test_a_run_does_not_go_on_with_other_rows(encoder: Path, tmp_path: Path) -> 
         ([{"text": f"dog {n}", "label": f"l{n}"} for n in range(99)], {}, "99 different labels in 99 rows"),
         ([{"text": "dog", "label": 1.5}] * 30, {}, "has the value 1.5 in every row"),
         ([{"text": "dog", "label": "x"}] * 30, {"task": "regression"}, "rows.jsonl:1: 'x' is no number"),
+        (
+            [{"text": f"dog {n}", "label": 1.7e9 + 50.5 * (-1) ** n} for n in range(30)],
+            {},
+            "'label' of .* around 1700000000 that differ by some 50.5, .* 128 apart there; subtract a constant",
+        ),
+        (
+            [{"text": f"dog {n}", "label": 1e39 * n + 0.5} for n in range(30)],
+            {},
+            r"rows.jsonl:2: .* no numbers like 1e\+39, only up to 1e36; divide",
+        ),
         ([{"text": "dog", "label": "x"}] * 30, {"task": "multi-label"}, "'x' is no list; .*--label-separator"),
         ([{"tokens": ["a", "b"], "tags": ["O"]}] * 30, {}, "rows.jsonl:1 has 2 words and 1 tags"),
         (topic_rows(30), {"label": "topic", "metric": "f1"}, "metric is 'f1'; .*accuracy"),

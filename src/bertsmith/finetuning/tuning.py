@@ -177,8 +177,10 @@ def judge_model(work: Work, model: AnyClassifier, *, part: str, precision: str, 
     """
     rows = getattr(work.data, part)
     logits = all_logits(model, rows.inputs, places=work.config.micro_batch_tokens, precision=precision)
-    mean, deviation = (0.0, 1.0) if scaled else work.scale
-    return judge([each * deviation + mean for each in logits], rows, work.data.head)
+    if not scaled and work.data.kind == "regression":
+        mean, deviation = work.scale
+        logits = [each.double() * deviation + mean for each in logits]
+    return judge(logits, rows, work.data.head)
 
 
 def validate(work: Work, attempt: Try, model: AnyClassifier, state: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.errors import UserError, suggestion
 from bertsmith.finetuning.config import FinetuneConfig, Kind
@@ -18,6 +21,13 @@ from bertsmith.tokenizer import replace_surrogates
 
 MOST_DIFFERENT = 50
 """So many labels are taken as they are; more are only believed if most come again."""
+
+LARGEST_NUMBER = 1e36
+"""Of a regression. A model gives float32 numbers, which end at 3e38, and an answer may be some deviations off."""
+
+LEAST_RESOLUTION = 256
+"""Numbers that float32 tells apart, at the mean, within a standard deviation. An answer is rounded to them a few times,
+and so by a hundredth of a deviation at most; its scores do not suffer."""
 
 Text = str | tuple[str, ...]
 Label = str | float | tuple[str, ...]
@@ -192,6 +202,8 @@ def _label(label: Any, place: str, kind: Kind, separator: str | None) -> Label:
     if kind == "regression":
         if not isinstance(label, float):
             raise UserError(f"{place}: {label!r} is no number; repair it, or give --task classification")
+        if abs(label) > LARGEST_NUMBER:
+            raise UserError(f"{place}: a model gives no numbers like {label!r}, only up to 1e36; divide all labels")
         return label
     return label_name(label)
 
@@ -234,6 +246,7 @@ def find_labels(file: LabelledFile, kind: Kind) -> tuple[str, ...]:
         values = {example.label for example in file.examples}
         if len(values) < 2:
             raise UserError(f"{column} has the value {values.pop()} in every row; there is nothing to learn from it")
+        _refuse_unresolved(column, np.array([example.label for example in file.examples], dtype=np.float64))
         return ("score",)
     if not counts or (len(counts) < 2 and kind != "multi-label"):
         only = f"only the label {next(iter(counts))!r}" if counts else "no label"
@@ -244,6 +257,16 @@ def find_labels(file: LabelledFile, kind: Kind) -> tuple[str, ...]:
             "name the column of the labels with --label, or give --task regression for numbers"
         )
     return tuple(sorted(counts, key=lambda name: (name != "O" or kind != "tagging", number_of(name) or 0.0, name)))
+
+
+def _refuse_unresolved(column: str, numbers: npt.NDArray[np.float64]) -> None:
+    """Refuse numbers that differ too little for their size to be told apart by a model."""
+    step = float(np.spacing(np.float32(abs(numbers.mean()))))
+    if numbers.std() < LEAST_RESOLUTION * step:
+        raise UserError(
+            f"{column} has numbers around {numbers.mean():.10g} that differ by some {numbers.std():.3g}, but a model "
+            f"gives float32 numbers, which are {step:.3g} apart there; subtract a constant from all labels"
+        )
 
 
 def refuse_unseen(file: LabelledFile, labels: Iterable[str], source: str) -> None:

@@ -63,7 +63,7 @@ def judge(logits: Sequence[Tensor], part: Part, head: Head) -> Judged:
     """Score logits against the targets.
 
     Args:
-        logits: Of each input of the part, as `all_logits` gives them; numbers as they are in the data.
+        logits: Of each input of the part, as `all_logits` gives them; numbers as they are in the data, also float64.
         part: Rows with their targets.
         head: Kind and labels.
     """

@@ -18,7 +18,8 @@ def targets_of(examples: Sequence[Example], inputs: Sequence[Input], head: Head)
         head: Knows all labels of the examples.
 
     Returns:
-        For each input int64 [1], or [words] for tagging; float32 [1, C] for several labels or a number.
+        For each input int64 [1], or [words] for tagging; float32 [1, C] for several labels; float64 [1, 1] for a
+        number, as float32 would change large ones that differ little.
     """
     index = {name: number for number, name in enumerate(head.labels)}
     targets: list[np.ndarray] = []
@@ -26,7 +27,7 @@ def targets_of(examples: Sequence[Example], inputs: Sequence[Input], head: Head)
     for each in inputs:
         label = examples[each.row].label
         if head.kind == "regression":
-            targets.append(np.array([[label]], dtype=np.float32))
+            targets.append(np.array([[label]], dtype=np.float64))
         elif head.kind == "multi-label":
             present = np.zeros((1, len(head.labels)), dtype=np.float32)
             present[0, [index[name] for name in names_of(label)]] = 1
