@@ -5,6 +5,7 @@ import io
 import json
 import os
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,39 @@ def test_many_stray_quotes_take_no_longer_each(tmp_path: Path) -> None:
     started = time.process_time()
     assert len(texts(path, document="file")) > 0
     assert time.process_time() - started < 30
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_quotes_that_pair_up_over_all_lines_are_parsed_a_bounded_number_of_times(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table without the outer quotes of its lines: each line closes the quote of the last and opens another."""
+    parsed = 0
+    reader = csv.reader
+
+    def counting(lines: Iterable[str], **options: Any) -> Any:
+        def counted() -> Iterator[str]:
+            nonlocal parsed
+            for line in lines:
+                parsed += 1
+                yield line
+
+        return reader(counted(), **options)
+
+    monkeypatch.setattr(csv, "reader", counting)
+    mark = "\t" if suffix == "tsv" else ","
+    rows = [f'{n}"{mark}"some text number {n}{mark * (n == 0)}' for n in range(2_000)]
+    found = texts(write(tmp_path / f"a.{suffix}", f"id{mark}text\n" + "\n".join(rows)))
+    assert found[1:] == [f'"some text number {n}' for n in range(1, 2_000)]
+    assert parsed < 2 * 40 * 2_000  # a corpus looks at its files before it reads them
+
+
+def test_a_cell_of_very_many_lines_is_one_cell(tmp_path: Path) -> None:
+    long = "\n".join(f"Line {n} of it." for n in range(20_000))
+    path = write(tmp_path / "a.csv", table([{"label": "x", "text": long}, {"label": "y", "text": "Plain."}]))
+    assert read(path)[1].documents == 2
+    path = write(tmp_path / "b.csv", f'label,text\n1,"A 5 inch screen.\n2,"{long}"\n')
+    assert read(path)[1].documents == 2
 
 
 def test_quotes_in_a_table_of_tabs_are_text(tmp_path: Path) -> None:

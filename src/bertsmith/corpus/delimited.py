@@ -12,6 +12,9 @@ from bertsmith.corpus.report import CorpusReport
 
 _Lines = Iterable[tuple[int, str]]
 _MAX_CELL_CHARACTERS = 1 << 26
+_MAX_LINES_AGAIN = 32
+"""Lines that a row may take of those that a quote before it took in vain, so that time grows with the file alone."""
+
 UNCLOSED = "a quote is not closed: its line is read as it stands"
 _DELIMITERS = ",;\t|"
 _COLUMN_NAME = re.compile(r"[^\W\d][\w .:/()#%+-]{0,39}")
@@ -100,8 +103,7 @@ def _parsed(
         if not is_whole:
             reader = csv.reader(source, delimiter=delimiter, quoting=quoting, strict=True)
             forgiven = [] if source.is_at_end else _read(source.taken, delimiter, csv.QUOTE_MINIMAL)
-            alone = [len(row) for line in source.taken[1:] for row in _read([line], delimiter, csv.QUOTE_MINIMAL)]
-            if len(forgiven) == 1 and (not alone or (len(forgiven[0]) == width and set(alone) != {width})):
+            if len(forgiven) == 1 and _is_one_row(source.taken, delimiter, len(forgiven[0]), width):
                 cells = forgiven[0]
             else:
                 first = source.give_back_all_but_the_first()
@@ -116,6 +118,12 @@ def _parsed(
         if cells:
             width = len(cells)
             yield number, cells
+
+
+def _is_one_row(lines: Sequence[str], delimiter: str, cells: int, width: int) -> bool:
+    """Whether lines that can be read as one row of so many cells are one; the row before had `width` cells."""
+    alone = {len(row) for line in lines[1:] for row in _read([line], delimiter, csv.QUOTE_MINIMAL)}
+    return not alone or (cells == width and alone != {width})
 
 
 def _read(lines: Sequence[str], delimiter: str, quoting: Literal[0, 3]) -> list[list[str]]:
@@ -136,12 +144,16 @@ class _Source:
         """Those of the row that is read now."""
 
         self.is_at_end = False
+        """There is no other line, or none that this row may take."""
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line = self._again.popleft() if self._again else next(self._lines, None)
+        if self._again:
+            line = self._again.popleft() if len(self.taken) < _MAX_LINES_AGAIN else None
+        else:
+            line = next(self._lines, None)
         if line is None:
             self.is_at_end = True
             raise StopIteration
