@@ -167,6 +167,8 @@ def test_numbers_that_are_large_against_their_spread_are_judged_as_they_are(
         mistakes = list(csv.DictReader(handle))
     given = model.predict([row["text"] for row in mistakes], [None] * len(mistakes))
     truth = np.array([rows[int(row["row"]) - 1]["score"] for row in mistakes])
+    assert [float(row["truth"]) for row in mistakes] == truth.tolist()
+    assert [np.float32(row["prediction"]) for row in mistakes] == [np.float32(each[0, 0]) for each in given]
     errors = np.array([float(each[0, 0]) for each in given]) - truth
     assert found["test_rmse"] == pytest.approx(float(np.sqrt(np.mean(errors**2))), rel=1e-6)
     assert found["test_loss"] == pytest.approx(float(np.mean(errors**2)) / 2, rel=1e-6)

@@ -93,7 +93,7 @@ def answer(kind: str, labels: tuple[str, ...], given: FloatArray) -> tuple[str, 
         given: float64 [C]. Probabilities, or the number.
     """
     if kind == "regression":
-        return f"{given[0]:.6g}", ""
+        return f"{given[0]:.9g}", ""  # all that float32 has
     if kind == "multi-label":
         chosen = [number for number in range(len(labels)) if given[number] > 0.5]
         return tuple(LIST_SEPARATOR.join(each) for each in  # type: ignore[return-value]
@@ -126,8 +126,10 @@ def write_mistakes(folder: Path, outcome: Outcome) -> None:
 
 
 def true_cell(task: TaskData, target: Any) -> str:
-    """The truth of one target, written as `answer` writes predictions."""
-    if task.kind in ("regression", "multi-label"):
+    """The truth of one target, written as `answer` writes predictions, but a number in full."""
+    if task.kind == "regression":
+        return repr(float(target[0])).removesuffix(".0")
+    if task.kind == "multi-label":
         return answer(task.kind, task.head.labels, np.asarray(target, dtype=np.float64))[0]
     return task.head.labels[int(target)]
 
