@@ -2,11 +2,17 @@
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import accumulate, pairwise
 
 _WINDOW = 8_192
 """Characters given to the rules at once: on text full of opening quotes their time grows with the square."""
 
 _WIDE_SPACE = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+
+_LACKING = re.compile(
+    "[\u17d4\u17d5\u1b4e\u1b4f\u1b7f\u2cf9-\u2cfb\ufe12\ufe15\ufe16\U000113d4\U000113d5\U00016d6e\U00016d6f]"
+)
+"""What Unicode says ends a sentence and sentencex does not know: of Khmer, Balinese, Coptic, upright lines, others."""
 
 
 def split_sentences(text: str) -> list[str]:
@@ -40,12 +46,13 @@ _Segment = Callable[[str, str], list[str]]
 def _segment(segment: _Segment, line: str) -> list[str]:
     """Sentences of a line; the line itself if the rules fail on it or lose a part."""
     try:
-        parts = segment("en", line)
+        parts = segment("en", line if line.isascii() else _LACKING.sub("\u0964", line))  # one that it knows
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # Rust's own, which is no Exception
             raise
         return [line]
-    return parts if sum(map(len, parts)) == len(line) else [line]
+    ends = list(accumulate(map(len, parts), initial=0))
+    return [line[start:end] for start, end in pairwise(ends)] if ends[-1] == len(line) else [line]
 
 
 def _segment_long(segment: _Segment, line: str) -> Iterator[str]:
