@@ -1,7 +1,9 @@
 """Predicting a file: every row once, in order, whatever its format; one line for what cannot be predicted."""
 
 import csv
+import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.errors import UserError
 from bertsmith.finetuning.classify import Classifier, chunks, load_classifier, predict_file, read_text
+from bertsmith.finetuning.outcome import csv_line
 from bertsmith.finetuning.tasks.batches import collate
 from bertsmith.finetuning.tasks.encoding import encode_texts
 from bertsmith.finetuning.tasks.objective import score
@@ -125,6 +128,28 @@ def test_rows_without_text_get_a_line_too(run: Path, tmp_path: Path) -> None:
     assert len(read(tmp_path / "out.csv")) == 4
     assert any("2 of 4 rows have no text" in line for line in lines.lines)
     assert any("1 of 4 rows are longer than the model reads" in line for line in lines.lines)
+
+
+@pytest.mark.parametrize("cells", [["a", 'b,"c"', ""], ["one\rtwo", "\r"], ["one\ntwo", "three\r\n"], [""], [7, 0.5]])
+def test_a_line_is_read_as_the_cells_that_were_written(cells: list[Any]) -> None:
+    line = csv_line(cells)
+    assert line.endswith("\n")
+    assert not line.endswith("\r\n")
+    assert list(csv.reader(io.StringIO(line, newline=""))) == [[str(cell) for cell in cells]]
+
+
+def test_a_carriage_return_in_a_text_ends_no_line(tmp_path: Path) -> None:
+    rows = write_rows(
+        tmp_path / "rows.jsonl", [{"text": f"dog\r{n} sail", "label": "a\rb" if n % 2 else "c"} for n in range(40)]
+    )
+    tune(tmp_path / "run", tiny_encoder(tmp_path / "encoder"), rows, epochs=1.0, learning_rate=1e-9)
+    predict_file(load_classifier(tmp_path / "run"), str(rows), tmp_path / "out.csv", every_label=True)
+    found = read(tmp_path / "out.csv")
+    assert len(found) == 40
+    assert all(set(row) == {"prediction", "probability", "probability_a\rb", "probability_c"} for row in found)
+    mistakes = read(tmp_path / "run" / "mistakes.csv")
+    assert mistakes
+    assert all(row["text"].startswith("dog\r") and None not in row for row in mistakes)
 
 
 def test_nothing_is_overwritten(run: Path, tmp_path: Path) -> None:

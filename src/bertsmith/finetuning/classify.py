@@ -1,6 +1,5 @@
 """Predicting a whole file with a fine-tuned model: rows in, one row out for each, in their order, in bounded memory."""
 
-import csv
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -14,7 +13,7 @@ from bertsmith.corpus.report import CorpusReport
 from bertsmith.errors import UserError
 from bertsmith.finetuning.any_classifier import AnyClassifier, read_classifier, tokenizer_of
 from bertsmith.finetuning.folder import SETTINGS, find_model, read_settings
-from bertsmith.finetuning.outcome import answer
+from bertsmith.finetuning.outcome import answer, csv_line
 from bertsmith.finetuning.tasks.batches import CPU_PLACES, GPU_PLACES
 from bertsmith.finetuning.tasks.cells import is_missing, words_of
 from bertsmith.finetuning.tasks.encoding import encode_texts
@@ -143,8 +142,7 @@ def predict_file(
     header += [f"probability_{label}" for label in classifier.head.labels] if every_label else []
     count, empty, began = 0, 0, time.perf_counter()
     with atomic.growing(output, "w", encoding="utf-8", newline="") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(header)
+        handle.write(csv_line(header))
         for chunk in chunks(rows, report, "repair it, since each row gets one prediction"):
             texts = [read_text(path, row, columns.text, as_words=per_token) for row in chunk]
             pairs = [_pair(path, row, columns.pair) for row in chunk]
@@ -153,7 +151,7 @@ def predict_file(
                 for place, target in enumerate(given):
                     cells = [count + number, each[place]] if per_token else []
                     cells += answer(kind, classifier.head.labels, target)[: 1 if kind == "regression" else 2]
-                    writer.writerow([*cells, *(f"{p:.6f}" for p in target)] if every_label else cells)
+                    handle.write(csv_line([*cells, *(f"{p:.6f}" for p in target)] if every_label else cells))
             count += len(chunk)
             rate = count / (time.perf_counter() - began)
             reporter.progress(f"predicting: {count:,} rows, {rate:,.0f} rows/s", 0.0)

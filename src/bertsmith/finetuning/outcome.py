@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,14 +102,21 @@ def answer(kind: str, labels: tuple[str, ...], given: FloatArray) -> tuple[str, 
     return labels[best], f"{given[best]:.6f}"
 
 
+def csv_line(cells: Iterable[Any]) -> str:
+    """A line of a CSV file, which `csv` reads as the same cells.
+
+    Of line ends in a cell it quotes only those of its own lines, and a carriage return alone would end the line.
+    """
+    line = io.StringIO(newline="")
+    csv.writer(line, lineterminator="\r\n").writerow(cells)
+    return line.getvalue().removesuffix("\r\n") + "\n"
+
+
 def write_mistakes(folder: Path, outcome: Outcome) -> None:
     """Write mistakes.csv: the wrong rows of the last part with the highest loss; the numbers farthest off."""
     judged, part, task = outcome.judged[outcome.last], outcome.part(outcome.last), outcome.task
     truths = part.by_row(part.targets)
-    handle = io.StringIO()
-    writer = csv.writer(handle, lineterminator="\n")
-    writer.writerow(["row", "loss", "truth", "prediction", "probability", "text", "text_pair"])
-    written = 0
+    lines = [csv_line(["row", "loss", "truth", "prediction", "probability", "text", "text_pair"])]
     for number in np.argsort(-judged.row_losses, kind="stable"):
         example, given = part.examples[number], judged.probabilities[number]
         answers = [answer(task.kind, task.head.labels, each) for each in given]
@@ -118,11 +125,11 @@ def write_mistakes(folder: Path, outcome: Outcome) -> None:
             predicted, probability = (" ".join(cells) for cells in zip(*answers, strict=True))
             text = example.text if isinstance(example.text, str) else " ".join(example.text)
             loss = f"{judged.row_losses[number]:.4f}"
-            writer.writerow([example.number, loss, " ".join(truth), predicted, probability, text, example.pair or ""])
-            written += 1
-        if written == MOST_MISTAKES:
+            cells = [example.number, loss, " ".join(truth), predicted, probability, text, example.pair or ""]
+            lines.append(csv_line(cells))
+        if len(lines) > MOST_MISTAKES:
             break
-    atomic.write_text(folder / "mistakes.csv", handle.getvalue())
+    atomic.write_text(folder / "mistakes.csv", "".join(lines))
 
 
 def true_cell(task: TaskData, target: Any) -> str:
