@@ -50,10 +50,11 @@ def test_a_run_of_two_processes_is_that_of_one(preset: str, tmp_path: Path) -> N
     assert len((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()) == 6
 
 
-def launch(text: Path, folder: Path, processes: int = 2, **changes: object) -> subprocess.Popen[str]:
+def launch(text: Path, folder: Path, processes: int = 2, restarts: int = 0, **changes: object) -> subprocess.Popen[str]:
     settings = {**TINY, "micro_batch_size": 2, "checkpoint_every": 1e-6, **changes}
     flags = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    launcher += ["--max-restarts", str(restarts)]
     command = [*launcher, "-m", "bertsmith", "pretrain", str(text), "-o", str(folder)]
     return subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -121,6 +122,20 @@ def test_a_rank_that_dies_stops_the_others(tmp_path: Path) -> None:
     assert output.count(f"run: {tmp_path}") == 1  # the second process keeps quiet
     assert not [p for p in ranks if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     assert list_checkpoints(tmp_path / "run" / "checkpoints")
+
+
+@pytest.mark.slow
+def test_torchrun_may_start_a_run_again(tmp_path: Path) -> None:
+    """It goes on from the newest checkpoint, twice."""
+    text = write_prose(tmp_path / "prose.txt")
+    job = launch(text, tmp_path / "run", restarts=2, steps=60)
+    for count in (3, 20):
+        wait_for_steps(tmp_path / "run", count)
+        [p for p in psutil.Process(job.pid).children(recursive=True) if "pretrain" in p.cmdline()][-1].kill()
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode == 0, output
+    assert (tmp_path / "run" / "model").is_dir()
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 60
 
 
 @pytest.mark.slow

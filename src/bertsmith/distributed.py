@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -47,7 +48,7 @@ def start(device_type: str) -> None:
     if device_type == "cuda":
         torch.cuda.set_device(local_rank())
     try:
-        dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=WAIT)
+        dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=WAIT, **_meeting_place())
         global _patient_group
         _patient_group = dist.new_group(backend="gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:  # of many kinds: an address that is not there, a number that is none
@@ -55,6 +56,20 @@ def start(device_type: str) -> None:
             f"process {os.environ['RANK']} could not join the others at {os.environ['MASTER_ADDR']}:"
             f"{os.environ['MASTER_PORT']}; start all of them at once, with torchrun ({first_line(error)})"
         ) from error
+
+
+def _meeting_place() -> dict[str, Any]:
+    """What `init_process_group` needs to be told beyond the environment.
+
+    The store of torchrun outlives the processes that `--max-restarts` starts again, and still holds the addresses of
+    those before, which PyTorch would try to reach: the processes of each start use names of their own in it.
+    """
+    start_number = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if start_number == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {}
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size, is_master=False)
+    return {"store": dist.PrefixStore(f"start {start_number}", store), "rank": rank, "world_size": size}
 
 
 def is_one_of_several() -> bool:
