@@ -1,5 +1,6 @@
 """Encodings, broken bytes, control characters and very long lines."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,24 @@ def test_unknown_encoding_is_refused(tmp_path: Path, name: str, hint: str) -> No
     path = write(tmp_path / "a.txt", "Some text.")
     with pytest.raises(UserError, match=hint):
         open_corpus([str(path)], encoding=name)
+
+
+@pytest.mark.parametrize("name", ["base64", "hex", "rot13", "zip", "idna"])
+def test_no_codec_that_is_none_of_texts_is_suggested(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError) as error:
+        open_corpus([str(write(tmp_path / "a.txt", "Some text."))], encoding=name)
+    for close in re.findall("did you mean '(.*)'", str(error.value)):
+        assert "".encode(close) == b""
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_file_without_the_mark_that_its_encoding_needs_is_refused(tmp_path: Path, encoding: str) -> None:
+    path = write(tmp_path / "a.txt", GERMAN.encode(f"{encoding}-le"))
+    with pytest.raises(UserError, match=rf"a\.txt has no byte-order mark, .*; name {encoding}-le or {encoding}-be"):
+        open_corpus([str(path)], encoding=encoding)
+    write(tmp_path / "b.txt", GERMAN.encode(encoding))
+    assert read(tmp_path, encoding=encoding)[1].skipped == 1
+    assert "\n".join(texts(path, encoding=f"{encoding}-le")) == GERMAN.strip()
 
 
 def test_an_encoding_is_found_where_the_first_odd_byte_comes_late(tmp_path: Path) -> None:

@@ -108,7 +108,10 @@ def test_binary_file_in_a_folder_is_counted_and_text_of_any_suffix_is_read(tmp_p
     write(tmp_path / "c.strange", "Some text.")
     sections, report = read(tmp_path)
     assert [section.text for section in sections] == ["Some text."]
-    assert report.skipped_examples == ["a.bin: is binary data, not text", "b.pdf: is a PDF, not text"]
+    assert report.skipped_examples == [
+        "a.bin: is binary data, not text; if it is text, save it as UTF-8 or name its --encoding",
+        "b.pdf: is a PDF, not text",
+    ]
 
 
 def test_file_named_twice_is_read_once(tmp_path: Path) -> None:

@@ -45,32 +45,39 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SENTENCE_END = re.compile(rb"[.!?][\"')\]]*[ \t]|\xe3\x80\x82|\xef\xbc\x81|\xef\xbc\x9f")
 
 
-_NO_TEXT = frozenset({"punycode", "idna", "rot13", "rot_13", "mbcs", "oem"})
-"""Python's names of what is no encoding of texts, or not everywhere."""
-
-
 def check_encoding(name: str) -> str:
     """Normalise the name of an encoding.
 
     Raises:
         UserError: Python knows no text encoding of this name.
     """
+    if found := _text_encoding(name):
+        return found
+    known = {*encodings.aliases.aliases, *encodings.aliases.aliases.values(), "utf-8", "utf-16", "latin-1"}
+    close = get_close_matches(name.lower(), sorted(filter(_text_encoding, known)), n=1)
+    hint = f"did you mean '{close[0]}'?" if close else "use a name such as utf-8, utf-16, cp1252 or shift_jis"
+    raise UserError(f"encoding '{name}' is not known; {hint}")
+
+
+def _text_encoding(name: str) -> str | None:
+    """What Python calls an encoding of texts; None if it knows none of this name."""
     try:
         "".encode(name)
         found = codecs.lookup(name).name
-        if found in ("punycode", "idna"):  # of single names, not of texts
-            raise LookupError
-        return found
     except (LookupError, ValueError):
-        known = {*encodings.aliases.aliases, *encodings.aliases.aliases.values(), "utf-8", "utf-16", "latin-1"}
-        close = get_close_matches(name.lower(), sorted(known - {name.lower(), *_NO_TEXT}), n=1)
-        hint = f"did you mean '{close[0]}'?" if close else "use a name such as utf-8, utf-16, cp1252 or shift_jis"
-        raise UserError(f"encoding '{name}' is not known; {hint}") from None
+        return None
+    return None if found in ("punycode", "idna") else found  # of single names, not of texts
 
 
 def wide_encoding(head: bytes) -> str | None:
     """UTF-16 or UTF-32, told by their byte-order mark at the start of a file."""
     return next((name for mark, name in _WIDE_BOMS if head.startswith(mark)), None)
+
+
+def lacks_mark(head: bytes, encoding: str | None) -> bool:
+    """Whether a file lacks the byte-order mark without which nobody can read an encoding."""
+    marks = tuple(mark for mark, name in _WIDE_BOMS if name == encoding)
+    return bool(marks) and not head.startswith(marks)
 
 
 def detect_encoding(head: bytes) -> str:

@@ -34,6 +34,9 @@ _BINARY_STARTS = (
     (b"\xfd7zXZ\x00", "compressed, but its name does not end in .xz"),
     (b"PAR1", "a Parquet file, but its name does not end in .parquet"),
 )
+BINARY_DATA = "binary data"
+"""What a file is called of which no more is known than that it is not text."""
+
 _BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 _MAX_CONTROL_SHARE = 0.02
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\r\f\x1b")) + b"\x7f"
@@ -269,4 +272,4 @@ def why_binary(head: bytes) -> str | None:
     if head.startswith(_BOMS):
         return None
     controls = len(head) - len(head.translate(None, _CONTROL))
-    return "binary data" if controls > _MAX_CONTROL_SHARE * len(head) else None
+    return BINARY_DATA if controls > _MAX_CONTROL_SHARE * len(head) else None

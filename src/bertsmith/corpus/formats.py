@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from bertsmith.corpus.delimited import csv_rows
 from bertsmith.corpus.documents import group_documents
-from bertsmith.corpus.encoding import MAX_LINE_BYTES, read_lines, wide_encoding
-from bertsmith.corpus.files import Damage, FoundFile, read_blocks, why_binary
+from bertsmith.corpus.encoding import MAX_LINE_BYTES, lacks_mark, read_lines, wide_encoding
+from bertsmith.corpus.files import BINARY_DATA, Damage, FoundFile, read_blocks, why_binary
 from bertsmith.corpus.layout import Document, Layout, detect_layout, paragraphs, wrap_width
 from bertsmith.corpus.records import Opened, Row, Unusable, open_rows
 from bertsmith.corpus.report import CorpusReport
@@ -73,8 +73,11 @@ def open_lines(
     encoding = options.encoding
     if encoding is None:
         if what := why_binary(head):
-            raise Unusable(f"is {what}, not text")
+            hint = "; if it is text, save it as UTF-8 or name its --encoding" if what == BINARY_DATA else ""
+            raise Unusable(f"is {what}, not text{hint}")
         encoding = wide_encoding(head)
+    if lacks_mark(head, encoding):
+        raise Unusable(f"has no byte-order mark, which {encoding} needs; name {encoding}-le or {encoding}-be")
     if encoding is not None:
         report.note_encoding(encoding)
     whole = chain([head], _until_damage(blocks, file.name, report))
