@@ -1,5 +1,6 @@
 """Plain text: which layout it has, and its paragraphs and documents."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,44 @@ def test_headings_and_verse_in_wrapped_text_keep_their_lines(tmp_path: Path) -> 
     verse = "CHAPTER ONE\nThe rose is red,\nthe violet's blue,\n"
     path = write(tmp_path / "a.txt", WRAPPED.replace("\n\n", f"\n{verse}"))
     assert texts(path)[0].split("\n")[1:4] == ["CHAPTER ONE", "The rose is red,", "the violet's blue,"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        lambda n: f"Nov {n % 30 + 1:2} 05:34:{n % 60} host-6 sshd[{n}]: publickey for deploy from 10.0.0.{n}",
+        lambda n: f"2024-03-{n % 30 + 1:02} 05:34:{n % 60} session opened for user number {n} by (uid={n * n})",
+        lambda n: f"{n}. Alexandria Featherstonehaugh-Montgomery, Department of Agriculture",
+        lambda n: f"https://example.org/some/path/{n * n:020}/{'x' * (n % 20 + 5)}.html",
+        lambda n: f"{7919 ** (n + 19)}"[:76],
+    ],
+)
+def test_records_one_a_line_are_not_joined(line: Callable[[int], str], tmp_path: Path) -> None:
+    lines = [line(n) for n in range(99)]
+    assert texts(write(tmp_path / "a.txt", "\n".join(lines)))[0].split("\n") == lines
+
+
+def test_wrapped_verses_that_begin_with_a_number_are_joined(tmp_path: Path) -> None:
+    verses = [
+        f"1:{n} And it came to pass on day {n} that the man went forth, out of the\n"
+        f"city, and {'saw' if n % 2 else 'heard'} what his brothers had done there, and it was good."
+        for n in range(40)
+    ]
+    found = texts(write(tmp_path / "a.txt", "\n\n".join(verses)))[0].split("\n")
+    assert found == [verse.replace("\n", " ") for verse in verses]
+
+
+@pytest.mark.parametrize(
+    ("text", "width"),
+    [
+        ("鉴于对人类家庭所有成员的固有尊严及其平等的和不移的权利的承认，乃是世界自由、正义与和平的基础" * 9, 40),
+        ("すべての人間は、生まれながらにして自由であり、かつ、尊厳と権利とについて平等である" * 9, 42),
+        ("มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกันในเกียรติศักดิ์และสิทธิ" * 9, 60),
+    ],
+)
+def test_wrapped_lines_of_scripts_without_spaces_are_joined_without_one(text: str, width: int, tmp_path: Path) -> None:
+    lines = [text[start : start + width] for start in range(0, len(text), width)]
+    assert texts(write(tmp_path / "a.txt", "\n".join(lines))) == [text]
 
 
 def test_notes_one_a_line_stay_apart(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ ends a document.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from itertools import chain, pairwise
@@ -36,6 +37,23 @@ _MIN_WIDTH = 40
 _SHORT = 0.6
 """A line shorter than this share of the width ends a paragraph even in the middle of a sentence, as in verse."""
 
+_MIN_RECORDS = 10
+"""Distinct lines. Among fewer it says nothing that some begin alike."""
+
+_RECORDS = 0.6
+"""Share of the lines that must be alike. In prose the three words that most lines begin with begin one line in ten."""
+
+_DIGITS = re.compile(r"\d+")
+_NO_SPACES = "".join(
+    (
+        "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff",  # Thai, Lao, Myanmar, Khmer
+        "\u2e80-\u30ff\u3100-\u312f\u31a0-\u4dbf\u4e00-\u9fff",  # ideographs, kana and their punctuation
+        "\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff9f\U00020000-\U0003ffff",
+    )
+)
+_NO_SPACE_BETWEEN = re.compile(f"[{_NO_SPACES}]{{2}}")
+"""Two characters of scripts that are written without spaces between words."""
+
 _MAX_HEADING = 500
 _LONG_WORD = 20
 _MAX_PARAGRAPH = 1 << 18
@@ -47,7 +65,7 @@ def detect_layout(lines: Sequence[str]) -> Layout:
 
     - WikiText if a line like " = Title = " comes first or after a blank line;
     - wrapped if lines are at most 120 columns long and most of them break where
-      the next word did not fit;
+      the next word did not fit, unless they are records: lines of a log or list;
     - one sentence per line if there are blank lines with several lines between
       them, most lines end a sentence, and few hold a second one;
     - otherwise each line is a paragraph.
@@ -75,7 +93,22 @@ def wrap_width(lines: Sequence[str]) -> int:
         return 0
     pairs = [(line.rstrip(), following) for line, following in pairwise(lines) if line.strip() and following.strip()]
     forced = sum(not _fits(line, following, width) and not _SENTENCE_END.search(line) for line, following in pairs)
-    return width if forced >= 0.4 * len(pairs) and pairs else 0
+    return width if pairs and forced >= 0.4 * len(pairs) and not _are_records({line for _, line in pairs}) else 0
+
+
+def _are_records(lines: set[str]) -> bool:
+    """Whether lines are a log or list: most are a single word, or begin with one of three words or dates.
+
+    Args:
+        lines: Those that follow another one without a blank line between: verses and items of wrapped text begin alike.
+    """
+    words = [line.split(None, 1) for line in lines if any(map(str.isalnum, line))]
+    if len(words) < _MIN_RECORDS:
+        return False
+    alone = sum(len(line) == 1 and line[0].isascii() for line in words)
+    first = Counter(_DIGITS.sub("0", word) for word, *_ in words if any(map(str.isalnum, word)))
+    alike = sum(count for _, count in first.most_common(3) if count > 1)
+    return max(alone, alike) > _RECORDS * len(words)
 
 
 def _fits(line: str, following: str, width: int) -> bool:
@@ -181,11 +214,12 @@ def _ends_paragraph(line: str, following: str, width: int) -> bool:
 
 
 def join_lines(lines: Sequence[str]) -> str:
-    """Join the wrapped lines of a paragraph with spaces, but "well-" and "known" without."""
+    """Join the wrapped lines of a paragraph with spaces, but "well-" and "known" without, and Chinese and the like."""
     joined = lines[0]
     for line in lines[1:]:
         is_cut = joined[-1] == "-" and joined[-2:-1].isalpha() and line[0].islower()
-        joined += line if is_cut else f" {line}"
+        has_no_space = is_cut or _NO_SPACE_BETWEEN.match(joined[-1] + line[0])
+        joined += line if has_no_space else f" {line}"
     return joined
 
 
