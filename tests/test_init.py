@@ -256,7 +256,8 @@ def test_a_bare_encoder_gets_new_heads(source: Path, text: Path, tmp_path: Path)
         ({"extend_vocab": 10, "tokenizer": "wordpiece"}, "the tokenizer is trained on the text anyway"),
         ({"init": "nowhere"}, "nowhere does not exist"),
         ({"replay": "nowhere"}, "nowhere"),
-        ({"replay_share": 1.0}, "replay_share is 1.0; give a share in"),
+        ({"replay_share": 1.0}, "replay_share is 1.0; give a share between"),
+        ({"replay_share": 1 - 1e-9}, "replay_share is 0.999999999; give a share between"),
     ],
 )
 def test_a_contradiction_is_one_line(

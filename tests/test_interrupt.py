@@ -110,6 +110,23 @@ def test_a_full_disk_under_the_log_saves_the_run_first(
     assert [line["step"] for line in read_metrics(tmp_path / "run")] == [2, 3]
 
 
+class Remover(Listener):
+    """Takes away the folder of a run while it trains."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def step(self, _values: dict[str, Any]) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def test_a_run_whose_folder_was_removed_ends_and_makes_no_other(text: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run/config.toml was removed while the run trained, so that step 3 can't be"):
+        train(tmp_path / "run", text, reporter=Remover(tmp_path / "run"))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 def test_too_little_free_disk_is_said_before_the_first_step(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

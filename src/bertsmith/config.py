@@ -187,7 +187,8 @@ class TrainingConfig:
         for name in ("short_sequence_probability", "decay_share", "batch_ramp", "short_share", "average_decay"):
             value = getattr(self, name)
             require(0 <= value < 1, f"{name} is {value}; give a share in [0, 1)")
-        require(0 < self.replay_share < 1, f"replay_share is {self.replay_share}; give a share in (0, 1)")
+        fits = 1e-6 <= self.replay_share <= 1 - 1e-6
+        require(fits, f"replay_share is {self.replay_share}; give a share between 0.000001 and 0.999999, such as 0.1")
         require(
             self.replay is None or self.end_probability is None,
             f"replay is {self.replay} and end_probability {self.end_probability}; give one of them",

@@ -68,8 +68,10 @@ def _meeting_place() -> dict[str, Any]:
     if start_number == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return {}
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size, is_master=False)
-    return {"store": dist.PrefixStore(f"start {start_number}", store), "rank": rank, "world_size": size}
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, size, is_master=False)  # type: ignore[attr-defined]
+    names = dist.PrefixStore(f"start {start_number}", store)  # type: ignore[attr-defined]
+    return {"store": names, "rank": rank, "world_size": size}
 
 
 def is_one_of_several() -> bool:

@@ -13,7 +13,7 @@ from bertsmith.averaging import WeightAverage
 from bertsmith.checkpoint import save_checkpoint
 from bertsmith.data.batch import batches_of
 from bertsmith.diary import Diary
-from bertsmith.errors import UserError
+from bertsmith.errors import UserError, require
 from bertsmith.interrupt import Interrupted, listening
 from bertsmith.loading import batches_from
 from bertsmith.machine.measure import GPU_PROBE_PLACES, halving
@@ -22,6 +22,7 @@ from bertsmith.metrics import MetricsLog
 from bertsmith.model import AnyPretrainingModel, has_dropout
 from bertsmith.objective import sum_losses
 from bertsmith.optim import AnyOptimizer, MuonWithAdamW, learning_rate_at, set_learning_rate
+from bertsmith.output_folder import CONFIG
 from bertsmith.planning.duration import quick_rows
 from bertsmith.planning.pace import Pace
 from bertsmith.planning.plan import Plan
@@ -251,12 +252,15 @@ def save(
     """Write a checkpoint, on the main rank.
 
     Raises:
-        UserError: It could not be written; the earlier ones are untouched.
+        UserError: It could not be written; the earlier ones are untouched. Or the folder of the run is gone, and what
+            were written there could not be continued.
     """
     if isinstance(optimizer, MuonWithAdamW):
         optimizer.collect()
     if not distributed.is_main():
         return
+    gone = f"{run.folder / CONFIG} was removed while the run trained, so that step {state['step']:,} can't be kept"
+    require((run.folder / CONFIG).exists(), f"{gone}; put the folder back, or begin again")
     try:
         save_checkpoint(run.checkpoints, model, optimizer, state, average=average, keep=run.config.training.keep)
     except OSError as error:

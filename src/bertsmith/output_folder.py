@@ -83,7 +83,7 @@ def new_folder(folder: Path, *, owned_by: tuple[str, ...]) -> Iterator[None]:
     try:
         yield
     except UserError:
-        if folder in made and not any(path.name not in (CONFIG, LOCK) for path in folder.iterdir()):
+        if folder in made and folder.exists() and not any(path.name not in (CONFIG, LOCK) for path in folder.iterdir()):
             shutil.rmtree(folder, ignore_errors=True)
             with suppress(OSError):  # one above it holds something else by now
                 for above in made[1:]:
