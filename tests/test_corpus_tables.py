@@ -293,6 +293,16 @@ def test_column_of_a_table_without_names_is_named_by_its_number(tmp_path: Path) 
     assert texts(path, text_field="2") == ["It was good. I liked it!", "It was bad."]
 
 
+def test_empty_rows_at_the_top_are_rows_unless_names_of_columns_follow(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "\n,\n,\nThe first text is good.,2\n,\nAnother text is bad.,3\n")
+    sections, report = read(path)
+    assert [section.text for section in sections] == ["The first text is good.", "Another text is bad."]
+    assert report.skipped_examples[0].startswith("a.csv:2: ")
+    assert report.skipped == 3
+    path = write(tmp_path / "b.csv", ",\n,\ntext,stars\nIt was good.,2\n")
+    assert read(path)[1].skipped == 0
+
+
 def test_a_value_that_is_the_number_of_a_column_is_no_name(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", '"2","So it was."\n"1","It was bad."\n"2","It was good."\n')
     assert texts(path, text_field="2") == ["So it was.", "It was bad.", "It was good."]

@@ -4,7 +4,7 @@ import csv
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, count, dropwhile, islice
+from itertools import chain, count, islice
 from typing import Literal
 
 from bertsmith.corpus.records import SAMPLE_ROWS, TEXT_FIELDS, Row
@@ -28,7 +28,7 @@ def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report
     The delimiter is a tab in .tsv, else the one of , ; tab | that is most
     frequent in the first line, or that this line names ("sep=;"). The first row
     names the columns if it holds the wanted or a usual name, numbers from 0, or
-    only short names; else they are "1", "2", ... A .tsv in which all lines have
+    only short names; else they are "1", "2", ..., and empty rows at the top are rows. A .tsv in which all lines have
     the same number of tabs, and some, has no quoted fields. Cells that a row has more than
     there are columns belong to the text, where a column has a usual name for it,
     else to the last column.
@@ -52,16 +52,20 @@ def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
     text = (line for _, line in chain(sample, lines))
     parsed = _parsed(text, delimiter, quoting, name, report)
-    unquoted = ((number, cells if is_quoted else [_unquoted(cell) for cell in cells]) for number, cells in parsed)
-    rows = dropwhile(lambda row: not any(row[1]), unquoted)
-    beginning = list(islice(rows, SAMPLE_ROWS))
-    if not beginning:
+    rows = ((number, cells if is_quoted else [_unquoted(cell) for cell in cells]) for number, cells in parsed)
+    empty: list[tuple[int, list[str]]] = []  # above the names of columns, or rows if there are none
+    for row in rows:
+        if any(row[1]):
+            break
+        empty.append(row)
+    else:
         return
+    beginning = [row, *islice(rows, SAMPLE_ROWS - 1)]
     is_header = _names_columns([cells for _, cells in beginning], text_field)
     top = beginning[0][1]
     columns = _distinct(top) if is_header else [str(number) for number in range(1, len(top) + 1)]
     wide = next((place for place, name in enumerate(columns) if name.lower() in TEXT_FIELDS), len(columns) - 1)
-    for number, cells in chain(beginning[is_header:], rows):
+    for number, cells in chain(beginning[1:] if is_header else [*empty, *beginning], rows):
         while len(cells) > len(columns) and not cells[-1]:  # some programs end each line with a delimiter
             cells = cells[:-1]
         if (more := len(cells) - len(columns)) > 0:
