@@ -204,6 +204,14 @@ def test_a_quote_that_is_never_closed_swallows_no_row(tmp_path: Path) -> None:
     assert "a quote is not closed: its line is read as it stands" in report.choices
 
 
+def test_quotes_may_be_escaped_by_a_backslash_where_none_is_doubled(tmp_path: Path) -> None:
+    cells = [r'"He said \"hi, all\""', r'"\"Well\", she said, \"no\"."', r'"From C:\new\\"', "Plain.", '""']
+    path = write(tmp_path / "a.csv", "label,text\n" + "".join(f"1,{cell}\n" for cell in cells))
+    assert texts(path) == ['He said "hi, all"', '"Well", she said, "no".', "From C:\\new\\", "Plain."]
+    path = write(tmp_path / "b.csv", 'label,text\n1,"In C:\\new\\"\n2,"He said ""hi"""\n3,"C:\\ and D:\\"\n')
+    assert texts(path) == ["In C:\\new\\", 'He said "hi"', "C:\\ and D:\\"]
+
+
 @pytest.mark.parametrize("cell", ['He said "no".', '"Well" he said.', 'So "good', '5" wide, 3" high'])
 def test_stray_quotes_on_one_line_cost_no_row(cell: str, tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", f"label,text\n1,{cell}\n0,Fine.\n")

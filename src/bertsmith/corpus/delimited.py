@@ -21,6 +21,11 @@ _COLUMN_NAME = re.compile(r"[^\W\d][\w .:/()#%+-]{0,39}")
 _SEPARATOR = re.compile(r'"?sep=([,;\t|])"?', re.IGNORECASE)
 """A first line by which Excel is told what stands between cells."""
 
+_MARKED_INSIDE = re.compile(r'(?:^|[,;\t|])"[^"\n]*\\"(?![,;\t|]|$)', re.MULTILINE)
+_DOUBLED_INSIDE = re.compile(r'[^,;\t|\n"\\]""|""[^,;\t|\n"]')
+_ESCAPED = re.compile(r'\\(["\\])')
+"""Inside a quoted cell a quote after a backslash, or two quotes; and what the first kind of tables escapes."""
+
 
 def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report: CorpusReport) -> Iterator[Row]:
     """The rows of a table in text form, as mappings from column to cell.
@@ -29,8 +34,8 @@ def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report
     frequent in the first line, or that this line names ("sep=;"). The first row
     names the columns if it holds the wanted or a usual name, numbers from 0, or
     only short names; else they are "1", "2", ..., and empty rows at the top are rows. A .tsv in which all lines have
-    the same number of tabs, and some, has no quoted fields. Cells that a row has more than
-    there are columns belong to the text, where a column has a usual name for it,
+    the same number of tabs, and some, has no quoted fields. Quotes in cells may be escaped by a backslash.
+    Cells that a row has more than there are columns belong to the text, where a column has a usual name for it,
     else to the last column.
 
     Args:
@@ -51,6 +56,8 @@ def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report
     is_quoted = delimiter != "\t" or len(tabs) > 1 or not any(tabs)
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
     text = (line for _, line in chain(sample, lines))
+    if is_quoted and _escapes_quotes("\n".join(line for _, line in sample)):
+        text = (_ESCAPED.sub(lambda found: found[1].replace('"', '""'), line) for line in text)
     parsed = _parsed(text, delimiter, quoting, name, report)
     rows = ((number, cells if is_quoted else [_unquoted(cell) for cell in cells]) for number, cells in parsed)
     empty: list[tuple[int, list[str]]] = []  # above the names of columns, or rows if there are none
@@ -71,6 +78,11 @@ def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report
         if (more := len(cells) - len(columns)) > 0:
             cells = [*cells[:wide], delimiter.join(cells[wide : wide + more + 1]), *cells[wide + more + 1 :]]
         yield number, dict(zip(columns, cells, strict=False))
+
+
+def _escapes_quotes(sample: str) -> bool:
+    """Whether quotes inside quoted cells have a backslash before them, as MySQL writes them, and are never doubled."""
+    return bool(_MARKED_INSIDE.search(sample)) and not _DOUBLED_INSIDE.search(sample)
 
 
 def _distinct(cells: Sequence[str]) -> list[str]:
