@@ -11,12 +11,19 @@ import torch
 from safetensors.torch import load_file
 
 from bertsmith.errors import UserError
-from bertsmith.finetuning.any_classifier import inspect_folder, read_classifier, refuse_unfit, start_classifier
+from bertsmith.finetuning.any_classifier import (
+    ForeignClassifier,
+    inspect_folder,
+    read_classifier,
+    refuse_unfit,
+    start_classifier,
+)
 from bertsmith.finetuning.classify import load_classifier, predict_file
 from bertsmith.interrupt import Interrupted
-from bertsmith.model import Packed
-from bertsmith.model.classifier import BertClassifier, Head
+from bertsmith.model import Packed, load_model
+from bertsmith.model.classifier import BertClassifier, Head, ModernBertClassifier
 from bertsmith.playground.subject import Subject
+from bertsmith.sentence_vectors import load_sentence_encoder
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
 from labelled import (
     LONGEST,
@@ -222,6 +229,51 @@ def test_other_encoders_classify_pairs_as_by_the_pipeline(kind: str, tmp_path: P
         given = {"text": row["text"], "text_pair": row["text_pair"]}
         for each in pipe(given, truncation=True, max_length=longest):
             assert float(ours[f"probability_{each['label']}"]) == pytest.approx(each["score"], abs=1e-5)
+
+
+def switched(folder: Path, kind: str) -> Path:
+    """A BERT or ModernBERT that transformers computes and our own code does not."""
+    if kind == "silu":
+        return write_foreign(folder / kind, "bert", load_tokenizer(tiny_encoder(folder / "words")), hidden_act="silu")
+    tiny_modern(folder / kind)
+    config = transformers.AutoConfig.from_pretrained(folder / kind, mlp_bias=True)
+    transformers.ModernBertForMaskedLM(config).save_pretrained(folder / kind)
+    return folder / kind
+
+
+@pytest.mark.parametrize("kind", ["silu", "mlp_bias"])
+def test_a_bert_with_another_switch_classifies_pairs_as_by_the_pipeline(kind: str, tmp_path: Path) -> None:
+    run = tuned(tmp_path, pair_rows(60), encoder=switched(tmp_path, kind))
+    assert isinstance(read_classifier(run / "model"), ForeignClassifier)
+    rows = pair_rows(6, seed=9)
+    pipe = transformers.pipeline("text-classification", str(run / "model"), top_k=None, device="cpu")
+    for row, ours in zip(rows, predicted(run, rows, tmp_path), strict=True):
+        for each in pipe({"text": row["text"], "text_pair": row["text_pair"]}):
+            assert float(ours[f"probability_{each['label']}"]) == pytest.approx(each["score"], abs=1e-5)
+
+
+@pytest.mark.parametrize("key", ["position_embedding_type", "hidden_act and position_embedding_type"])
+def test_a_switch_that_transformers_passes_over_is_refused(key: str, tmp_path: Path) -> None:
+    path = tiny_encoder(tmp_path) / "config.json"
+    changes = {"hidden_act": "silu"} if key.startswith("hidden_act") else {}
+    config = json.loads(path.read_text()) | changes | {"position_embedding_type": "relative_key"}
+    path.write_text(json.dumps(config))
+    for read in (inspect_folder, read_classifier):
+        with pytest.raises(UserError, match=r"position_embedding_type in .* is 'relative_key'"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_an_untied_head_is_no_matter_where_none_is_read(family: str, tmp_path: Path) -> None:
+    folder = (tiny_encoder if family == "bert" else tiny_modern)(tmp_path)
+    head, text = Head("classification", ("a", "b")), ["the dog and a sail"]
+    tied = load_sentence_encoder(folder).encode(text)
+    config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert (load_sentence_encoder(folder).encode(text) == tied).all()
+    assert isinstance(start_classifier(folder, head), BertClassifier | ModernBertClassifier)
+    with pytest.raises(UserError, match="tie_word_embeddings in"):
+        load_model(folder)
 
 
 @pytest.mark.parametrize("kind", ENCODERS)

@@ -4,7 +4,9 @@
 Letters as in `model/classifier.py`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +18,15 @@ from bertsmith.errors import UserError, first_line
 from bertsmith.evaluation.foreign import load_foreign_tokenizer, load_network, quiet_transformers, to_rows
 from bertsmith.model import Packed, architecture_of, is_foreign, model_type_of
 from bertsmith.model.classifier import BertClassifier, Head, ModernBertClassifier, read_head
-from bertsmith.model.folder import ModelFolder
+from bertsmith.model.folder import ModelFolder, encoder_shape, read_config
 from bertsmith.tokenizer import Tokenizer, load_fitting_tokenizer
+
+SWITCHES = (
+    "attention_bias", "classifier_activation", "classifier_bias", "decoder_bias", "hidden_act", "hidden_activation",
+    "mlp_bias", "norm_bias",
+)  # fmt: skip
+"""Keys of config.json whose other values transformers computes and our own BERT and ModernBERT do not. There are more
+that we refuse, such as `position_embedding_type`: transformers reads them as if they were not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +121,36 @@ class Start(NamedTuple):
     """What the layer of a text reads, in words."""
 
 
+def needs_transformers(folder: Path) -> bool:
+    """Whether our own code does not read a folder: another architecture, or one of ours with another switch.
+
+    Raises:
+        UserError: It is one of ours that cannot be read, or transformers is not installed.
+    """
+    if is_foreign(folder):
+        return True
+    kind, config = architecture_of(folder), read_config(folder)
+
+    def read(values: Mapping[str, Any]) -> None:
+        kind.config(**encoder_shape(values, folder / "config.json", kind.naming))
+
+    try:
+        read(config)
+    except UserError:
+        read({key: value for key, value in config.items() if key not in SWITCHES})
+        if find_spec("transformers") is None:
+            raise
+        return True
+    return False
+
+
 def inspect_folder(folder: Path) -> Start:
     """Look at a model folder: its size, its tokenizer, and how it reads a text.
 
     Raises:
         UserError: The folder is none, or its tokenizer belongs to another model.
     """
-    if is_foreign(folder):
+    if needs_transformers(folder):
         with quiet_transformers(folder) as transformers:
             network, _ = load_network(folder, transformers.AutoModel, "encoder")
         tokenizer, longest = load_foreign_tokenizer(folder, network)
@@ -161,7 +193,7 @@ def start_classifier(folder: Path, head: Head) -> AnyClassifier:
     Raises:
         UserError: The folder cannot be read.
     """
-    if is_foreign(folder):
+    if needs_transformers(folder):
         settings = head.config_json() | {"num_labels": len(head.labels), "ignore_mismatched_sizes": True}
         settings["id2label"] = dict(enumerate(head.labels))
         model, _ = ForeignClassifier.load(folder, head, **settings)
@@ -177,7 +209,7 @@ def refuse_unfit(folder: Path, head: Head) -> None:
     Raises:
         UserError: It does not, or has no bias to give numbers with.
     """
-    if not is_foreign(folder):
+    if not needs_transformers(folder):
         return
     model, tokenizer = start_classifier(folder, head).eval(), inspect_folder(folder).tokenizer
     if head.kind == "regression" and model.last_layer.bias is None:
@@ -202,7 +234,7 @@ def read_classifier(folder: Path) -> AnyClassifier:
     Raises:
         UserError: The folder cannot be read, or holds no such model.
     """
-    if is_foreign(folder):
+    if needs_transformers(folder):
         model, missing = ForeignClassifier.load(folder, read_head(folder))
         if missing:
             raise UserError(f"{folder} lacks {missing[0]}; the weights do not belong to its config.json")

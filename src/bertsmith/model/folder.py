@@ -129,7 +129,7 @@ class ModelFolder:
     def __init__(self, folder: Path, naming: Naming) -> None:
         self.folder = folder
         self.naming = naming
-        self.shape = _shape_of(read_config(folder), folder / "config.json", naming)
+        self.shape = encoder_shape(read_config(folder), folder / "config.json", naming)
         self.places = _find_tensors(folder, naming)
 
     def has(self, prefix: str) -> bool:
@@ -163,6 +163,8 @@ class ModelFolder:
             if not name.startswith(untrained):
                 names = hf_names(f"bert.{name}" if encoder_only else name, self.naming)
                 targets.update(zip(names, tensor.chunk(len(names)), strict=True))
+        if any(name.startswith(self.naming.mlm_head) for name in targets):
+            self.naming.read_shape(read_config(self.folder), self.folder / "config.json")  # a head is tied, or refused
         self._check_names(targets, self.naming.encoder if encoder_only else "", unused)
         for path in sorted({self.places[name].path for name in targets}):
             self._copy_file(path, targets)
@@ -209,10 +211,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config  # type: ignore[no-any-return]
 
 
-def _shape_of(config: Mapping[str, Any], path: Path, naming: Naming) -> dict[str, Any]:
+def encoder_shape(config: Mapping[str, Any], path: Path, naming: Naming) -> dict[str, Any]:
+    """The fields of our config that a config.json gives, whatever ties a head for masked words to the embeddings.
+
+    Args:
+        config: What it holds.
+        path: Where it is.
+        naming: Of the architecture.
+
+    Raises:
+        UserError: It is of another model.
+    """
     kind = config.get("model_type", naming.model_type)
     require(kind == naming.model_type, f"model_type in {path} is {kind!r}; only {naming.model_type!r} can be read here")
-    return naming.read_shape(config, path)
+    return naming.read_shape({**config, "tie_word_embeddings": True}, path)
 
 
 def refuse_others(config: Mapping[str, Any], path: Path, allowed: Mapping[str, tuple[Any, ...]]) -> None:
