@@ -95,6 +95,8 @@ def test_document_too_long_to_hold_is_compared_section_by_section() -> None:
     found, report = sections(document, ["Something else."], document)
     assert {section.document for section in found} == {0, 1}
     assert (report.documents, report.duplicates) == (2, report.sections - 1)
+    assert f"{report.duplicates:,} sections of very long documents left out, exact duplicates" in report.lines()
+    assert not any("% of" in line for line in report.lines())
 
 
 def test_empty_documents_have_no_number() -> None:

@@ -123,7 +123,7 @@ def _without_duplicates(
                 break
         hashed = ((piece, text_hash(piece.text)) for piece in chain(held, pieces))
         if characters > HELD_CHARACTERS:
-            new = (each for each in hashed if _is_new(each[1], seen, report))
+            new = (each for each in hashed if _is_new(each[1], seen, report, is_section=True))
             if first := next(new, None):
                 yield document.split_key, chain([first], new)
         elif len(held) == 1:
@@ -134,10 +134,11 @@ def _without_duplicates(
             yield document.split_key, hashed
 
 
-def _is_new(digest: bytes, seen: SeenHashes, report: CorpusReport) -> bool:
+def _is_new(digest: bytes, seen: SeenHashes, report: CorpusReport, *, is_section: bool = False) -> bool:
     if seen.add(digest):
         return True
     report.duplicates += 1
+    report.duplicate_sections += is_section
     return False
 
 

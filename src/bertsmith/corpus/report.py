@@ -17,6 +17,9 @@ class CorpusReport:
     duplicates: int = 0
     """Documents dropped because the same text came before; sections, for documents too long to hold."""
 
+    duplicate_sections: int = 0
+    """How many of the duplicates are sections."""
+
     sections: int = 0
     words: int = 0
     """Words of the kept text, counted by the spaces and line ends between them."""
@@ -64,10 +67,11 @@ class CorpusReport:
             f"{self.documents:,} documents in {self.sections:,} sections, "
             f"{self.words:,} words, {self.text_bytes / 1e6:,.1f} MB"
         ]
-        if self.duplicates:
-            found = self.documents + self.duplicates
-            share = f"{self.duplicates / found:.1%}"
-            lines.append(f"{self.duplicates:,} exact duplicates left out, {share} of {found:,} documents")
+        if whole := self.duplicates - self.duplicate_sections:
+            found = self.documents + whole
+            lines.append(f"{whole:,} exact duplicates left out, {whole / found:.1%} of {found:,} documents")
+        if self.duplicate_sections:
+            lines.append(f"{self.duplicate_sections:,} sections of very long documents left out, exact duplicates")
         lines += [f"{choice}: {files}" for choice, files in _counted(self.choices)]
         lines += [f"read as {encoding}: {files}" for encoding, files in _counted(self.encodings)]
         if self.skipped:
