@@ -220,7 +220,18 @@ def test_another_column_than_in_training_is_said(run: Path, tmp_path: Path) -> N
     write_rows(tmp_path / "new.csv", [{"number": 1, "review": "the dog and the cat"}] * 3)
     listener = Listener()
     predict_file(load_classifier(run), str(tmp_path / "new.csv"), tmp_path / "out.csv", reporter=listener)
-    assert any("has no column 'text'" in line and "'review' is read" in line for line in listener.lines)
+    assert any("have no column 'text'" in line and "'review' is read" in line for line in listener.lines)
+
+
+def test_the_column_of_training_in_a_late_row_is_not_passed_over(run: Path, tmp_path: Path) -> None:
+    rows = [{"other": "the dog"}] * 150 + [{"text": "a sail", "other": ""}]
+    path, out = write_rows(tmp_path / "new.jsonl", rows), tmp_path / "out.csv"
+    with pytest.raises(UserError, match=r"new.jsonl:151 has the column 'text', .* with --text$"):
+        predict_file(load_classifier(run), str(path), out)
+    assert not out.exists()
+    assert predict_file(load_classifier(run), str(path), out, text="other") == 151
+    write_rows(path, [rows[-1], *rows[:-1]])
+    assert predict_file(load_classifier(run), str(path), tmp_path / "again.csv") == 151
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])

@@ -135,8 +135,10 @@ def predict_file(
     trained = classifier.columns
     if not text and trained is not None and columns.text != trained.text:
         reporter.warn(
-            f"{path} has no column {trained.text!r}, which the model was trained on; {columns.text!r} is read"
+            f"the first rows of {path} have no column {trained.text!r}, which the model was trained on; "
+            f"{columns.text!r} is read"
         )
+        rows = _without_column(rows, trained.text, path)
     header = ["row", "word"] if per_token else []
     header += ["prediction"] if kind == "regression" else ["prediction", "probability"]
     header += [f"probability_{label}" for label in classifier.head.labels] if every_label else []
@@ -163,6 +165,21 @@ def predict_file(
         what = "read in parts" if per_token else "cut at their end"
         reporter.warn(f"{classifier.cut:,} of {count:,} rows are longer than the model reads and were {what}")
     return count
+
+
+def _without_column(rows: Iterator[NumberedRow], column: str, path: str) -> Iterator[NumberedRow]:
+    """The rows, of which none may have the column of training, as another one is read.
+
+    Raises:
+        UserError: One has.
+    """
+    for row in rows:
+        if column in row[1]:
+            raise UserError(
+                f"{path}:{row[0]} has the column {column!r}, which the model was trained on, and the first rows have "
+                "not; put such a row first, or name the column to read with --text"
+            )
+        yield row
 
 
 def refuse_output(output: Path, suffix: str) -> None:
