@@ -167,6 +167,32 @@ def test_rows_that_cannot_be_used_are_counted_by_reason_with_a_place(tmp_path: P
     assert not any("cut off" in line for line in report.lines())
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps(ROWS),
+        json.dumps(ROWS, indent=2),
+        json.dumps({"data": ROWS}, indent=2),
+        "[" + ",\n".join(map(json.dumps, ROWS)) + "]",
+    ],
+)
+def test_json_lines_that_are_one_json_value_are_read(content: str, tmp_path: Path) -> None:
+    assert texts(write(tmp_path / "a.jsonl", content)) == TEXTS
+
+
+def test_a_broken_first_line_of_json_lines_is_skipped(tmp_path: Path) -> None:
+    for broken in ("[", "{", "[1,", '[{"text": "cut off'):
+        sections, report = read(write(tmp_path / "a.jsonl", f"{broken}\n{json_lines(ROWS)}"))
+        assert [section.text for section in sections] == TEXTS
+        assert report.skipped_reasons == {"not valid JSON": 1}
+
+
+def test_a_list_of_texts_may_have_nulls(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '["One.", null]\n[null]\n["Two.", "Three."]\n')
+    assert texts(path) == ["One.", "Two.\nThree."]
+    assert texts(parquet(tmp_path / "a.parquet", {"parts": [["One.", None, "Two."]]})) == ["One.\nTwo."]
+
+
 def test_control_characters_in_json_text_become_spaces(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", '{"text": "zero\\u0000one\\u0007 \\u0001"}\n{"text": "raw\ttab"}\n')
     assert texts(path) == ["zero one", "raw\ttab"]

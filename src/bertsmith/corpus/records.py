@@ -148,12 +148,11 @@ def printable(name: object) -> str:
 
 
 def _as_text(value: Any) -> str | None:
-    """A text, or several joined by line ends; None for anything else."""
+    """A text, or several joined by line ends, nulls among them left out; None for anything else."""
     if isinstance(value, str):
         return value
-    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-        return "\n".join(value)
-    return None
+    given = [item for item in value if item is not None] if isinstance(value, list) else []
+    return "\n".join(given) if given and all(isinstance(item, str) for item in given) else None
 
 
 def _text_of(row: Any, field: str | None) -> str | None:

@@ -2,8 +2,9 @@
 
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,32 @@ _decode_json = json.JSONDecoder(strict=False).decode  # not strict: a tab or lin
 
 
 def json_lines(lines: _Lines, name: str, report: CorpusReport) -> Iterator[Row]:
-    """The values of JSON lines. Blank lines are passed over; lines that do not parse are skipped and counted."""
+    """The values of JSON lines. Blank lines are passed over; lines that do not parse are skipped and counted.
+
+    A file of one array of objects, or of JSON over many lines, is read as what it is.
+
+    Raises:
+        Unusable: It begins like JSON over many lines and is none.
+    """
+    filled = ((number, line) for number, line in lines if line and not line.isspace())
+    first = list(islice(filled, 2))
+    whole = _is_whole([line for _, line in first])
+    yield from (json_rows if whole else _each_line)(chain(first, filled), name, report)
+
+
+def _is_whole(lines: Sequence[str]) -> bool:
+    """Whether a file that should be JSON lines begins like one value: "[", "{" or "[{...}," alone, or one array."""
+    texts = [line.strip() for line in lines]
+    if not texts or any(map(_parses, texts[1:])):
+        return False
+    first = texts[0]
+    opens = first in ("[", "{") or (first.startswith("[") and first.endswith(","))
+    return opens or (len(texts) == 1 and re.match(r"\[\s*{", first) is not None)
+
+
+def _each_line(lines: _Lines, name: str, report: CorpusReport) -> Iterator[Row]:
+    """The values of lines, and a note of those that have none."""
     for number, line in lines:
-        if not line or line.isspace():
-            continue
         try:
             yield number, _decode_json(line)
         except (ValueError, RecursionError):
@@ -48,7 +71,7 @@ def json_rows(lines: _Lines, name: str, report: CorpusReport) -> Iterator[Row]:
     lines = chain(first, filled)
     opens = first and first[0][1].strip() in ("[", "{")
     if len(first) > 1 and not opens and sum(_parses(line) for _, line in first) >= len(first) / 2:
-        yield from json_lines(lines, name, report)
+        yield from _each_line(lines, name, report)
         return
     text: list[str] = []
     size = 0
