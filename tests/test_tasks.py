@@ -276,6 +276,13 @@ def test_an_entity_counts_only_whole() -> None:
     assert scores.values["accuracy"] == pytest.approx(5 / 6)
 
 
+def test_where_no_entity_is_true_or_guessed_its_scores_are_0() -> None:
+    scores = score_all("tagging", ("O", "B-x", "I-x"), [np.eye(3)[[0, 0]]], [np.array([0, 0])])
+    assert scores.values["entity_f1"] == scores.values["entity_precision"] == scores.values["entity_recall"] == 0.0
+    assert scores.values["accuracy"] == 1.0
+    assert scores.details["by_entity"] == {}
+
+
 @pytest.mark.parametrize(
     "labels",
     [

@@ -173,11 +173,13 @@ def _entities(
 ) -> dict[str, float]:
     """Entities that are right in kind and extent, as the CoNLL script counts them."""
     from seqeval import metrics
+    from seqeval.metrics.sequence_labeling import get_entities
 
     tags = entity_tags(labels)
     truth = [[tags[tag] for tag in sentence] for sentence in targets]
     given = [[tags[tag] for tag in sentence.argmax(1)] for sentence in probabilities]
-    report = metrics.classification_report(truth, given, output_dict=True, zero_division=0)
+    has_any = bool(get_entities(truth) or get_entities(given))  # else seqeval takes means of nothing, which warns
+    report = metrics.classification_report(truth, given, output_dict=True, zero_division=0) if has_any else {}
     details["by_entity"] = {
         kind: {name: float(value) for name, value in row.items()} for kind, row in report.items() if " avg" not in kind
     }
