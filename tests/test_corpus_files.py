@@ -47,13 +47,30 @@ def test_text_before_the_damage_of_a_cut_off_file_is_used_and_the_damage_counted
     sections, report = read(packed)
     assert sections[0].text.startswith("This is the sentence with the number 0 of a longer text.\n")
     assert report.skipped == 1
-    assert report.skipped_examples == [f"a.txt{suffix}: damaged or cut off; only the text before the damage was used"]
+    why = "is damaged or cut off; only the text before the damage was used"
+    assert report.skipped_examples == [f"a.txt{suffix}: {why}"]
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
 def test_damaged_file_without_any_text_is_refused(tmp_path: Path, suffix: str) -> None:
     packed = write(tmp_path / f"a.txt{suffix}", b"not compressed at all")
-    with pytest.raises(UserError, match="is damaged or cut off"):
+    with pytest.raises(UserError, match="is damaged or cut off before any text; get the file again"):
+        open_corpus([str(packed)])
+
+
+def test_file_cut_off_inside_its_first_block_is_said_to_have_given_nothing(tmp_path: Path) -> None:
+    packed = write(tmp_path / "a.txt.bz2", COMPRESS[".bz2"](LINES.encode())[:-20])
+    with pytest.raises(UserError, match="is damaged or cut off before any text"):
+        open_corpus([str(packed)])
+    (tmp_path / "b.txt.gz").symlink_to("nowhere")
+    write(tmp_path / "c.txt", "Some text.")
+    _, report = read(tmp_path)
+    assert report.skipped_examples[1].startswith("b.txt.gz: cannot be read: ")
+
+
+def test_damaged_compressed_parquet_file_is_refused(tmp_path: Path) -> None:
+    packed = write(tmp_path / "a.parquet.bz2", COMPRESS[".bz2"](LINES.encode())[:-20])
+    with pytest.raises(UserError, match="is damaged or cut off; get the file again"):
         open_corpus([str(packed)])
 
 

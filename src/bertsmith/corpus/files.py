@@ -93,7 +93,7 @@ class FoundFile(NamedTuple):
 
 
 class Damage(Exception):
-    """A file that cannot be read from some place on."""
+    """A file that cannot be read from some place on. Its message goes on from the file's name: "is damaged ..."."""
 
 
 def find_files(source: str) -> list[FoundFile]:
@@ -210,7 +210,10 @@ def read_blocks(file: FoundFile) -> Iterator[bytes]:
     except OSError as error:
         raise Damage(f"cannot be read: {error.strerror or error}") from error
     except Damage:
-        yield from _rest_before_damage(file, position)
+        rest = _rest_before_damage(file, position)
+        if not rest and not position:
+            raise Damage("is damaged or cut off before any text; get the file again") from None
+        yield from filter(None, [rest])
         raise
 
 
@@ -219,10 +222,10 @@ def _read(stream: Any, size: int) -> bytes:
     try:
         return bytes(stream.read(size))
     except _BROKEN as error:
-        raise Damage("damaged or cut off; only the text before the damage was used") from error
+        raise Damage("is damaged or cut off; only the text before the damage was used") from error
 
 
-def _rest_before_damage(file: FoundFile, position: int) -> Iterator[bytes]:
+def _rest_before_damage(file: FoundFile, position: int) -> bytes:
     """What a failed read lost: the bytes between the last whole block and the damage."""
     rest = bytearray()
     try:
@@ -233,8 +236,7 @@ def _rest_before_damage(file: FoundFile, position: int) -> Iterator[bytes]:
                 rest += byte
     except (OSError, Damage):
         pass
-    if rest:
-        yield bytes(rest)
+    return bytes(rest)
 
 
 def _open(file: FoundFile) -> Any:

@@ -67,7 +67,7 @@ def open_lines(
     try:
         head = next(blocks, b"")
     except Damage as damage:
-        raise Unusable(f"is {damage}" if file.compression else str(damage)) from None
+        raise Unusable(str(damage)) from None
     if not head:
         raise Unusable("is empty")
     encoding = options.encoding

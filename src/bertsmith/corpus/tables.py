@@ -129,7 +129,8 @@ def parquet_rows(file: FoundFile, text_field: str | None, report: CorpusReport) 
                 for block in read_blocks(file):
                     copy.write(block)
             except Damage as damage:
-                raise Unusable(f"is {damage}") from None
+                why = "is damaged or cut off; get the file again" if "damaged" in str(damage) else str(damage)
+                raise Unusable(why) from None  # of half a Parquet file nothing can be used
             source = copy
         table, sample = _open_parquet(source, text_field)
         chosen, _ = choose_field([value for _, value in sample], text_field)
