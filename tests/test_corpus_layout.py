@@ -123,6 +123,16 @@ def test_wrapped_lines_of_scripts_without_spaces_are_joined_without_one(text: st
     assert texts(write(tmp_path / "a.txt", "\n".join(lines))) == [text]
 
 
+def test_chinese_sentences_one_a_line_stay_apart(tmp_path: Path) -> None:
+    sentence = "鉴于对人类家庭所有成员的固有尊严及其平等的和不移的权利的承认乃是世界自由正义与和平的基础"
+    lines = [f"{sentence[n % 12 :]}{n}。" for n in range(60)]
+    assert texts(write(tmp_path / "a.txt", "\n".join(lines)))[0].split("\n") == lines
+    blocks = "\n\n".join("\n".join(lines[start : start + 6]) for start in range(0, 60, 6))
+    assert len(document_texts(write(tmp_path / "b.txt", blocks))) == 10
+    paragraphs = blocks.replace("\n", f"{lines[0]}\n")  # several sentences a line are no lines of a sentence each
+    assert len(document_texts(write(tmp_path / "c.txt", paragraphs))) == 1
+
+
 def test_notes_one_a_line_stay_apart(tmp_path: Path) -> None:
     notes = [f"Patient number {n} came in with a cough{' and a fever' * (n % 4)}." for n in range(40)]
     path = write(tmp_path / "a.txt", "\n".join(notes))

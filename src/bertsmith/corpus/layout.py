@@ -27,8 +27,14 @@ class Layout(Enum):
 _TITLE = re.compile(r"\s?= (?!=)\S(?:.*\S)? =\s*")
 _HEADING = re.compile(r"\s?((?:= )+)(\S.*?)((?: =)+)\s*")
 _SPLIT_SIGN = re.compile(r" @([-,.])@ ")
-_SENTENCE_END = re.compile(r"""[.!?:;\u2026][)\]"'\u2019\u201d]*$""")
-_INNER_SENTENCE_END = re.compile(r"""[a-z)"'\u201d][.!?][)"'\u2019\u201d]*\s+["'(\u2018\u201c]*[A-Z]""")
+_OTHER_ENDS = "\u3002\uff01\uff1f\u0964\u06d4\u061f\u17d4\u104b"
+"""Of Chinese and Japanese, Hindi, Urdu and Arabic, Khmer and Burmese."""
+
+_SENTENCE_END = re.compile(rf"""[.!?:;\u2026{_OTHER_ENDS}][)\]"'\u2019\u201d\u300d\u300f]*$""")
+_INNER_SENTENCE_END = re.compile(
+    r"""[a-z)"'\u201d][.!?][)"'\u2019\u201d]*\s+["'(\u2018\u201c]*[A-Z]"""
+    rf"""|[{_OTHER_ENDS}][)"'\u2019\u201d\u300d\u300f]*[^)"'\u2019\u201d\u300d\u300f{_OTHER_ENDS}]"""
+)
 
 _MAX_WIDTH = 120
 _MIN_WIDTH = 40
