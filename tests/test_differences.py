@@ -109,3 +109,7 @@ def test_a_handful_of_rows_prove_as_much_as_a_sign_test_says(rows: int, proven: 
     assert found.estimate == 1
     assert (found.low > 0) == proven
     assert score_interval(right).low < 1
+    ends = [score_interval(each) for each in (right, wrong)]
+    assert ends[0].high - ends[0].low == pytest.approx(ends[1].high - ends[1].low)
+    both = difference_interval(wrong, wrong)
+    assert both.low < 0 < both.high

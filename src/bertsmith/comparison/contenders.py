@@ -90,7 +90,7 @@ def judge_all(task: TaskData, metric: str, models: Sequence[Answers], plain: Seq
     for each in [*models, *plain]:
         sums = [row_sums(metric, task.kind, task.head.labels, given, targets) for given in each.probabilities]
         scores = [score_all(task.kind, task.head.labels, given, targets).values for given in each.probabilities]
-        found = measure(sums)
+        found = measure(sums, bounded=highest_score(metric) == 1)
         difference = difference_interval(found, reference, level=level) if reference is not None else None
         reference = reference or found
         contenders.append(
@@ -114,8 +114,12 @@ def judge_all(task: TaskData, metric: str, models: Sequence[Answers], plain: Seq
 def within_bounds(metric: str, interval: Interval) -> Interval:
     """The interval without what the score cannot be."""
     lowest = -1.0 if metric in ("pearson", "spearman", "matthews") else 0.0
-    highest = inf if metric == "rmse" else 1.0
-    return interval._replace(low=max(lowest, interval.low), high=min(highest, interval.high))
+    return interval._replace(low=max(lowest, interval.low), high=min(highest_score(metric), interval.high))
+
+
+def highest_score(metric: str) -> float:
+    """What a score cannot be above."""
+    return inf if metric == "rmse" else 1.0
 
 
 def verdict_of(metric: str, difference: Interval) -> str:

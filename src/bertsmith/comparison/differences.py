@@ -40,6 +40,15 @@ class Measurement(NamedTuple):
     rows: int
     """N."""
 
+    bounded: bool
+    """Whether 1 is the highest score."""
+
+    @property
+    def stake(self) -> float:
+        """What all rows together decide: of bounded scores their distance from 0 or 1, whichever is farther."""
+        sizes = np.abs(self.by_seed)
+        return float(max(sizes.max(), 1 - sizes.min()) if self.bounded else sizes.max())
+
     @property
     def mean(self) -> float:
         """Over the seeds."""
@@ -59,11 +68,12 @@ class Interval(NamedTuple):
     high: float
 
 
-def measure(runs: Sequence[RowSums]) -> Measurement:
+def measure(runs: Sequence[RowSums], *, bounded: bool = True) -> Measurement:
     """Score the seeds of one model on all rows, and on resamples that are the same for every model.
 
     Args:
         runs: Of each seed, the same rows in the same order.
+        bounded: Whether 1 is the highest score.
     """
     rows = len(runs[0].sums)
     draw = np.random.default_rng(0)
@@ -72,7 +82,7 @@ def measure(runs: Sequence[RowSums]) -> Measurement:
         weights = draw.multinomial(rows, np.full(rows, 1 / rows), size=_AT_ONCE).astype(np.float64)
         resampled.append(np.mean([run.value(weights @ run.sums) for run in runs], axis=0))
     by_seed = np.array([run.value(run.sums.sum(0)) for run in runs])
-    return Measurement(by_seed, np.concatenate(resampled), rows)
+    return Measurement(by_seed, np.concatenate(resampled), rows, bounded)
 
 
 def score_interval(one: Measurement) -> Interval:
@@ -96,7 +106,7 @@ def _interval(estimate: float, row_variance: float, models: Sequence[Measurement
     from scipy import stats
 
     rows = models[0].rows
-    least = (LEAST_ROWS * max(float(np.abs(each.by_seed).max()) for each in models) / rows) ** 2
+    least = (LEAST_ROWS * max(each.stake for each in models) / rows) ** 2
     parts = [(max(row_variance, least), max(1, rows - 1))]
     parts += [(each.seed_variance, len(each.by_seed) - 1) for each in models if each.seed_variance]
     total = sum(variance for variance, _ in parts)
