@@ -173,6 +173,17 @@ def test_what_transformers_wrote_is_read(architecture: str, labels: int, tmp_pat
     torch.testing.assert_close(ours(ids, torch.zeros_like(ids), packed, places), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+def test_a_model_that_gives_several_numbers_is_refused(kind: str, tmp_path: Path) -> None:
+    names = {"bert": "Bert", "distilbert": "DistilBert"}
+    cls = getattr(transformers, f"{names[kind]}ForSequenceClassification")
+    tokenizer = load_tokenizer(tiny_encoder(tmp_path / "words"))
+    folder = write_foreign(tmp_path / kind, kind, tokenizer, cls=cls, num_labels=3, problem_type="regression")
+    for read in (load_classifier, Subject):
+        with pytest.raises(UserError, match="gives 3 numbers for a text, and only one is read here; use transformers"):
+            read(folder)
+
+
 def test_the_folder_of_a_new_classifier_is_that_of_transformers(tmp_path: Path) -> None:
     run = tuned(tmp_path, topic_rows(60), label="topic")
     config = json.loads((run / "model" / "config.json").read_text())

@@ -84,10 +84,13 @@ def load_classifier(source: Path, *, device: str = "auto", precision: str = "flo
         precision: "float32" gives what transformers gives; "bfloat16" is faster where the device has it.
 
     Raises:
-        UserError: There is none, or it cannot be read.
+        UserError: There is none, or it cannot be read, or it gives several numbers.
     """
     folder = find_model(source)
     model = read_classifier(folder).to(find_device(device))
+    numbers = len(model.head.labels) if model.head.kind == "regression" else 1
+    if numbers > 1:
+        raise UserError(f"{folder} gives {numbers} numbers for a text, and only one is read here; use transformers")
     tokenizer = tokenizer_of(folder, model)
     columns = Columns(**read_settings(source)["columns"]) if (source / SETTINGS).is_file() else None
     longest = min(model.config.max_position_embeddings, longest_input(folder))
