@@ -1,14 +1,19 @@
 """Rows, pairs, cuts and masks: what every epoch must hold."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bertsmith.data.examples import Course, TrainingRows
+from bertsmith.config import DataConfig
+from bertsmith.data.examples import Course, TrainingRows, open_rows
 from bertsmith.data.rows import IGNORE_INDEX, Row
+from bertsmith.errors import UserError
+from bertsmith.prepare import prepare
 
 from corpora import CLS, FIRST_WORD, MASK, PAD, SEP, lognormal, make_corpus, make_masking, make_rows
+from prose import write_prose
 
 
 def unmasked(row: Row) -> np.ndarray:
@@ -274,3 +279,34 @@ def test_a_row_with_one_token_still_predicts_it() -> None:
     corpus = make_corpus([1] * 30)
     row = make_rows(corpus, objective="mlm", sequence_length=16)[0]
     assert (row.labels != IGNORE_INDEX).sum() >= 1
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"split": "test"}, "split is 'test'; expected one of train, validation"),
+        ({"objective": "nsp"}, r"objective is 'nsp'; did you mean 'mlm\+nsp'"),
+        ({"mask_units": "words"}, "mask_units is 'words'; did you mean 'word'"),
+        ({"mlm_probability": 1.5}, "mlm_probability is 1.5; give a share between 0 and 1"),
+        ({"end_probability": 0.0}, "end_probability is 0.0; give a share between 0 and 1"),
+        ({"mask_units": "span", "mask_covering": True}, "mask_covering is given with mask_units 'span'"),
+        ({"sequence_length": 3}, "sequence_length is 3; give 16 places or more"),
+    ],
+)
+def test_rows_that_cannot_be_are_refused(given: dict[str, Any], complaint: str, prepared: Path) -> None:
+    with pytest.raises(UserError, match=complaint):
+        open_rows(prepared, **given)
+
+
+def test_rows_of_no_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="gone is no folder; give a run, or what `bertsmith prepare` wrote"):
+        open_rows(tmp_path / "gone")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    text = write_prose(folder / "prose.txt")
+    config = DataConfig(text=(str(text),), document="blank-line", vocab_size=160, validation_fraction=0.2, workers=1)
+    prepare(config, folder / "data-of-prose", report=print, sequence_length=16)
+    return folder / "data-of-prose"

@@ -289,3 +289,9 @@ def test_mask_with_a_packed_batch_is_refused() -> None:
     batch, _ = packed_rows([5, 3], 8)
     with pytest.raises(UserError, match="attention_mask is given with packed"):
         model()(attention_mask=torch.ones(8), **batch)
+
+
+def test_a_mask_is_no_list_of_places() -> None:
+    ids = torch.randint(1, VOCAB, (2, 8))
+    with pytest.raises(UserError, match=r"queries are torch\.bool; give places"):
+        model()(ids, masked_index=ids > 3)

@@ -76,6 +76,13 @@ def test_going_back_twice_is_refused() -> None:
         (loss / 3).backward()
 
 
+def test_second_derivatives_are_refused() -> None:
+    logits = torch.randn(3, 5, requires_grad=True)
+    loss, _ = SummedCrossEntropy.apply(logits.sin(), torch.tensor([1, 2, 3]))
+    with pytest.raises(UserError, match="no second derivatives"):
+        torch.autograd.grad(loss, logits, create_graph=True)
+
+
 @pytest.mark.parametrize(("family", "next_sentence"), [("bert", True), ("bert", False), ("modernbert", False)])
 @pytest.mark.parametrize("row_length", [8, None])
 def test_what_nobody_asks_for_changes_nothing(family: str, next_sentence: bool, row_length: int | None) -> None:

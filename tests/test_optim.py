@@ -6,6 +6,7 @@ from torch import nn
 
 from bertsmith.adamw import AdamW, StableAdamW
 from bertsmith.averaging import WeightAverage
+from bertsmith.errors import UserError
 from bertsmith.model import BertConfig, BertPretrainingModel, ModernBertConfig, ModernBertPretrainingModel
 from bertsmith.muon import Muon, alike, orthogonal
 from bertsmith.optim import (
@@ -280,3 +281,8 @@ def test_matrices_of_a_shape_that_are_updated_together_are_updated_as_each_alone
     for one, other in zip(alone, updated(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
         assert (one - 1).abs().max() > 0.01
+
+
+def test_an_unknown_schedule_is_refused() -> None:
+    with pytest.raises(UserError, match="schedule is 'trapez'; did you mean 'trapezoid'"):
+        learning_rate_at(0, peak=1.0, warmup_steps=1, max_steps=10, schedule="trapez")  # type: ignore[arg-type]

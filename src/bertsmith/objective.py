@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bertsmith.data.batch import Batch
 from bertsmith.data.rows import IGNORE_INDEX
+from bertsmith.errors import require
 from bertsmith.model import Packed
 
 CPU_CHUNK, GPU_CHUNK = 1 << 19, 1 << 27
@@ -36,6 +37,9 @@ def count_targets(batch: Batch) -> Tensor:
 
 def sum_losses(model: nn.Module, batch: Batch) -> Sums:
     """Run the model on packed rows and sum the loss of each term (arXiv:1810.04805, section 3.1).
+
+    The gradient is made with the losses and used up by the first backward pass: PyTorch refuses a second one through
+    the same losses, and second derivatives.
 
     Args:
         model: Made by `model.new_model`. Without a next-sentence head that term is 0.
@@ -100,6 +104,10 @@ class SummedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, of_loss: Tensor, _of_correct: Tensor) -> tuple[Tensor, None]:
-        """Scale the gradient by that of the loss, in place: it is by far the largest tensor of a small model's step."""
+        """Scale the gradient by that of the loss, in place: it is by far the largest tensor of a small model's step.
+
+        It is a number like any other by now, and what it depends on is forgotten.
+        """
+        require(not torch.is_grad_enabled(), "this cross-entropy has no second derivatives; use F.cross_entropy")
         (gradient,) = ctx.saved_tensors
         return gradient.mul_(of_loss.to(gradient.dtype)), None

@@ -1,13 +1,14 @@
 """AdamW, or Muon for the matrices of the blocks, and the learning rate of each step."""
 
 from math import ceil, cos, pi
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from bertsmith import distributed
 from bertsmith.adamw import AdamW, StableAdamW
+from bertsmith.errors import require, suggestion
 from bertsmith.muon import Muon
 
 
@@ -149,8 +150,13 @@ def learning_rate_at(
     Rises in a line to `peak` (arXiv:1810.04805, appendix A.2), then falls to 0 in
     a line or a cosine, stays, or stays and falls to 0 in a line over the last
     `decay_share` of the steps (arXiv:2106.04560, section 3.5). The first step already learns: it gets
-    peak / warmup_steps, not 0; after the last, at `max_steps`, it is 0.
+    peak / warmup_steps, not 0; after the last, at `max_steps`, it is 0, but for "constant".
+
+    Raises:
+        UserError: The schedule is unknown.
     """
+    known = get_args(Schedule)
+    require(schedule in known, f"schedule is {schedule!r}{suggestion(str(schedule), known)}")
     rise = (step + 1) / max(1, warmup_steps)
     if schedule == "constant":
         return peak * min(1.0, rise)

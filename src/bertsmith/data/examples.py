@@ -12,7 +12,7 @@ S most sequences in a row, K most predictions in a row.
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from bertsmith.data.packing import Int64Array, lay_out
 from bertsmith.data.pairing import Origin, Pairs, make_pairs, order_pairs
 from bertsmith.data.rows import IGNORE_INDEX, Row
 from bertsmith.data.shards import open_shards
+from bertsmith.errors import require, suggestion
 from bertsmith.tokenizer import load_tokenizer
 
 
@@ -49,6 +50,10 @@ class SpecialIds(NamedTuple):
 
 Objective = Literal["mlm", "mlm+nsp", "mlm+sop"]
 """Masked tokens alone, with next sentences, or with the order of sentences."""
+
+
+SHORTEST = 16
+"""Least places of a row, as for the settings of a run."""
 
 
 class Course(NamedTuple):
@@ -97,7 +102,13 @@ class TrainingRows:
             short_sequence_probability: Share of the sequences shorter than a row.
             seed: Decides the order, the cuts and the pairs.
             total_rows: What `len()` says; one epoch when not given.
+
+        Raises:
+            UserError: The objective is unknown, or no text fits into so short a row.
         """
+        known = get_args(Objective)
+        require(objective in known, f"objective is {objective!r}{suggestion(str(objective), known)}")
+        require(sequence_length >= SHORTEST, f"sequence_length is {sequence_length}; give {SHORTEST} places or more")
         self.source = source
         self.sequence_length = sequence_length
         self.objective = objective
@@ -223,7 +234,7 @@ class TrainingRows:
 
 
 def open_rows(
-    folder: Path,
+    folder: str | Path,
     split: Literal["train", "validation"] = "train",
     *,
     sequence_length: int = 128,
@@ -244,17 +255,19 @@ def open_rows(
         sequence_length: Places in a row.
         objective: With or without pairs of sentences.
         mlm_probability: Share of the tokens to predict.
-        end_probability: That share at the end of the run.
+        end_probability: That share at the end of the run; where a run ends the attribute `course` of the rows says.
         mask_units: Choose single pieces, whole words or spans.
-        mask_covering: Choose other tokens in each epoch, until all have been.
+        mask_covering: Choose other tokens in each epoch, until all have been; not with spans.
         short_sequence_probability: Share of the sequences shorter than a row.
         seed: Decides order, cuts, pairs and masks.
         total_rows: What `len()` says; one epoch when not given.
 
     Raises:
-        UserError: The folder is not prepared, or damaged.
+        UserError: The folder is not prepared, or damaged, or an argument has a value that it can't have.
     """
-    tokenizer = load_tokenizer(Path(folder) / "tokenizer")
+    folder = Path(folder)
+    require(folder.is_dir(), f"{folder} is no folder; give a run, or what `bertsmith prepare` wrote")
+    tokenizer = load_tokenizer(folder / "tokenizer")
     masking = Masking(
         mlm_probability=mlm_probability,
         mask_token_id=tokenizer.mask_token_id,
@@ -266,7 +279,7 @@ def open_rows(
         seed=seed,
     )
     return TrainingRows(
-        open_shards(Path(folder) / "data", split),
+        open_shards(folder / "data", split),
         sequence_length=sequence_length,
         objective=objective,
         special=SpecialIds(tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id),

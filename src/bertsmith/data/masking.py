@@ -6,7 +6,7 @@ hash of (seed, epoch, row, place), so masks do not depend on how rows are groupe
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from bertsmith.data.keyed import Stream, keyed_bits, keyed_uniform
 from bertsmith.data.packing import Int64Array
 from bertsmith.data.rows import IGNORE_INDEX
+from bertsmith.errors import require, suggestion
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -75,6 +76,15 @@ class Masking:
 
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        known = get_args(Units)
+        require(self.units in known, f"mask_units is {self.units!r}{suggestion(str(self.units), known)}")
+        for name in ("mlm_probability", "end_probability"):
+            share = getattr(self, name)
+            require(share is None or 0 < share < 1, f"{name} is {share}; give a share between 0 and 1, such as 0.15")
+        fits = not (self.covering and self.units == "span")
+        require(fits, "mask_covering is given with mask_units 'span', whose places are drawn anew; leave one out")
+
     def per_row(self, row_length: int) -> int:
         """K, the most predictions a row can have."""
         most = ceil(max(self.mlm_probability, self.end_probability or 0.0) * row_length)
@@ -94,7 +104,8 @@ class Masking:
 
         The number of chosen tokens in a row is its maskable tokens times the share,
         rounded up or down at random so that the share is right on average, and at
-        least 1.
+        least 1. Words and spans come as near to it as whole ones can: a row may have a few more or less, a short one
+        none, and a word that is longer than `UNIT_OVERHANG` is seldom chosen, so that fewer are.
 
         Args:
             input_ids: int64 [R, L].

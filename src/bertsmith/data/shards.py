@@ -25,7 +25,7 @@ from safetensors.numpy import save
 
 from bertsmith.atomic import sha256
 from bertsmith.data.packing import Int64Array
-from bertsmith.errors import UserError
+from bertsmith.errors import UserError, require, suggestion
 
 Split = Literal["train", "validation"]
 
@@ -233,7 +233,9 @@ def open_shards(folder: Path, split: str) -> Shards:
     Raises:
         UserError: A file is missing, damaged, or not the one that the manifest names.
     """
-    facts = read_manifest(folder)["splits"][split]
+    splits = read_manifest(folder)["splits"]
+    require(split in splits, f"split is {split!r}{suggestion(split, splits)}")
+    facts = splits[split]
     _mapped.cache_clear()  # a file may have been made again under its old name
     for shard in facts["shards"]:
         check_size(folder / shard["file"], shard["size"])

@@ -178,7 +178,7 @@ class BertModel(nn.Module):
             nothing.
 
         Raises:
-            UserError: A row is longer than `max_position_embeddings`, or the mask or the queries do not fit the input.
+            UserError: A padded row is longer than `max_position_embeddings`, or mask or queries do not fit the input.
         """
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)
@@ -198,7 +198,7 @@ class BertModel(nn.Module):
         packed = prepare(packed, hidden, num_heads=self.config.num_attention_heads, dropout_p=dropout_p)
         asked = queries
         if queries is not None and self.pooler is not None:
-            asked = torch.cat([queries, first_places(packed, len(input_ids))], 1)
+            asked = torch.cat([queries, first_places(packed, len(input_ids)).to(queries.dtype)], 1)
         for number, block in enumerate(self.blocks, 1):
             last = number == len(self.blocks)
             hidden = block(hidden, asked_by(packed, asked, len(input_ids)) if last else packed)

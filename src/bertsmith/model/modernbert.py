@@ -204,7 +204,7 @@ class ModernBertModel(nn.Module):
             output_hidden_states: Return the hidden states of all layers, the last one normalised.
 
         Raises:
-            UserError: A row is longer than `max_position_embeddings`, or the mask or the queries do not fit the input.
+            UserError: A padded row is longer than `max_position_embeddings`, or mask or queries do not fit the input.
         """
         if packed is None:
 

@@ -103,9 +103,13 @@ def asked_by(packed: Packed, queries: Tensor | None, tokens: int) -> Packed:
     """The same batch of so many tokens where only some places ask.
 
     Raises:
-        UserError: There are not as many rows of queries as rows. Whether each lies in its row is not looked at.
+        UserError: They are no places, or of another number of rows. Whether each lies in its row is not looked at.
     """
     if queries is not None:
+        is_places = queries.dtype in (torch.int64, torch.int32)
+        require(
+            is_places, f"queries are {queries.dtype}; give places, as int64, such as mask.flatten().nonzero()[:, 0]"
+        )
         rows, shape = _rows(packed, tokens), tuple(queries.shape)
         fits = len(shape) == 2 and shape[0] == rows
         require(
