@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 
 from bertsmith.errors import UserError
 from bertsmith.tokenizer import SPECIAL_TOKENS, Tokenizer, choose_vocab_size, load_tokenizer, train_tokenizer, words
+from bertsmith.tokenizer.tokenizer import ROLES
 
 from conftest import development_data
 from prose import name, sentence
@@ -523,3 +525,18 @@ def test_training_on_20_mb_stays_below_500_mb(kind: str) -> None:
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
     )
     assert int(fingerprints(2, 0, code)) < 500
+
+
+@pytest.mark.parametrize(("puts_space_first", "reads_space"), [(True, False), (False, True)])
+def test_a_sentence_in_running_text_has_one_space_before_it(puts_space_first: bool, reads_space: bool) -> None:
+    """Some tokenizers put it before any text: then it must not be given twice."""
+    raw = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="[UNK]"))
+    steps = [tokenizers.normalizers.Prepend("▁")] * puts_space_first
+    raw.normalizer = tokenizers.normalizers.Sequence([*steps, tokenizers.normalizers.Replace(" ", "▁")])
+    raw.pre_tokenizer = tokenizers.pre_tokenizers.Split("▁", "merged_with_next")
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=60, special_tokens=list(SPECIAL_TOKENS), show_progress=False)
+    raw.train_from_iterator(["a cab", "a b"], trainer)
+    tokenizer = Tokenizer(json.loads(raw.to_str()), dict(zip(ROLES, SPECIAL_TOKENS, strict=True)))
+    assert tokenizer.reads_space is reads_space
+    ids = tokenizer.encode_running(["a", "b"]).ids
+    assert tokenizer.decode(ids).replace(" ", "").replace("▁", " ") == " a b"

@@ -44,7 +44,7 @@ SECONDS_TO_APPEAR = 60.0
 
 
 def pretrain(
-    folder: Path,
+    folder: str | Path,
     given: Mapping[str, Any],
     origin: Mapping[str, str] | None = None,
     reporter: Reporter | None = None,
@@ -70,6 +70,7 @@ def pretrain(
         UserError: A setting, the text or the folder is not usable, or the disk is full.
         Interrupted: The run was asked to stop and has saved its state.
     """
+    folder = Path(folder)
     started = time.monotonic() if started is None else started
     known = read_run(folder).config.training.device if (folder / CONFIG).exists() else "auto"
     device = find_device(str(given.get("device") or known))

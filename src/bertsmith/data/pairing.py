@@ -2,7 +2,8 @@
 
 Each piece is cut at a sentence end into A and B. For next sentences, the B parts
 of half of the pieces are exchanged, two and two, between pieces of different documents whose B
-are equally long. So no token is repeated or lost, every sequence keeps its
+are equally long; where one document is more than half of the text, between parts of it, too, that
+are no neighbours. So no token is repeated or lost, every sequence keeps its
 length, the labels are balanced, and the lengths say nothing about the label. For
 sentence order, A and B of half of the pieces change places.
 """

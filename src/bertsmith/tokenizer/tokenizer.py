@@ -176,9 +176,9 @@ class Tokenizer:
 
     @cached_property
     def reads_space(self) -> bool:
-        """Whether a word with the space before it is not the same word without, as in running text after the first."""
-        bare, spaced = self.encode_sentences(["b", " b"])
-        return bare != spaced
+        """Whether a word after another one has other ids than alone, where no space stands before it."""
+        first, second, both = self.encode_sentences(["a", "b", "a b"])
+        return first + second != both
 
     def save(
         self,
