@@ -431,14 +431,16 @@ def test_rare_accents_are_removed_as_by_bert(tmp_path: Path) -> None:
     assert not [line for line in lines if "accents" in line]
 
 
-def test_what_an_older_version_prepared_without_accents_is_used(text: Path, tmp_path: Path) -> None:
+def test_what_other_rules_prepared_is_prepared_again_and_kept_by_a_run(text: Path, tmp_path: Path) -> None:
     run(settings(text), tmp_path / "run")
     path = tmp_path / "run/data/manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["fingerprint"]["settings"]["strip_accents"] = True
+    manifest["fingerprint"]["rules"] = 1
     path.write_text(json.dumps(manifest))
-    assert run(settings(text), tmp_path / "run")[1] == [f"using the text prepared in {tmp_path / 'run/data'}"]
-    assert "strip_accents was True, is False" in str(run(settings(text, strip_accents=False), tmp_path / "run")[1])
+    said = "it was prepared by another version of Bertsmith"
+    _, lines = run(settings(text), tmp_path / "run", keep_existing=True)
+    assert lines == [f"{said}; this run goes on with the text it was given first (--fresh starts a new run)"]
+    assert run(settings(text), tmp_path / "run")[1][0] == f"preparing again: {said}"
 
 
 def test_a_validation_text_that_is_also_in_the_text_is_said(text: Path, tmp_path: Path) -> None:
