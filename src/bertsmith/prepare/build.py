@@ -208,7 +208,7 @@ def _removes_accents(job: Job, state: Mapping[str, Any]) -> bool:
     """Whether the tokenizer removes accents: as was asked for, else where it lower-cases and they are rare."""
     asked, lowercase, share = job.config.strip_accents, job.config.lowercase, state.get("accents", 0.0)
     if asked is None and lowercase and share > RARE:
-        job.report(f"accents are kept, since {share:.1%} of the characters have one; --strip-accents removes them")
+        job.report(f"accents are kept, since {share:.1%} of the characters would change; --strip-accents removes them")
     return asked if asked is not None else lowercase and share <= RARE
 
 
