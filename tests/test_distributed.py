@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -50,11 +51,24 @@ def test_a_run_of_two_processes_is_that_of_one(preset: str, tmp_path: Path) -> N
     assert len((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()) == 6
 
 
-def launch(text: Path, folder: Path, processes: int = 2, restarts: int = 0, **changes: object) -> subprocess.Popen[str]:
+def rendezvous(folder: Path) -> list[str]:
+    """Where the launchers of a run on several machines meet: a free port of this one, the same for all."""
+    place = folder.with_suffix(".port")
+    if not place.exists():
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            place.write_text(str(free.getsockname()[1]))
+    return ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{place.read_text()}", "--rdzv-id", folder.name]
+
+
+def launch(
+    text: Path, folder: Path, processes: int = 2, restarts: int = 0, nodes: int = 1, **changes: object
+) -> subprocess.Popen[str]:
     settings = {**TINY, "micro_batch_size": 2, "checkpoint_every": 1e-6, **changes}
     flags = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     launcher += ["--max-restarts", str(restarts)]
+    launcher += ["--nnodes", str(nodes), *(["--standalone"] if nodes == 1 else rendezvous(folder))]
     command = [*launcher, "-m", "bertsmith", "pretrain", str(text), "-o", str(folder)]
     return subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -125,15 +139,17 @@ def test_a_rank_that_dies_stops_the_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_torchrun_may_start_a_run_again(tmp_path: Path) -> None:
-    """It goes on from the newest checkpoint, twice."""
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_torchrun_may_start_a_run_again(nodes: int, tmp_path: Path) -> None:
+    """It goes on from the newest checkpoint, twice. Of two machines one alone counts a start more."""
     text = write_prose(tmp_path / "prose.txt")
-    job = launch(text, tmp_path / "run", restarts=2, steps=60)
+    jobs = [launch(text, tmp_path / "run", processes=2 // nodes, restarts=2, nodes=nodes, steps=60)]
+    jobs += [launch(text, tmp_path / "run", processes=1, restarts=2, nodes=2, steps=60) for _ in range(nodes - 1)]
     for count in (3, 20):
         wait_for_steps(tmp_path / "run", count)
-        [p for p in psutil.Process(job.pid).children(recursive=True) if "pretrain" in p.cmdline()][-1].kill()
-    output, _ = job.communicate(timeout=120)
-    assert job.returncode == 0, output
+        [p for p in psutil.Process(jobs[-1].pid).children(recursive=True) if "pretrain" in p.cmdline()][-1].kill()
+    outputs = [job.communicate(timeout=180)[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [0] * nodes, outputs
     assert (tmp_path / "run" / "model").is_dir()
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 60
 

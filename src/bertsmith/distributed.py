@@ -5,10 +5,12 @@ summed over all ranks. Without torchrun every function here is the identity.
 """
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -21,6 +23,8 @@ WAIT = timedelta(minutes=30)
 
 PATIENCE = timedelta(hours=24)
 """How long at a barrier: preparing a large corpus on rank 0 takes hours."""
+
+SECONDS_BETWEEN_LOOKS = 0.02
 
 BUCKET = 1 << 24
 """Elements that are sent at once; a larger tensor goes alone."""
@@ -64,14 +68,41 @@ def _meeting_place() -> dict[str, Any]:
     The store of torchrun outlives the processes that `--max-restarts` starts again, and still holds the addresses of
     those before, which PyTorch would try to reach: the processes of each start use names of their own in it.
     """
-    start_number = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    if start_number == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return {}
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(address, port, size, is_master=False)  # type: ignore[attr-defined]
-    names = dist.PrefixStore(f"start {start_number}", store)  # type: ignore[attr-defined]
+    store = dist.TCPStore(address, port, size, is_master=False, timeout=WAIT)  # type: ignore[attr-defined]
+    names = dist.PrefixStore(_name_of_this_start(store, rank, size), store)  # type: ignore[attr-defined]
     return {"store": names, "rank": rank, "world_size": size}
+
+
+def _name_of_this_start(store: Any, rank: int, size: int) -> str:
+    """A name that the processes that were started together agree on, in a store that may hold those of earlier ones.
+
+    Nothing in the environment tells one start from the next on all machines. So each process says by a number drawn at
+    random that it is here, the first one answers each number with its own, and goes on when all have read that answer.
+
+    Raises:
+        RuntimeError: Not all have come in time.
+    """
+    own, until = uuid4().hex, time.monotonic() + WAIT.total_seconds()
+    if rank > 0:
+        store.set(f"here/{rank}", own)
+        name: str = store.get(f"answer/{own}").decode()  # waits for it
+        store.set(f"{name}/{rank}", "")
+        return name
+    missing = set(range(1, size))
+    while missing:
+        for other in [each for each in missing if store.check([f"here/{each}"])]:
+            store.set(
+                f"answer/{store.get(f'here/{other}').decode()}", own
+            )  # maybe that of a process of an earlier start
+        missing = {each for each in missing if not store.check([f"{own}/{each}"])}
+        if time.monotonic() > until:
+            raise RuntimeError(f"process {min(missing)} has not come")
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    return own
 
 
 def is_one_of_several() -> bool:
