@@ -217,6 +217,16 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
 
 
+def test_a_signal_in_the_last_step_stops_the_command(
+    noisy_encoder: Path, topics: Path, straight: Path, tmp_path: Path
+) -> None:
+    last = len((straight / "tries/1/metrics.jsonl").read_text().splitlines())
+    with pytest.raises(Interrupted):
+        tune(tmp_path / "stopped", noisy_encoder, topics, Listener(last), **EXACT)
+    tune(tmp_path / "stopped", noisy_encoder, topics, **EXACT)
+    same_weights(straight, tmp_path / "stopped")
+
+
 def test_weights_of_steps_that_are_done_again_do_not_count(
     noisy_encoder: Path, topics: Path, straight: Path, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from typing import IO, Any
 import pytest
 
 from bertsmith.board import Board
-from bertsmith.checkpoint import list_checkpoints
+from bertsmith.checkpoint import list_checkpoints, save_checkpoint
 from bertsmith.data.examples import open_rows
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted, listening
@@ -108,6 +108,23 @@ def test_a_full_disk_under_the_log_saves_the_run_first(
     monkeypatch.setattr(Path, "open", ordinary)
     train(tmp_path / "run", text)
     assert [line["step"] for line in read_metrics(tmp_path / "run")] == [2, 3]
+
+
+def test_a_signal_while_the_last_checkpoint_is_written_stops_the_run(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*given: Any, **options: Any) -> Path:
+        os.kill(os.getpid(), signal.SIGINT)
+        return save_checkpoint(*given, **options)
+
+    monkeypatch.setattr("bertsmith.loop.save_checkpoint", slow)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "run", text)
+    monkeypatch.undo()
+    assert [folder.name for folder in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step-00000003"]
+    assert not (tmp_path / "run" / "model").exists()
+    train(tmp_path / "run", text)
+    assert [line["step"] for line in read_metrics(tmp_path / "run")] == [1, 2, 3]
 
 
 class Remover(Listener):

@@ -29,7 +29,7 @@ from bertsmith.planning.plan import Plan
 from bertsmith.planning.stages import work_of_step
 from bertsmith.recorder import Recorder, recorder_on
 from bertsmith.reporter import Reporter
-from bertsmith.run_folder import Run, lasting_settings
+from bertsmith.run_folder import lasting_settings
 from bertsmith.step import (
     CompilerFailed,
     Measured,
@@ -127,8 +127,8 @@ def train(
             )
             due = distributed.any_rank(now - last_save > 60 * training.checkpoint_every, device)
             if stopping or due or step == plan.steps:
-                state |= {"wall_seconds": plan.clock.used(), "settings": lasting_settings(plan.run)}
-                save(plan.run, model, optimizer, state, average)
+                save(plan, model, optimizer, state, average)
+                stopping = stopping or distributed.any_rank(stop.signal_number is not None, device)  # asked meanwhile
                 last_save = last_step = time.monotonic()
             last_step += diary.write_page(at_once=stopping)  # nor is this
             if stopping:
@@ -243,7 +243,7 @@ def measure_held_out(plan: Plan, model: torch.nn.Module, most_rows: int) -> Meas
 
 
 def save(
-    run: Run,
+    plan: Plan,
     model: torch.nn.Module,
     optimizer: AnyOptimizer,
     state: dict[str, Any],
@@ -259,10 +259,12 @@ def save(
         optimizer.collect()
     if not distributed.is_main():
         return
+    run = plan.run
     gone = f"{run.folder / CONFIG} was removed while the run trained, so that step {state['step']:,} can't be kept"
     require((run.folder / CONFIG).exists(), f"{gone}; put the folder back, or begin again")
     try:
-        save_checkpoint(run.checkpoints, model, optimizer, state, average=average, keep=run.config.training.keep)
+        kept = state | {"wall_seconds": plan.clock.used(), "settings": lasting_settings(run)}
+        save_checkpoint(run.checkpoints, model, optimizer, kept, average=average, keep=run.config.training.keep)
     except OSError as error:
         raise UserError(
             f"the checkpoint of step {state['step']:,} could not be written to {run.checkpoints}: "

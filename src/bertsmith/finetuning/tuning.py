@@ -121,14 +121,15 @@ def train(
             state["seconds"] += seconds
             state["skipped"] += not result.applied
             record = result.record(state["step"], learning_rate, seconds, result.tokens)
-            due = stop.signal_number is not None or time.monotonic() - last_save > 60 * config.checkpoint_every
+            due = time.monotonic() - last_save > 60 * config.checkpoint_every
             if state["step"] % work.validation_every == 0 or state["step"] == steps:
                 record |= validate(work, attempt, model, state)
                 due = due or state["stale"] == 0  # the best weights and where to go on from belong together
             log.write(record)
             shown = {"step": (attempt.number - 1) * steps + state["step"], "max_steps": config.tries * steps}
             reporter.step(record | shown)
-            if due or log.error is not None:
+            due = due or stop.signal_number is not None or log.error is not None
+            if due:
                 save(attempt.folder / "checkpoints", model, optimizer, state)
                 last_save = time.monotonic()
             log.refuse_error(state["step"])
