@@ -224,7 +224,8 @@ def carry_over(model: AnyPretrainingModel, source: Source, tokenizer: Tokenizer,
     """Give each piece of another vocabulary the embedding, and the bias of its score, that it had.
 
     Args:
-        model: Of the new vocabulary; changed. Rows of pieces that were not there stay as they were drawn.
+        model: Of the new vocabulary; changed. Embeddings of pieces that were not there stay as they were drawn, and
+            their scores get the mean bias: biases are near the logarithms of frequencies, and 0 would be that of all.
         source: The model with the old vocabulary.
         tokenizer: The new one.
         extended: Whether a piece that was not there is a word of old pieces, and starts as their mean.
@@ -242,6 +243,7 @@ def carry_over(model: AnyPretrainingModel, source: Source, tokenizer: Tokenizer,
     tables = [(model.bert.embeddings.word_embeddings.weight, before.bert.embeddings.word_embeddings.weight)]
     if has_head:
         tables.append((model.mlm_head.bias, before.mlm_head.bias))
+        model.mlm_head.bias.fill_(before.mlm_head.bias.mean())
     roles = {getattr(tokenizer, f"{role}_id"): [getattr(old, f"{role}_id")] for role in ROLES}
     origins = same_pieces(tokenizer, old) | roles
     kept = len(origins)
