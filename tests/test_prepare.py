@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from bertsmith.corpus import open_corpus, split_sentences
 from bertsmith.data.shards import MANIFEST, open_shards
 from bertsmith.errors import UserError
 from bertsmith.prepare import Prepared, build, chunks, fingerprint, held_out_sections, make_tokenizer, prepare, reading
+from bertsmith.prepare.accents import count_accents
 from bertsmith.prepare.chunks import chunk_characters, split_of
 from bertsmith.prepare.reading import Text
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
@@ -419,6 +421,25 @@ def test_marks_that_tell_words_apart_are_kept(words: list[str], kind: str, tmp_p
     tokenizer = load_tokenizer(stripped.tokenizer_folder)
     assert tokenizer.encode_sentences(["schön में"]) == tokenizer.encode_sentences(["schon म"])
     assert not [line for line in lines if "accents" in line]
+
+
+def test_accents_are_counted_in_what_is_learnt_from(tmp_path: Path) -> None:
+    """Not in a validation text, and without the marks that choose how an emoji is drawn."""
+    text, other = write_text(tmp_path / "text.jsonl"), write_foreign(tmp_path / "other.jsonl", GERMAN)
+    text.write_text(text.read_text().replace("Number", "❤\ufe0f Number"))
+    _, lines = run(settings(text, validation=str(other), validation_fraction=None), tmp_path / "run")
+    assert not [line for line in lines if "accents" in line]
+    assert count_accents("𞤀\U0001e944") == 1  # Adlam
+
+
+def test_a_prepared_folder_follows_what_was_decided_of_its_accents(text: Path, tmp_path: Path) -> None:
+    run(settings(text), tmp_path / "plain")
+    run(settings(write_foreign(tmp_path / "german.jsonl", GERMAN), vocab_size=None), tmp_path / "german")
+    for name, removed in (("plain", True), ("german", False)):
+        config = settings(tmp_path / name, vocab_size=None, validation_fraction=None, strip_accents=removed)
+        run(config, tmp_path / f"of-{name}")
+        with pytest.raises(UserError, match=f"strip_accents is {not removed}, there {removed}"):
+            run(replace(config, strip_accents=not removed), tmp_path / f"against-{name}")
 
 
 def test_rare_accents_are_removed_as_by_bert(tmp_path: Path) -> None:

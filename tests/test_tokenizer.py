@@ -337,6 +337,21 @@ def test_saved_files_are_as_transformers_wants_them(each: Tokenizer, tmp_path: P
     assert [token["content"] for token in content["added_tokens"]] == list(SPECIAL_TOKENS)
 
 
+@pytest.mark.parametrize("lowercase", [True, False])
+@pytest.mark.parametrize("strip_accents", [True, False])
+def test_a_bert_tokenizer_of_transformers_gives_the_same_ids(
+    lowercase: bool, strip_accents: bool, tmp_path: Path
+) -> None:
+    """By its name; it makes its own normaliser, of what tokenizer_config.json says."""
+    from transformers import BertTokenizerFast
+
+    ours = train(lowercase=lowercase, strip_accents=strip_accents)
+    ours.save(tmp_path, model_max_length=128)
+    theirs = BertTokenizerFast.from_pretrained(tmp_path)
+    for text in ("Élan vital, über café", "में मैं", "차별과 中文"):
+        assert theirs(text)["input_ids"] == ours.encode(text).ids
+
+
 def test_transformers_gives_the_same_ids(each: Tokenizer, tmp_path: Path) -> None:
     each.save(tmp_path, model_max_length=128)
     theirs = hugging_face(tmp_path)

@@ -16,24 +16,31 @@ RARE = 0.002
 """Share of the characters, up to which they are removed. English Wikipedia has 0.0004, the Declaration of Human Rights
 0.0001 in Dutch, 0.006 in Danish and Italian, 0.009 in Russian, 0.011 in German, 0.027 in French, 0.13 in Hindi."""
 
+LETTERS_END = 0x20000
+SELECTORS = range(0xFE00, 0xFE10)
+"""Marks that say how an emoji is drawn. They mean nothing to a word."""
+
 WHERE_RARE = "where rare"
 """What the fingerprint says when nobody has decided."""
 
 
 def count_accents(text: str) -> int:
-    """Characters that would be lost or changed, of those in Unicode's first plane."""
+    """Characters that would be lost or changed."""
     if text.isascii():
         return 0
-    return int(_is_changed()[np.frombuffer(text.encode("utf-16-le", "surrogatepass"), dtype=np.uint16)].sum())
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    return int(_is_changed()[np.minimum(codes, LETTERS_END - 1)].sum())
 
 
 @lru_cache(maxsize=1)
 def _is_changed() -> npt.NDArray[np.bool_]:
-    """For each character of the first plane, bool [65536]."""
-    return np.array([_changes(chr(code)) for code in range(1 << 16)])
+    """For each character of the first two planes, which have all that is taken apart but for ideographs."""
+    return np.array([_changes(chr(code)) for code in range(LETTERS_END)])
 
 
 def _changes(character: str) -> bool:
     """Whether removing accents does something to a character: to a Korean syllable that, too, since NFD comes first."""
+    if ord(character) in SELECTORS:
+        return False
     parts = unicodedata.normalize("NFD", character)
     return "\uac00" <= character <= "\ud7a3" or any(unicodedata.category(part) == "Mn" for part in parts)

@@ -43,8 +43,8 @@ def adopt(job: Job, source: PreparedFolder, explicit: frozenset[str]) -> dict[st
     """
     manifest = read_manifest(source.data)
     settings = manifest["fingerprint"]["settings"]
-    share = manifest.get("validation_fraction", settings.get("validation_fraction"))
-    wrong = contradictions(job.config, settings | {"validation_fraction": share}, explicit)
+    decided = {name: manifest.get(name, settings.get(name)) for name in ("validation_fraction", "strip_accents")}
+    wrong = contradictions(job.config, settings | decided, explicit)
     if wrong:
         raise UserError(f"{source.root} was prepared with other settings: {wrong[0]}; leave it out, or give the text")
     if source.root.resolve() == job.folder.root.resolve():

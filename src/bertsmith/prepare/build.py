@@ -115,14 +115,15 @@ def _measure(job: Job, inputs: Inputs) -> dict[str, Any]:
     job.progress("reading", 0.0)
     sizes = {share: {split: Size() for split in ("train", "validation")} for share in inputs.shares}
     reports: dict[str, CorpusReport] = {}
-    accents, learnt, known = 0, SeenHashes(), 0
+    accents, characters, learnt, known = 0, 0, SeenHashes(), 0
     for name, corpus in (("text", inputs.corpus), ("validation", inputs.validation)):
         if corpus is None:
             continue
         reports[name] = CorpusReport()
         for section in corpus.sections(reports[name]):
             count = len(section.text if section.text.isascii() else section.text.encode())
-            accents += count_accents(section.text)
+            if name == "text":
+                accents, characters = accents + count_accents(section.text), characters + len(section.text)
             if inputs.validation is not None:
                 known += not learnt.add(section.split_key) and name == "validation"
             place = section_share(section, b"validation")  # hashed once; `split_of` is the rule
@@ -145,7 +146,7 @@ def _measure(job: Job, inputs: Inputs) -> dict[str, Any]:
     return {
         "validation_fraction": share,
         "sizes": {split: asdict(size) for split, size in sizes[share].items()},
-        "accents": accents / max(1, sum(size.characters for size in sizes[share].values())),
+        "accents": accents / max(1, characters),
         "corpus": {name: asdict(report) for name, report in reports.items()},
         "seconds": {"reading": round(time.monotonic() - started, 2)},
     }
@@ -185,6 +186,7 @@ def _train(job: Job, inputs: Inputs, state: dict[str, Any]) -> Tokenizer:
     """Train a tokenizer on the training text, or on a sample of it."""
     size, config, started = state["sizes"]["train"], job.config, time.monotonic()
     sample = min(1.0, SAMPLE_BYTES / size["bytes"])
+    state["strip_accents"] = _removes_accents(job, state)
     if sample < 1:
         job.report(f"the tokenizer is trained on {sample:.1%} of the text: sections chosen by hash, about 200 MB")
     tokenizer = train_tokenizer(
@@ -192,7 +194,7 @@ def _train(job: Job, inputs: Inputs, state: dict[str, Any]) -> Tokenizer:
         kind=cast(Literal["wordpiece", "bpe"], config.tokenizer),
         vocab_size=config.vocab_size or choose_vocab_size(size["bytes"]),
         lowercase=config.lowercase,
-        strip_accents=_removes_accents(job, state),
+        strip_accents=state["strip_accents"],
         at_most=config.vocab_size is None,
     )
     seconds = time.monotonic() - started

@@ -10,15 +10,8 @@ from tokenizers import models
 
 from bertsmith.errors import UserError, suggestion
 from bertsmith.tokenizer.assembly import DEFAULT_NAMES, assemble, bert_pipeline, complete
-from bertsmith.tokenizer.tokenizer import ROLES, Tokenizer
+from bertsmith.tokenizer.tokenizer import BERT_OPTIONS, ROLES, Tokenizer
 from bertsmith.tokenizer.words import LONGEST_WORD
-
-_BERT_OPTIONS = {
-    "do_lower_case": "lowercase",
-    "strip_accents": "strip_accents",
-    "tokenize_chinese_chars": "handle_chinese_chars",
-}
-"""Options in a tokenizer_config.json and in a BertNormalizer."""
 
 
 def load_tokenizer(source: str | Path) -> Tokenizer:
@@ -85,7 +78,7 @@ def _find(source: Path) -> Path:
 def _load_json(file: Path, config: dict[str, Any], names: dict[str, str]) -> Tokenizer:
     content = _read_object(file)
     normalizer = content.get("normalizer")
-    given = {ours: config[theirs] for theirs, ours in _BERT_OPTIONS.items() if theirs in config}
+    given = {ours: config[theirs] for theirs, ours in BERT_OPTIONS.items() if theirs in config}
     if given and _is_bert(config) and isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
         content = content | {"normalizer": normalizer | given}  # transformers follows its configuration here
     try:

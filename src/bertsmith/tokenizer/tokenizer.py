@@ -31,6 +31,13 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 _T = TypeVar("_T")
 
+BERT_OPTIONS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+"""Options in a tokenizer_config.json and in a BertNormalizer."""
+
 
 class Tokenizer:
     """Turns text into token ids and back. Stands on one tokenizer.json, and never changes."""
@@ -203,6 +210,9 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             **self._names,
         }
+        normalizer = self._content.get("normalizer") or {}
+        if normalizer.get("type") == "BertNormalizer":  # for who asks for transformers' BertTokenizer by name
+            config |= {theirs: normalizer[ours] for theirs, ours in BERT_OPTIONS.items()}
         write_text(folder / "tokenizer.json", json.dumps(self._content, indent=1, ensure_ascii=False) + "\n")
         write_json(folder / "tokenizer_config.json", config)
 
