@@ -1,5 +1,7 @@
 """Plain text: which layout it has, and its paragraphs and documents."""
 
+import random
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 from bertsmith.corpus import open_corpus
 
 from corpus_helpers import read, texts, write
+from prose import sentence
 
 WRAPPED = """It was a bright cold day in the month of April, and all of the clocks
 were striking thirteen when the man hurried home along the street as
@@ -108,6 +111,21 @@ def test_wrapped_verses_that_begin_with_a_number_are_joined(tmp_path: Path) -> N
     ]
     found = texts(write(tmp_path / "a.txt", "\n\n".join(verses)))[0].split("\n")
     assert found == [verse.replace("\n", " ") for verse in verses]
+
+
+def test_numbered_verses_without_blank_lines_are_joined_where_they_are_wrapped(tmp_path: Path) -> None:
+    """Two lines in three begin with a number; a log has one at nearly all."""
+    draw, lines = random.Random(0), list[str]()
+    for n in range(300):
+        lines += textwrap.wrap(f"1:{n} " + " ".join(sentence(draw) for _ in range(draw.randint(1, 3))), 90)
+    assert sum(line.startswith("1:") for line in lines) / len(lines) == pytest.approx(0.65, abs=0.05)
+    assert len(texts(write(tmp_path / "a.txt", "\n".join(lines)))[0].split("\n")) < 0.75 * len(lines)
+
+
+@pytest.mark.parametrize("ending", ["。）", "｡", "。」"])
+def test_a_line_that_ends_a_sentence_and_a_bracket_is_not_joined(ending: str, tmp_path: Path) -> None:
+    lines = [f"（{'鉴于对人类家庭所有成员的固有尊严及其平等的权利' * 2}{n}{ending}" for n in range(30)]
+    assert texts(write(tmp_path / "a.txt", "\n".join(lines)))[0].split("\n") == lines
 
 
 @pytest.mark.parametrize(

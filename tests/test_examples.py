@@ -289,7 +289,6 @@ def test_a_row_with_one_token_still_predicts_it() -> None:
         ({"mask_units": "words"}, "mask_units is 'words'; did you mean 'word'"),
         ({"mlm_probability": 1.5}, "mlm_probability is 1.5; give a share between 0 and 1"),
         ({"end_probability": 0.0}, "end_probability is 0.0; give a share between 0 and 1"),
-        ({"mask_units": "span", "mask_covering": True}, "mask_covering is given with mask_units 'span'"),
         ({"sequence_length": 3}, "sequence_length is 3; give 16 places or more"),
     ],
 )

@@ -22,7 +22,7 @@ _SEPARATOR = re.compile(r'"?sep=([,;\t|])"?', re.IGNORECASE)
 """A first line by which Excel is told what stands between cells."""
 
 _MARKED_INSIDE = re.compile(r'(?:^|[,;\t|])"[^"\n]*\\"(?![,;\t|]|$)', re.MULTILINE)
-_DOUBLED_INSIDE = re.compile(r'[^,;\t|\n"\\]""|""[^,;\t|\n"]')
+_DOUBLED_INSIDE = re.compile(r'[^,;\t|\n"\\]""|""[^,;\t|\n"]|\\"""(?:[,;\t|]|$)', re.MULTILINE)
 _ESCAPED = re.compile(r'\\(["\\])')
 """Inside a quoted cell a quote after a backslash, or two quotes; and what the first kind of tables escapes."""
 

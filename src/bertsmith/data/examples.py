@@ -257,7 +257,7 @@ def open_rows(
         mlm_probability: Share of the tokens to predict.
         end_probability: That share at the end of the run; where a run ends the attribute `course` of the rows says.
         mask_units: Choose single pieces, whole words or spans.
-        mask_covering: Choose other tokens in each epoch, until all have been; not with spans.
+        mask_covering: Choose other tokens in each epoch, until all have been; spans cover no better for it.
         short_sequence_probability: Share of the sequences shorter than a row.
         seed: Decides order, cuts, pairs and masks.
         total_rows: What `len()` says; one epoch when not given.

@@ -72,7 +72,7 @@ class Masking:
     """bool [V]. Whether a piece continues a word; given where units are words."""
 
     covering: bool = False
-    """Choose other tokens in each epoch, until nearly all have been, instead of anew; not with spans."""
+    """Choose other tokens in each epoch, until nearly all have been, instead of anew; spans cover no better for it."""
 
     seed: int = 0
 
@@ -82,8 +82,6 @@ class Masking:
         for name in ("mlm_probability", "end_probability"):
             share = getattr(self, name)
             require(share is None or 0 < share < 1, f"{name} is {share}; give a share between 0 and 1, such as 0.15")
-        fits = not (self.covering and self.units == "span")
-        require(fits, "mask_covering is given with mask_units 'span', whose places are drawn anew; leave one out")
 
     def per_row(self, row_length: int) -> int:
         """K, the most predictions a row can have."""

@@ -25,9 +25,9 @@ MOST_DIFFERENT = 50
 LARGEST_NUMBER = 1e36
 """Of a regression. A model gives float32 numbers, which end at 3e38, and an answer may be some deviations off."""
 
-LEAST_RESOLUTION = 256
+LEAST_RESOLUTION = 32
 """Numbers that float32 tells apart, at the mean, within a standard deviation. An answer is rounded to them a few times,
-and so by a hundredth of a deviation at most; its scores do not suffer."""
+and so by a tenth of a deviation at most, which no model comes near."""
 
 Text = str | tuple[str, ...]
 Label = str | float | tuple[str, ...]
