@@ -25,7 +25,7 @@ BELOW_UNIGRAM: dict[str, tuple[tuple[float, float], ...]] = {
     ),
     "modern-mini": ((0.6e6, 2.04), (1.2e6, 2.34), (2.0e6, 2.61), (7.2e6, 3.25), (1.23e7, 3.47)),
     "modern-small": ((0.4e6, 2.02),),
-    "bert-tiny": ((2.0e6, 1.90),),
+    "bert-tiny": ((2.0e6, 1.90), (7.2e6, 2.52)),
     "bert-mini": ((1.2e6, 2.06),),
 }
 """By preset: tokens that a run learnt from, and how far below token frequencies its held-out loss ended, in nats."""
