@@ -12,7 +12,8 @@ from torch import nn
 
 from bertsmith import atomic, checkpoint
 from bertsmith.adamw import AdamW
-from bertsmith.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, read_state, save_checkpoint
+from bertsmith.checkpoint import load_checkpoint, save_checkpoint
+from bertsmith.checkpoint_folders import list_checkpoints, newest_checkpoint, read_state
 
 
 def trained(steps: int = 2) -> tuple[nn.Module, AdamW]:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from bertsmith import distributed
-from bertsmith.checkpoint import list_checkpoints
+from bertsmith.checkpoint_folders import list_checkpoints
 from bertsmith.commands.console import make_reporter
 from bertsmith.errors import UserError
 from bertsmith.machine.device import find_device

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from bertsmith.card import model_card
-from bertsmith.checkpoint import checkpoint_name
+from bertsmith.checkpoint_folders import checkpoint_name
 from bertsmith.config import TrainingConfig
 from bertsmith.data.shards import open_shards
 from bertsmith.errors import UserError

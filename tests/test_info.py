@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bertsmith.checkpoint import checkpoint_name, read_state
+from bertsmith.checkpoint_folders import checkpoint_name, read_state
 from bertsmith.config import DataConfig
 from bertsmith.errors import UserError
 from bertsmith.info import describe_run, run_facts

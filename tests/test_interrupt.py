@@ -14,7 +14,8 @@ from typing import IO, Any
 import pytest
 
 from bertsmith.board import Board
-from bertsmith.checkpoint import list_checkpoints, save_checkpoint
+from bertsmith.checkpoint import save_checkpoint
+from bertsmith.checkpoint_folders import list_checkpoints
 from bertsmith.data.examples import open_rows
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted, listening

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bertsmith.checkpoint import checkpoint_name
+from bertsmith.checkpoint_folders import checkpoint_name
 from bertsmith.cli import run as command
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bertsmith.checkpoint import list_checkpoints
+from bertsmith.checkpoint_folders import list_checkpoints
 from bertsmith.cli import run as command
 from bertsmith.config import DataConfig, TrainingConfig, run_config
 from bertsmith.corpus import open_corpus

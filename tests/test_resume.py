@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bertsmith.checkpoint import list_checkpoints
+from bertsmith.checkpoint_folders import list_checkpoints
 from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
 from bertsmith.machine.measure import seconds_per_micro_batch

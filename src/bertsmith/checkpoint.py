@@ -11,46 +11,22 @@ A checkpoint is written under another name and renamed when it is on the disk.
 It knows nothing of ranks or devices: tensors are whole and on the CPU.
 """
 
-import json
-import re
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bertsmith import atomic
 from bertsmith.averaging import WeightAverage
+from bertsmith.checkpoint_folders import MANIFEST, checkpoint_name, list_checkpoints
 from bertsmith.errors import UserError
 from bertsmith.optim import AnyOptimizer
 
-MANIFEST = "manifest.json"
 AVERAGE = "average.safetensors"
-
-_NAME = re.compile(r"step-\d{8}")
-
-
-class Found(NamedTuple):
-    """The newest checkpoint that is whole."""
-
-    folder: Path | None
-    damaged: list[str]
-    """One line for each newer checkpoint that was passed over."""
-
-    damaged_folders: list[Path]
-
-
-def checkpoint_name(step: int) -> str:
-    """Folder name of a step; names sort like steps."""
-    return f"step-{step:08d}"
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """All finished checkpoints, oldest first. Other folders beside them, such as a user's copies, are not looked at."""
-    return sorted(path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir())
 
 
 def save_checkpoint(
@@ -107,53 +83,6 @@ def _remove(checkpoint: Path) -> None:
     doomed = checkpoint.with_name(checkpoint.name + atomic.TEMPORARY_SUFFIX)
     checkpoint.rename(doomed)
     shutil.rmtree(doomed)
-
-
-def newest_checkpoint(folder: Path) -> Found:
-    """Find the newest checkpoint that is whole, by sizes, headers and hashes."""
-    damaged: list[str] = []
-    folders: list[Path] = []
-    for checkpoint in reversed(list_checkpoints(folder)):
-        problem = find_damage(checkpoint)
-        if problem is None:
-            return Found(checkpoint, damaged, folders)
-        folders.append(checkpoint)
-        damaged.append(f"checkpoint {checkpoint.name} is damaged ({problem}) and is passed over")
-    return Found(None, damaged, folders)
-
-
-def set_aside(checkpoint: Path) -> Path:
-    """Rename a damaged checkpoint, so that it neither counts as one nor stands in the way of its step."""
-    return checkpoint.rename(atomic.next_free(checkpoint.with_name(f"damaged-{checkpoint.name}")))
-
-
-def find_damage(checkpoint: Path) -> str | None:
-    """Say what is wrong with a checkpoint, or None when it is whole."""
-    try:
-        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
-        if not {"model.safetensors", "state.json"} <= files.keys():
-            return f"{MANIFEST} does not name all files"
-        for name, expected in files.items():
-            path = checkpoint / name
-            size = path.stat().st_size
-            if size != expected["size"]:
-                return f"{name} has {size} bytes instead of {expected['size']}"
-            if path.suffix == ".safetensors":
-                with safe_open(path, framework="pt"):  # reads the header
-                    pass
-            if atomic.sha256(path) != expected["sha256"]:
-                return f"{name} does not match its hash"
-    except FileNotFoundError as error:
-        return f"{Path(str(error.filename)).name} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        return f"it cannot be read: {error}"
-    return None
-
-
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The JSON state of a whole checkpoint."""
-    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-    return state
 
 
 def load_checkpoint(

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from bertsmith.checkpoint import find_damage, list_checkpoints, newest_checkpoint
+from bertsmith.checkpoint_folders import find_damage, list_checkpoints, newest_checkpoint
 from bertsmith.config import RunConfig, flat
 from bertsmith.data.shards import read_manifest
 from bertsmith.data.shards import verify as verify_shards

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 
 from bertsmith.averaging import WeightAverage
-from bertsmith.checkpoint import load_checkpoint, newest_checkpoint
+from bertsmith.checkpoint import load_checkpoint
+from bertsmith.checkpoint_folders import newest_checkpoint
 from bertsmith.errors import UserError
 from bertsmith.model import AnyPretrainingModel, load_model
 from bertsmith.model_source import local_folder

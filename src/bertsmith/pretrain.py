@@ -19,7 +19,8 @@ import torch
 from bertsmith import distributed
 from bertsmith.averaging import WeightAverage
 from bertsmith.budget import REVISIONS
-from bertsmith.checkpoint import Found, list_checkpoints, load_checkpoint, newest_checkpoint, read_state, set_aside
+from bertsmith.checkpoint import load_checkpoint
+from bertsmith.checkpoint_folders import Found, list_checkpoints, newest_checkpoint, read_state, set_aside
 from bertsmith.data.keyed import text_hash
 from bertsmith.diary import Diary
 from bertsmith.errors import UserError

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bertsmith.checkpoint import newest_checkpoint, read_state
+from bertsmith.checkpoint_folders import newest_checkpoint, read_state
 from bertsmith.errors import UserError
 from bertsmith.evaluation.foreign import load_foreign
 from bertsmith.evaluation.pll import Scorer

@@ -18,14 +18,13 @@ from typing import Any, Literal
 import torch
 
 from bertsmith import atomic
-from bertsmith.checkpoint import (
+from bertsmith.checkpoint import load_checkpoint, save_checkpoint
+from bertsmith.checkpoint_folders import (
     checkpoint_name,
     find_damage,
     list_checkpoints,
-    load_checkpoint,
     newest_checkpoint,
     read_state,
-    save_checkpoint,
     set_aside,
 )
 from bertsmith.errors import UserError
