@@ -91,7 +91,9 @@ def judge_all(task: TaskData, metric: str, models: Sequence[Answers], plain: Seq
         sums = [row_sums(metric, task.kind, task.head.labels, given, targets) for given in each.probabilities]
         scores = [score_all(task.kind, task.head.labels, given, targets).values for given in each.probabilities]
         found = measure(sums, bounded=highest_score(metric) == 1)
-        difference = difference_interval(found, reference, level=level) if reference is not None else None
+        difference = None
+        if reference is not None:
+            difference = within_span(metric, difference_interval(found, reference, level=level))
         reference = reference or found
         contenders.append(
             Contender(
@@ -113,8 +115,20 @@ def judge_all(task: TaskData, metric: str, models: Sequence[Answers], plain: Seq
 
 def within_bounds(metric: str, interval: Interval) -> Interval:
     """The interval without what the score cannot be."""
-    lowest = -1.0 if metric in ("pearson", "spearman", "matthews") else 0.0
-    return interval._replace(low=max(lowest, interval.low), high=min(highest_score(metric), interval.high))
+    return interval._replace(
+        low=max(lowest_score(metric), interval.low), high=min(highest_score(metric), interval.high)
+    )
+
+
+def within_span(metric: str, difference: Interval) -> Interval:
+    """The interval of a difference without what two scores cannot be apart."""
+    span = highest_score(metric) - lowest_score(metric)
+    return difference._replace(low=max(-span, difference.low), high=min(span, difference.high))
+
+
+def lowest_score(metric: str) -> float:
+    """What a score cannot be below."""
+    return -1.0 if metric in ("pearson", "spearman", "matthews") else 0.0
 
 
 def highest_score(metric: str) -> float:
