@@ -52,7 +52,9 @@ FEWEST_VALIDATIONS = 10
 """Of a try with many validation rows."""
 
 
-def finetune(folder: Path, model: Path, data: str, given: Mapping[str, Any], reporter: Reporter | None = None) -> Path:
+def finetune(
+    folder: str | Path, model: str | Path, data: str, given: Mapping[str, Any], reporter: Reporter | None = None
+) -> Path:
     """Fine-tune a model on labelled rows, or go on with a run.
 
     Args:
@@ -70,8 +72,8 @@ def finetune(folder: Path, model: Path, data: str, given: Mapping[str, Any], rep
         UserError: A setting, the model, the rows or the folder is not usable, or the disk is full.
         Interrupted: The run was asked to stop and has saved its state.
     """
-    finetune_and_judge(folder, model, data, given, reporter)
-    return folder / "model"
+    finetune_and_judge(Path(folder), Path(model), data, given, reporter)
+    return Path(folder) / "model"
 
 
 def finetune_and_judge(
