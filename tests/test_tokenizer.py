@@ -534,10 +534,10 @@ def test_training_on_much_text_with_many_ties_gives_one_vocabulary() -> None:
 @pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
 def test_training_on_20_mb_stays_below_500_mb(kind: str) -> None:
     development_data("enwiki/train.jsonl.zst")
-    code = (
-        "import resource, test_tokenizer as t;"
+    code = (  # the peak that getrusage knows may be that of the process that started this one
+        "import test_tokenizer as t;"
         f"t.train(t.wikipedia(20_000_000), kind='{kind}', vocab_size=16_384);"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+        "print(int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) // 1024)"
     )
     assert int(fingerprints(2, 0, code)) < 500
 
