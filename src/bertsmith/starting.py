@@ -225,7 +225,8 @@ def carry_over(model: AnyPretrainingModel, source: Source, tokenizer: Tokenizer,
 
     Args:
         model: Of the new vocabulary; changed. Embeddings of pieces that were not there stay as they were drawn, and
-            their scores get the mean bias: biases are near the logarithms of frequencies, and 0 would be that of all.
+            their scores get the mean bias: biases are near the logarithms of frequencies, so 0 would make these pieces
+            all that is expected.
         source: The model with the old vocabulary.
         tokenizer: The new one.
         extended: Whether a piece that was not there is a word of old pieces, and starts as their mean.

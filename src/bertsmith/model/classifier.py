@@ -91,6 +91,12 @@ def rescale(layer: nn.Linear, mean: float, deviation: float) -> None:
         layer.bias.mul_(deviation).add_(mean)
 
 
+def types_that_exist(token_type_ids: Tensor, config: Any) -> Tensor:
+    """Types of the tokens of a text or a pair, of any shape, for an encoder that may have one type alone: then 0."""
+    has_one = getattr(config, "type_vocab_size", 1) == 1
+    return torch.zeros_like(token_type_ids) if has_one else token_type_ids
+
+
 class BertClassifier(nn.Module):
     """The encoder, dropout, and a score for each label."""
 
@@ -118,8 +124,7 @@ class BertClassifier(nn.Module):
         Returns:
             Logits, float [N, C], or [M, C] for tagging. A number is its own logit.
         """
-        if self.config.type_vocab_size == 1:  # both texts of a pair are of the one type there is
-            token_type_ids = torch.zeros_like(token_type_ids)
+        token_type_ids = types_that_exist(token_type_ids, self.config)
         if self.head.per_token:
             output = self.bert(input_ids, token_type_ids=token_type_ids, packed=packed)
             read = output.sequence_output.index_select(0, places)

@@ -12,7 +12,7 @@ from bertsmith.finetuning.any_classifier import AnyClassifier
 from bertsmith.finetuning.classify import Classifier, load_classifier
 from bertsmith.finetuning.folder import SETTINGS
 from bertsmith.model import AnyModel, AnyPretrainingModel, load_model, read_config
-from bertsmith.model.classifier import SEQUENCE, TOKEN
+from bertsmith.model.classifier import SEQUENCE, TOKEN, types_that_exist
 from bertsmith.model_source import local_folder
 from bertsmith.output_folder import CONFIG
 from bertsmith.playground.attention import attention_weights
@@ -128,9 +128,7 @@ class Subject:
         assert self.encoder is not None
         encoding = self.tokenizer.encode(text, pair)
         most = min(ATTENTION_TOKENS, self.longest)
-        ids, types = encoding.ids[:most], torch.tensor(encoding.type_ids[:most])
-        if getattr(self.encoder.config, "type_vocab_size", 1) == 1:  # both texts of a pair are of the one type there is
-            types = torch.zeros_like(types)
+        ids, types = encoding.ids[:most], types_that_exist(torch.tensor(encoding.type_ids[:most]), self.encoder.config)
         weights = attention_weights(self.encoder, torch.tensor(ids), types)
         layers, heads, tokens, _ = weights.shape
         note = None if len(encoding.ids) <= most else f"the first {most} of {len(encoding.ids):,} tokens"

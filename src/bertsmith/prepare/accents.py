@@ -17,6 +17,8 @@ RARE = 0.002
 0.0001 in Dutch, 0.006 in Danish and Italian, 0.009 in Russian, 0.011 in German, 0.027 in French, 0.13 in Hindi."""
 
 LETTERS_END = 0x20000
+"""Code of the first character after the planes that have alphabets."""
+
 SELECTORS = range(0xFE00, 0xFE10)
 """Marks that say how an emoji is drawn. They mean nothing to a word."""
 

@@ -146,7 +146,7 @@ def _measure(job: Job, inputs: Inputs) -> dict[str, Any]:
     return {
         "validation_fraction": share,
         "sizes": {split: asdict(size) for split, size in sizes[share].items()},
-        "accents": accents / max(1, characters),
+        "strip_accents": None if inputs.tokenizer else _removes_accents(job, accents / max(1, characters)),
         "corpus": {name: asdict(report) for name, report in reports.items()},
         "seconds": {"reading": round(time.monotonic() - started, 2)},
     }
@@ -186,7 +186,6 @@ def _train(job: Job, inputs: Inputs, state: dict[str, Any]) -> Tokenizer:
     """Train a tokenizer on the training text, or on a sample of it."""
     size, config, started = state["sizes"]["train"], job.config, time.monotonic()
     sample = min(1.0, SAMPLE_BYTES / size["bytes"])
-    state["strip_accents"] = _removes_accents(job, state)
     if sample < 1:
         job.report(f"the tokenizer is trained on {sample:.1%} of the text: sections chosen by hash, about 200 MB")
     tokenizer = train_tokenizer(
@@ -206,9 +205,14 @@ def _train(job: Job, inputs: Inputs, state: dict[str, Any]) -> Tokenizer:
     return tokenizer
 
 
-def _removes_accents(job: Job, state: Mapping[str, Any]) -> bool:
-    """Whether the tokenizer removes accents: as was asked for, else where it lower-cases and they are rare."""
-    asked, lowercase, share = job.config.strip_accents, job.config.lowercase, state.get("accents", 0.0)
+def _removes_accents(job: Job, share: float) -> bool:
+    """Whether a new tokenizer removes accents: as was asked for, else where it lower-cases and they are rare.
+
+    Args:
+        job: Whom to tell.
+        share: Of the characters that would change, in [0, 1].
+    """
+    asked, lowercase = job.config.strip_accents, job.config.lowercase
     if asked is None and lowercase and share > RARE:
         job.report(f"accents are kept, since {share:.1%} of the characters would change; --strip-accents removes them")
     return asked if asked is not None else lowercase and share <= RARE
