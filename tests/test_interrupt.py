@@ -282,3 +282,11 @@ def test_a_broken_tensorboard_costs_no_run(tmp_path: Path, monkeypatch: pytest.M
     board.close()
     assert len(warnings) == 1
     assert "going on without" in warnings[0]
+
+
+def test_ctrl_c_while_modules_load_says_one_line(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt", encoding="utf-8")  # the first module from outside
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    program = start(tmp_path, "info", "run", env=environment)
+    assert program.communicate(timeout=60) == ("", "bertsmith: stopped\n")
+    assert program.returncode == 130
