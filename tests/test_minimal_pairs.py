@@ -71,17 +71,27 @@ def test_the_likelier_sentence_is_preferred(tokenizer: Tokenizer) -> None:
 
 def test_the_interval_of_the_mean_covers_it_in_95_of_100_draws() -> None:
     """Paradigms with known shares, drawn many times; the texts stand for their scores."""
-    draw, shares = np.random.default_rng(0), (0.5, 0.9, 0.3)
-    covered, scorer = 0, ab_scorer()
+    assert 270 <= times_covered((0.5, 0.9, 0.3), 200) <= 298
+
+
+@pytest.mark.parametrize(("shares", "pairs"), [((0.6, 0.8) * 10, 1), ((0.95,), 20)])
+def test_few_pairs_that_came_out_alike_prove_little(shares: tuple[float, ...], pairs: int) -> None:
+    """One pair of each paradigm says nothing of how pairs differ, and the interval holds all the same."""
+    assert times_covered(shares, pairs) >= 270
+
+
+def times_covered(shares: tuple[float, ...], pairs: int) -> int:
+    """Of 300 draws of so many pairs of each paradigm, those whose interval holds the mean of the true shares."""
+    draw, covered, scorer = np.random.default_rng(0), 0, ab_scorer()
     for _ in range(300):
-        hits = [draw.random(200) < share for share in shares]
+        hits = [draw.random(pairs) < share for share in shares]
         paradigms = [
             Paradigm(str(number), [Pair("a", "b") if hit else Pair("b", "a") for hit in part])
             for number, part in enumerate(hits)
         ]
         result = score_pairs(scorer, paradigms)
-        covered += result.interval[0] <= sum(shares) / 3 <= result.interval[1]
-    assert 270 <= covered <= 298
+        covered += result.interval[0] <= sum(shares) / len(shares) <= result.interval[1]
+    return covered
 
 
 def ab_scorer() -> Scorer:

@@ -63,7 +63,8 @@ class MinimalPairScore:
     """Mean over the paradigms, each with the same weight."""
 
     interval: tuple[float, float]
-    """95 %, for other pairs of the same paradigms: normal, from the variance of the pairs within each."""
+    """95 %, for other pairs of the same paradigms: normal, from the variance of the pairs within each. One hit and one
+    miss are added to each for it, since few pairs that all came out alike have no variance of their own."""
 
     pairs: int
     paradigms: tuple[ParadigmScore, ...]
@@ -133,7 +134,8 @@ def score_pairs(scorer: Scorer, paradigms: list[Paradigm], tell: Tell | None = N
     for name, pairs in paradigms:
         points = [_points(total[pair.good], total[pair.bad]) for pair in pairs]
         count, accuracy = len(points), sum(points) / len(points)
-        variance += sum((point - accuracy) ** 2 for point in points) / count**2
+        share = (sum(points) + 1) / (count + 2)
+        variance += share * (1 - share) / count
         results.append(ParadigmScore(name, accuracy, wilson_interval(accuracy, count), count, points.count(0.5)))
     mean = sum(result.accuracy for result in results) / len(results)
     half = Z_95 * sqrt(variance) / len(results)
