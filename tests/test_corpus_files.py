@@ -4,6 +4,7 @@ import bz2
 import gzip
 import lzma
 import os
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -141,13 +142,33 @@ def test_several_sources_are_read_in_the_order_given(tmp_path: Path) -> None:
     assert texts(first, second) == ["First.", "Second."]
 
 
+@pytest.mark.parametrize("start", ["PAR1 is a receptor", "BZhang saw"])
+def test_a_text_may_begin_with_the_letters_of_a_format(start: str, tmp_path: Path) -> None:
+    assert texts(write(tmp_path / "a.txt", f"{start} that thrombin cleaves.")) == [f"{start} that thrombin cleaves."]
+
+
+def test_a_text_field_that_no_table_of_a_folder_has_is_refused(tmp_path: Path) -> None:
+    """Else a misspelt name would leave the text files alone."""
+    write(tmp_path / "a.txt", "Some text.")
+    write(tmp_path / "b.csv", "id,note\n1,It was good.\n")
+    message = (
+        f"text field 'notes' is in no table of {tmp_path}; b.csv, for one, has no field 'notes'; did you mean 'note'"
+    )
+    with pytest.raises(UserError, match=re.escape(message)):
+        open_corpus([str(tmp_path)], text_field="notes")
+    assert texts(tmp_path, text_field="note") == ["Some text.", "It was good."]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.txt", b"", r"a\.txt is empty; name a file with text"),
         ("a.txt", b" \n\n \t\n", r"a\.txt has no text in it"),
         ("a.txt", b"\x00\x01\x02" * 50, r"a\.txt is binary data, not text"),
-        ("a.txt", b"\x1f\x8b\x08", r"is compressed, but its name does not end in \.gz"),
+        ("a.txt", b"\x1f\x8b\x08", r"is compressed, but its name does not end in \.gz; rename it$"),
+        ("a.bin", b"PAR1\x15\x04\x15", r"is a Parquet file, but its name does not end in \.parquet; rename it$"),
+        ("a.arrow", b"ARROW1\x00\x00\xff\xff\xff\xff", "is an Arrow file; convert it to Parquet$"),
+        ("data-00000.arrow", b"\xff\xff\xff\xff\xe8\x00", "is an Arrow file; convert it to Parquet$"),
         ("a.docx", b"PK\x03\x04...", "is a ZIP archive or an Office document, not text"),
         ("a.parquet", b"PAR1 nothing", "is not a Parquet file, or damaged"),
     ],

@@ -122,6 +122,26 @@ def test_numbered_verses_without_blank_lines_are_joined_where_they_are_wrapped(t
     assert len(texts(write(tmp_path / "a.txt", "\n".join(lines)))[0].split("\n")) < 0.75 * len(lines)
 
 
+@pytest.mark.parametrize("mark", ["{}.", "{}.{}.", "({})", "{})", "-", "*"])
+def test_lines_set_in_below_an_item_of_a_list_go_on_with_it(mark: str, tmp_path: Path) -> None:
+    """The parties of a contract may end a line anywhere, and a clause needs no full stop."""
+    draw = random.Random(0)
+    items = [
+        f"{mark.format(n, n)} " + " ".join(sentence(draw) for _ in range(4)).removesuffix(".") for n in range(1, 40)
+    ]
+    lines = [line for item in items for line in textwrap.wrap(item, 66, subsequent_indent="     ")]
+    assert texts(write(tmp_path / "a.txt", "\n".join(lines)))[0].split("\n") == items
+
+
+def test_a_soft_hyphen_at_the_end_of_a_line_joins_the_word(tmp_path: Path) -> None:
+    line = "The licensor shall indemnify the licensee against all of the INDEM\u00ad\n"
+    path = write(
+        tmp_path / "a.txt", (line + "NIFIED losses and costs and claims that arise from this con\u00ad\ntract.\n\n") * 9
+    )
+    words = set(" ".join(texts(path)).split())
+    assert {"INDEM\u00adNIFIED", "con\u00adtract."} <= words
+
+
 @pytest.mark.parametrize("ending", ["。）", "｡", "。」"])
 def test_a_line_that_ends_a_sentence_and_a_bracket_is_not_joined(ending: str, tmp_path: Path) -> None:
     lines = [f"（{'鉴于对人类家庭所有成员的固有尊严及其平等的权利' * 2}{n}{ending}" for n in range(30)]

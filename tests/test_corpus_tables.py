@@ -306,6 +306,14 @@ def test_text_with_unquoted_commas_in_the_last_column_is_kept_whole(tmp_path: Pa
     assert texts(path) == ["Well, it works, mostly.", "No."]
 
 
+@pytest.mark.parametrize("label", ["", "1,"])
+def test_unquoted_commas_in_texts_of_a_table_without_names_lose_nothing(label: str, tmp_path: Path) -> None:
+    """Nor is the first row made of names, short as its parts may be."""
+    lines = [", ".join(f"part {n} {m}" for m in range(n % 5 + 1)) for n in range(2, 40)]
+    path = write(tmp_path / "a.csv", "".join(f"{label}{line}\n" for line in lines))
+    assert texts(path) == lines
+
+
 def test_unquoted_commas_belong_to_the_column_of_the_text(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "id,Text,label\n1,Well, it works, mostly.,good\n2,No.,bad\n")
     assert texts(path) == ["Well, it works, mostly.", "No."]
@@ -377,6 +385,23 @@ def test_json_by_columns_is_a_table(indent: int | None, tmp_path: Path) -> None:
     ):
         path = write(tmp_path / "a.json", json.dumps(table, indent=indent))
         assert texts(path) == ["It was good.", "It was bad."]
+
+
+@pytest.mark.parametrize("rows", [["It was good.", "It was bad."], [{"text": "It was good."}, {"text": "It was bad."}]])
+def test_json_of_rows_by_number_is_a_table(rows: list[object], tmp_path: Path) -> None:
+    """What `to_json` of pandas writes of a series, and of a table with orient="index"."""
+    path = write(tmp_path / "a.json", json.dumps(dict(zip(["0", "7"], rows, strict=True))))
+    assert texts(path) == ["It was good.", "It was bad."]
+
+
+def test_fields_that_hold_objects_are_named(tmp_path: Path) -> None:
+    row = {"subject": "It was good.", "messages": [{"body": "It was bad."}]}
+    assert read(write(tmp_path / "a.jsonl", json.dumps(row)))[1].choices == {
+        "one document per row (text field 'subject', 'messages' left out as objects)": 1
+    }
+    path = write(tmp_path / "b.jsonl", json.dumps({"messages": [{"body": "It was bad."}]}))
+    with pytest.raises(UserError, match="its fields are messages; make one string of each text"):
+        texts(path)
 
 
 def test_several_columns_may_have_no_name(tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ _MAX_CELL_CHARACTERS = 1 << 26
 _MAX_LINES_AGAIN = 32
 """Lines that a row may take of those that a quote before it took in vain, so that time grows with the file alone."""
 
+_MOST_ALIKE = 0.8
+"""Share of the rows of a table, broken ones among them, that have the same number of cells, at least."""
+
 UNCLOSED = "a quote is not closed: its line is read as it stands"
 _DELIMITERS = ",;\t|"
 _COLUMN_NAME = re.compile(r"[^\W\d][\w .:/()#%+-]{0,39}")
@@ -33,7 +36,8 @@ def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report
     The delimiter is a tab in .tsv, else the one of , ; tab | that is most
     frequent in the first line, or that this line names ("sep=;"). The first row
     names the columns if it holds the wanted or a usual name, numbers from 0, or
-    only short names; else they are "1", "2", ..., and empty rows at the top are rows. A .tsv in which all lines have
+    only short names; else they are "1", "2", ..., as many as the shortest row has cells where rows differ (commas in
+    a text without quotes), and empty rows at the top are rows. A .tsv in which all lines have
     the same number of tabs, and some, has no quoted fields. Quotes in cells may be escaped by a backslash.
     Cells that a row has more than there are columns belong to the text, where a column has a usual name for it,
     else to the last column.
@@ -70,7 +74,7 @@ def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report
     beginning = [row, *islice(rows, SAMPLE_ROWS - 1)]
     is_header = _names_columns([cells for _, cells in beginning], text_field)
     top = beginning[0][1]
-    columns = _distinct(top) if is_header else [str(number) for number in range(1, len(top) + 1)]
+    columns = _distinct(top) if is_header else list(map(str, range(1, _width(beginning) + 1)))
     wide = next((place for place, name in enumerate(columns) if name.lower() in TEXT_FIELDS), len(columns) - 1)
     for number, cells in chain(beginning[1:] if is_header else [*empty, *beginning], rows):
         while len(cells) > len(columns) and not cells[-1]:  # some programs end each line with a delimiter
@@ -78,6 +82,17 @@ def csv_rows(lines: _Lines, kind: str, text_field: str | None, name: str, report
         if (more := len(cells) - len(columns)) > 0:
             cells = [*cells[:wide], delimiter.join(cells[wide : wide + more + 1]), *cells[wide + more + 1 :]]
         yield number, dict(zip(columns, cells, strict=False))
+
+
+def _width(rows: Sequence[tuple[int, Sequence[str]]]) -> int:
+    """Columns of a table without names: cells of its first row, or of its shortest where rows differ much."""
+    widths = [len(cells) for _, cells in rows]
+    return min(widths) if _differ(widths) else widths[0]
+
+
+def _differ(widths: Sequence[int]) -> bool:
+    """Whether rows have so different numbers of cells that commas in their texts must have cut them."""
+    return max(Counter(widths).values()) < _MOST_ALIKE * len(widths)
 
 
 def _escapes_quotes(sample: str) -> bool:
@@ -200,6 +215,9 @@ def _names_columns(rows: Sequence[Sequence[str]], text_field: str | None) -> boo
         return False
     if is_named:
         return True
+    widths = list(map(len, rows[1:]))
+    if widths and min(widths) < len(names) < max(widths) and _differ(widths):
+        return False  # it is a text that its commas have cut, like those below
     most_words = 4 if len(names) > 1 else 2  # one column alone may well be texts without a name
     given = list(filter(None, names))  # spreadsheets leave columns without a name
     return len(set(given)) == len(given) and all(

@@ -28,11 +28,13 @@ _BINARY_STARTS = (
     (b"\xff\xd8\xff", "an image"),
     (b"GIF8", "an image"),
     (b"SQLite format 3\x00", "a database"),
-    (b"\x1f\x8b", "compressed, but its name does not end in .gz"),
-    (b"\x28\xb5\x2f\xfd", "compressed, but its name does not end in .zst"),
-    (b"BZh", "compressed, but its name does not end in .bz2"),
-    (b"\xfd7zXZ\x00", "compressed, but its name does not end in .xz"),
-    (b"PAR1", "a Parquet file, but its name does not end in .parquet"),
+    (b"\x1f\x8b", "compressed, but its name does not end in .gz; rename it"),
+    (b"\x28\xb5\x2f\xfd", "compressed, but its name does not end in .zst; rename it"),
+    (b"BZh9", "compressed, but its name does not end in .bz2; rename it"),
+    (b"\xfd7zXZ\x00", "compressed, but its name does not end in .xz; rename it"),
+    (b"PAR1\x15", "a Parquet file, but its name does not end in .parquet; rename it"),  # PAR1 alone is a protein, too
+    (b"ARROW1\x00", "an Arrow file; convert it to Parquet"),
+    (b"\xff\xff\xff\xff", "an Arrow file; convert it to Parquet"),
 )
 BINARY_DATA = "binary data"
 """What a file is called of which no more is known than that it is not text."""
@@ -264,7 +266,7 @@ def why_binary(head: bytes) -> str | None:
         head: Its first bytes.
 
     Returns:
-        "a PDF", "binary data", ..., or None for text.
+        "a PDF", "binary data", ..., with what to do after a semicolon where that can be said, or None for text.
     """
     for start, what in _BINARY_STARTS:
         if head.startswith(start):

@@ -74,7 +74,7 @@ def open_lines(
     if encoding is None:
         if what := why_binary(head):
             hint = "; if it is text, save it as UTF-8 or name its --encoding" if what == BINARY_DATA else ""
-            raise Unusable(f"is {what}, not text{hint}")
+            raise Unusable(f"is {what}" if ";" in what else f"is {what}, not text{hint}")
         encoding = wide_encoding(head)
     if lacks_mark(head, encoding):
         raise Unusable(f"has no byte-order mark, which {encoding} needs; name {encoding}-le or {encoding}-be")

@@ -64,6 +64,9 @@ _NO_SPACES = "".join(
 _NO_SPACE_BETWEEN = re.compile(f"[{_NO_SPACES}]{{2}}")
 """Two characters of scripts that are written without spaces between words."""
 
+_ITEM = re.compile(r"(?:[-*+\u2022]|(?:\d{1,3}\.)+|\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]+)\))\s")
+"""Begins an item of a list or a clause of a contract, whose further lines may be set in below its text."""
+
 _MAX_HEADING = 500
 _LONG_WORD = 20
 _MAX_PARAGRAPH = 1 << 18
@@ -192,8 +195,9 @@ def _wikitext(lines: Iterable[str], document: Document) -> Iterator[str | None]:
 def _join_wrapped(lines: Iterable[str], width: int) -> Iterator[str]:
     """Join the lines of each paragraph.
 
-    A paragraph ends at a blank line, before a line that is set in or in capitals,
-    and after a line that had room for the next word, if it ends a sentence or is short.
+    A paragraph ends at a blank line, before a line that is set in or in capitals, and after a line that had room for
+    the next word, if it ends a sentence or is short. Lines that are set in below the first one of an item of a list go
+    on with it, and the next item ends it.
 
     Yields:
         Paragraphs, and "" where there was a blank line.
@@ -216,18 +220,23 @@ def _join_wrapped(lines: Iterable[str], width: int) -> Iterator[str]:
 
 def _ends_paragraph(line: str, following: str, width: int) -> bool:
     """Whether a paragraph ends between two lines, neither of them blank."""
-    is_set_in = following[0].isspace() and not line[0].isspace()
-    if is_set_in or (following.isupper() and not line.isupper()):
+    is_item = bool(_ITEM.match(line))
+    is_set_in = following[0].isspace() and not line[0].isspace() and not is_item
+    is_next_item = (is_item or line[0].isspace()) and bool(_ITEM.match(following))
+    if is_set_in or is_next_item or (following.isupper() and not line.isupper()):
         return True
     line = line.rstrip()
     return _fits(line, following, width) and (len(line) < _SHORT * width or bool(_SENTENCE_END.search(line)))
 
 
 def join_lines(lines: Sequence[str]) -> str:
-    """Join the wrapped lines of a paragraph with spaces, but "well-" and "known" without, and Chinese and the like."""
+    """Join the wrapped lines of a paragraph with spaces, but "well-" and "known" without, and Chinese and the like.
+
+    A soft hyphen at the end of a line says that the word goes on, whatever follows.
+    """
     joined = lines[0]
     for line in lines[1:]:
-        is_cut = joined[-1] == "-" and joined[-2:-1].isalpha() and line[0].islower()
+        is_cut = joined[-1] == "\u00ad" or (joined[-1] == "-" and joined[-2:-1].isalpha() and line[0].islower())
         has_no_space = is_cut or _NO_SPACE_BETWEEN.match(joined[-1] + line[0])
         joined += line if has_no_space else f" {line}"
     return joined

@@ -77,13 +77,13 @@ class _Files:
         """Open the files that were named, and the first of a folder, so that mistakes show before any work.
 
         Raises:
-            UserError: A file that was named cannot be used, or none of a folder can.
+            UserError: A file that was named cannot be used, or none of a folder can, or no table has the field.
         """
         field = self._options.text_field
         if field is not None and not any(file.kind in RECORDS for file in self._files):
             raise UserError(f"text field {field!r} was named, but plain text has no fields; leave it out")
         found: list[tuple[FoundFile, str]] = []
-        why = ""
+        why = why_no_table = ""
         for file in self._files:
             if len(found) >= _INSPECTED_FILES and not file.is_named:
                 continue
@@ -94,8 +94,11 @@ class _Files:
                     hint = "" if ";" in str(error) else "; name a file with text"
                     raise UserError(f"{file.path} {error}{hint}") from None
                 why = why or f"; {file.name}, for one, {error}"
+                why_no_table = why_no_table or (f"; {file.name}, for one, {error}" if file.kind in RECORDS else "")
         if not found:
             raise UserError(f"none of {len(self._files):,} files in {self._files[0].folder} can be read as text{why}")
+        if field is not None and len(found) < _INSPECTED_FILES and not any(file.kind in RECORDS for file, _ in found):
+            raise UserError(f"text field {field!r} is in no table of {self._files[0].folder}{why_no_table}")
         return found
 
     def describe(self) -> str:

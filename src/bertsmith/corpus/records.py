@@ -122,12 +122,28 @@ def choose_field(rows: Sequence[Any], wanted: str | None) -> tuple[str | None, s
         raise Unusable(f"has no field {wanted!r}{suggestion(wanted, map(printable, names)) if names else ''}")
     if not texts or (wanted is not None and wanted not in texts):
         holds = f"; its fields are {', '.join(map(printable, names[:20]))}" if names else ""
+        holds += "; make one string of each text" if _nested(names, mappings) else ""
         raise Unusable(f"has no text in {f'field {wanted!r}' if wanted else 'any field'}{holds}")
     usual = {name.lower(): name for name in reversed(list(texts))}
     by_name = next((usual[name] for name in TEXT_FIELDS if name in usual), None)
-    if (wanted or by_name) or len(texts) == 1:
-        return wanted or by_name or next(iter(texts)), ""
-    return _most_like_text(texts), ", chosen by its content"
+    if wanted or by_name:
+        return wanted or by_name, ""
+    passed_over = "', '".join(_nested(names, mappings))
+    remark = f", '{passed_over}' left out as objects" if passed_over else ""
+    if len(texts) == 1:
+        return next(iter(texts)), remark
+    return _most_like_text(texts), f", chosen by its content{remark}"
+
+
+def _nested(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The fields that hold objects, such as the messages of a conversation."""
+
+    def holds_objects(value: Any) -> bool:
+        return isinstance(value, Mapping) or (
+            isinstance(value, list) and any(isinstance(each, Mapping) for each in value)
+        )
+
+    return [printable(name) for name in names if any(holds_objects(row.get(name)) for row in rows)]
 
 
 def _most_like_text(texts: Mapping[str, Sequence[str]]) -> str:

@@ -61,7 +61,7 @@ def json_rows(lines: _Lines, name: str, report: CorpusReport) -> Iterator[Row]:
 
     The first lines tell which: if half of them are whole values, the file is
     JSON lines, of which some may be broken. Of an object with one list in it, the list's items are the rows; one
-    of columns, each a list or with values by number, is a table as pandas writes it.
+    of columns, each a list or with values by number, is a table as pandas writes it, and so is one of rows by number.
 
     Raises:
         Unusable: The file is one value of more than 268 million characters, or not JSON at all.
@@ -104,6 +104,8 @@ def _items(value: Any) -> list[Any]:
             return [{name: column.get(number) for name, column in value.items()} for number in numbers]
         if len(columns) > 1 and all(map(_is_column, columns)) and len(set(map(len, columns))) == 1:
             return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
+        if columns and all(map(str.isdecimal, value)):
+            return columns
         lists = [item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], dict)]
         return lists[0] if len(lists) == 1 else [value]
     return value if isinstance(value, list) else [value]
