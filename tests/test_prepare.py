@@ -396,6 +396,18 @@ def test_a_tokenizer_can_be_made_alone(text: Path, tmp_path: Path) -> None:
     assert tokenizer.fingerprint() == prepared.manifest["tokenizer"]
 
 
+def test_a_text_that_is_all_held_out_is_said_to_be(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    for number in range(9):  # one in four is held out
+        path.write_text(f"A text of one section, number {number}.")
+        try:
+            make_tokenizer(settings(path, vocab_size=None), tmp_path / "tokenizer", report=print)
+        except UserError as error:
+            assert "the part that is held out is all of it" in str(error)
+            return
+    raise AssertionError("none was held out")
+
+
 def write_foreign(path: Path, words: list[str]) -> Path:
     """JSON lines of a few sentences in other words."""
     generator = np.random.default_rng(0)
@@ -479,6 +491,16 @@ def test_a_validation_part_that_is_too_small_is_refused_with_its_size(text: Path
     with pytest.raises(UserError, match=r"validation part holds [\d,]+ tokens, it needs 10,000 tokens") as error:
         prepare(settings(text), tmp_path / "run", report=print, sequence_length=100)
     assert "--validation FILE, or a larger --validation-fraction" in str(error.value)
+
+
+def test_where_words_are_too_long_for_wordpiece_that_is_why_a_text_is_too_small(tmp_path: Path) -> None:
+    """As in a language without spaces, and in chains of proteins."""
+    generator = np.random.default_rng(0)
+    chains = ["".join(generator.choice(list("ACDEFGHIK"), 70 if n % 9 else 300)) for n in range(200)]
+    path = tmp_path / "text.jsonl"
+    path.write_text("".join(json.dumps({"text": " ".join([chain[:70], chain * 2])}) + "\n" for chain in chains))
+    with pytest.raises(UserError, match=r"\d% of them are unknown to the tokenizer.*give --tokenizer bpe"):
+        prepare(settings(path, vocab_size=None), tmp_path / "run", report=print, sequence_length=90)
 
 
 def test_more_of_a_small_text_is_held_out_when_no_share_is_given(text: Path, tmp_path: Path) -> None:

@@ -101,7 +101,9 @@ def make_tokenizer(
     inputs = read_inputs(config)
     state = _measure(job, inputs)
     if not state["sizes"]["train"]["bytes"]:
-        raise UserError("the text holds no words; give other files")
+        raise UserError(
+            "the text is too small: the part that is held out is all of it; give more text, --validation FILE"
+        )
     tokenizer = _train(job, inputs, state)
     with job.folder.writing():
         folder.mkdir(parents=True, exist_ok=True)
@@ -248,7 +250,6 @@ def _facts(job: Job, state: dict[str, Any], tokenizer: Tokenizer) -> dict[str, A
     data, vocab_size = job.folder.data, tokenizer.vocab_size
     train, validation = (measure_split(data, split, vocab_size) for split in ("train", "validation"))
     tokens = train.manifest["tokens"]
-    unknown = tokenizer.unk_token_id
     return {
         "text": [{"name": name, "size": file["size"]} for name, file in state["fingerprint"]["text"]["files"].items()],
         "vocab_size": vocab_size,
@@ -257,7 +258,7 @@ def _facts(job: Job, state: dict[str, Any], tokenizer: Tokenizer) -> dict[str, A
         "unigram_loss": unigram_loss(train.counts, validation.counts),
         "uniform_loss": math.log(vocab_size),
         "frequent_ids": most_frequent(train.counts, FREQUENT_IDS),
-        "unknown_fraction": 0.0 if unknown is None else int(train.counts[unknown]) / tokens,
+        "unknown_fraction": int(train.counts[tokenizer.unk_token_id]) / tokens,
         "characters_per_token": state["sizes"]["train"]["characters"] / tokens,
         "bytes_per_token": state["sizes"]["train"]["bytes"] / tokens,
     }

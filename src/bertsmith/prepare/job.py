@@ -10,6 +10,9 @@ from bertsmith.prepare.folder import PreparedFolder
 LEAST_SEQUENCES = 100
 """Sequences that each split must be able to fill."""
 
+SOME_UNKNOWN = 0.02
+"""Share of unknown tokens from which on they are why a text has so few: a word of any length is one of them."""
+
 Report = Callable[[str], None]
 """Is told one line at a time."""
 
@@ -35,13 +38,14 @@ class Job(NamedTuple):
         """Tokens that each split must hold."""
         return LEAST_SEQUENCES * self.sequence_length
 
-    def require(self, split: str, count: int, unit: str) -> None:
+    def require(self, split: str, count: int, unit: str, *, unknown: float = 0.0) -> None:
         """Refuse a split that cannot fill `LEAST_SEQUENCES`.
 
         Args:
             split: "train" or "validation".
             count: What it holds.
             unit: Tokens, or bytes, of which none gives more than one token.
+            unknown: Share of the tokens that the tokenizer does not know, in [0, 1].
 
         Raises:
             UserError: It is too small.
@@ -53,6 +57,11 @@ class Job(NamedTuple):
                 cure += ", --validation FILE"
                 if self.config.validation is None:
                     cure += ", or a larger --validation-fraction"
+            if unknown >= SOME_UNKNOWN:
+                cure = (
+                    f"{unknown:.0%} of them are unknown to the tokenizer, as all words of more than 100 letters are: "
+                    "give --tokenizer bpe, which has pieces for everything"
+                )
             raise UserError(
                 f"the text is too small: its {split} part holds {count:,} {unit}, it needs {needed:,} tokens"
                 f"{', so no fewer bytes' if unit == 'bytes' else ''} "

@@ -2,17 +2,20 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from itertools import count, takewhile
+from pathlib import Path
 from typing import Any
 
 from bertsmith.atomic import write_bytes
 from bertsmith.corpus import Section
-from bertsmith.data.shards import Split, read_layout, shard_name
+from bertsmith.data.shards import Split, read_layout, read_shard, shard_name
 from bertsmith.errors import UserError
 from bertsmith.machine.limits import usable_cores
 from bertsmith.prepare.chunks import Chunk, chunk_characters, group, split_of
 from bertsmith.prepare.fingerprint import Inputs, held_out_share
 from bertsmith.prepare.job import Job
 from bertsmith.prepare.workers import tokenise_all
+from bertsmith.tokenizer import load_tokenizer
 
 
 def make_shards(job: Job, inputs: Inputs, state: dict[str, Any]) -> None:
@@ -32,14 +35,14 @@ def make_shards(job: Job, inputs: Inputs, state: dict[str, Any]) -> None:
     work = _Work(job, sum(sizes.values()))
     if inputs.validation is not None:
         work.do((("validation", section) for section in inputs.validation.sections()), sizes["validation"])
-        job.require("validation", _tokens(job, "validation"), "tokens")
+        _require(job, "validation")
         work.do((("train", section) for section in inputs.corpus.sections()), sizes["train"])
     else:
         share = held_out_share(state, inputs)
         parted = ((split_of(section, share), section) for section in inputs.corpus.sections())
         work.do(parted, sum(sizes.values()))
-        job.require("validation", _tokens(job, "validation"), "tokens")
-    job.require("train", _tokens(job, "train"), "tokens")
+        _require(job, "validation")
+    _require(job, "train")
     job.progress("tokenising", 1.0)
     state["seconds"]["tokenising"] = round(time.monotonic() - work.started, 2)
     job.report(work.summary())
@@ -102,10 +105,13 @@ class _Work:
         self.job.progress("tokenising", min(1.0, (self.done + self.skipped) / max(self.total, 1)))
 
 
-def _tokens(job: Job, split: Split) -> int:
-    """Tokens in the finished shards of a split."""
-    tokens = number = 0
-    while (path := job.folder.data / shard_name(split, number)).exists():
-        tokens += read_layout(path)["ids"].length
-        number += 1
-    return tokens
+def _require(job: Job, split: Split) -> None:
+    """Refuse a split whose finished shards hold too few tokens."""
+    names = (job.folder.data / shard_name(split, number) for number in count())
+    shards = list(takewhile(Path.exists, names))
+    tokens = sum(read_layout(path)["ids"].length for path in shards)
+    unknown = 0
+    if tokens < job.least_tokens:
+        known_as = load_tokenizer(job.folder.tokenizer).unk_token_id
+        unknown = sum(int((read_shard(path).ids == known_as).sum()) for path in shards)
+    job.require(split, tokens, "tokens", unknown=unknown / max(1, tokens))
