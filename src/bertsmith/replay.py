@@ -5,8 +5,11 @@ alone: row n is of the general text where the whole part of n x share grows, as 
 Bresenham's line. So a run goes on anywhere at once, as with one text.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ import numpy as np
 from bertsmith.config import DataConfig
 from bertsmith.data.examples import Course, TrainingRows
 from bertsmith.data.rows import IGNORE_INDEX, Row
+from bertsmith.data.shards import Shards, open_shards
 from bertsmith.errors import UserError
 from bertsmith.prepare import prepare
 from bertsmith.prepare.adopt import prepared_source
@@ -92,17 +96,39 @@ def prepare_replay(
     if prepared_source(config) is None:
         share = data.validation_fraction
         config = replace(config, tokenizer=str(folder / "tokenizer"), validation_fraction=share)
-    prepared = prepare(
-        config,
-        folder / REPLAY,
-        report=lambda line: reporter.say(f"replay: {line}"),
-        progress=reporter.progress,
-        keep_existing=keep_existing,
-        sequence_length=sequence_length,
-    )
+    try:
+        prepared = prepare(
+            config,
+            folder / REPLAY,
+            report=lambda line: reporter.say(f"replay: {line}"),
+            progress=reporter.progress,
+            keep_existing=keep_existing,
+            sequence_length=sequence_length,
+        )
+    except UserError as error:
+        raise UserError(f"replay is {text}: {error}") from error
     ours, theirs = (load_tokenizer(each).fingerprint() for each in (folder / "tokenizer", prepared.tokenizer_folder))
     if ours != theirs:
         raise UserError(
             f"replay is {text}, which was prepared with another tokenizer; give the text itself, or prepare it with "
             f"--tokenizer {folder / 'tokenizer'}"
         )
+    if not keep_existing:
+        _warn_of_held_out(folder, reporter)
+
+
+def _warn_of_held_out(folder: Path, reporter: Reporter) -> None:
+    """Say so where the general text holds what the run is measured on."""
+    held_out = set(_sections(open_shards(folder / "data", "validation")))
+    known = held_out.intersection(_sections(open_shards(folder / REPLAY / "data", "train")))
+    if known:
+        reporter.warn(
+            f"{len(known):,} of the {len(held_out):,} held-out sections stand in the replay, too, so they are learnt "
+            "from and the held-out loss will be too low; take them out of either"
+        )
+
+
+def _sections(shards: Shards) -> Iterator[bytes]:
+    """The ids of each section, as a hash: both texts have one tokenizer."""
+    for start, end in pairwise(shards.section_starts.tolist()):
+        yield sha256(shards.take(np.arange(start, end)).tobytes()).digest()
