@@ -1,5 +1,6 @@
 """The command line: one line for each mistake, nothing lost, the right exit code."""
 
+import errno
 import gzip
 import io
 import os
@@ -7,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 import click
@@ -238,6 +239,35 @@ def test_a_mistake_is_said_though_the_process_is_asked_to_stop(
     assert command_line(["info", "run"]) == 2
     assert capsys.readouterr().err.strip() == "bertsmith: another process has ended"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_a_library_swallows_and_breaks_by_is_no_fault(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch goes on without NumPy where the loading of that was interrupted."""
+
+    def fail(*_: object, **__: object) -> None:
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        raise AttributeError("module 'numpy' has no attribute 'matrix'")
+
+    monkeypatch.setattr("bertsmith.info.run_facts", fail)
+    assert command_line(["info", "run"]) == 128 + number
+    assert capsys.readouterr().err.strip() == "bertsmith: stopped"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_output_that_nobody_reads_is_told_from_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`info --verify` ends with 1 where something is damaged."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("bertsmith.info.run_facts", fail)
+    monkeypatch.setattr("sys.stdout", io.StringIO())  # the library wraps both
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    assert command_line(["info", "run", "--verify"]) == 128 + signal.SIGPIPE
 
 
 def test_what_works_in_one_process_is_not_started_in_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

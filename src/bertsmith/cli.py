@@ -183,7 +183,7 @@ def info(run: Path, verify: bool, as_json: bool) -> None:
     for line in [json.dumps(facts, indent=2)] if as_json else describe_run(facts):
         click.echo(line)
     if verify and facts["damaged"]:
-        sys.exit(1)
+        click.get_current_context().exit(1)
 
 
 @app.command()
@@ -239,7 +239,7 @@ def run(arguments: list[str] | None = None) -> int:
 def _run(arguments: list[str] | None, termination: Termination) -> int:
     try:
         try:
-            app.main(arguments, prog_name="bertsmith", standalone_mode=False)
+            code = app.main(arguments, prog_name="bertsmith", standalone_mode=False)
         finally:
             termination.be_over()
     except click.ClickException as error:
@@ -250,17 +250,19 @@ def _run(arguments: list[str] | None, termination: Termination) -> int:
         if mistake := _mistake_before(error):
             return _complain(str(mistake))
         return _complain(_stopped(sys.argv[1:] if arguments is None else arguments), termination.exit_code)
-    except BrokenPipeError:
+    except SystemExit:  # of the library, whose output is read no more; its code would be that of damage found
         return 141
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         full = "; free some room, and give the same command again" if error.errno == errno.ENOSPC else ""
         return _complain(f"{where}{error.strerror or error}{full}")
     except Exception as error:
-        if (line := _last_words(error)) is None:
-            raise
-        return _complain(line, getattr(error, "exit_code", 2))
-    return 0
+        if line := _last_words(error):
+            return _complain(line, getattr(error, "exit_code", 2))
+        if termination.was_asked:  # while a library was loaded, which went on without one of its parts
+            return _complain(_stopped(sys.argv[1:] if arguments is None else arguments), termination.exit_code)
+        raise
+    return int(code or 0)
 
 
 def _mistake_before(error: BaseException | None) -> UserError | None:

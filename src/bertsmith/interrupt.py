@@ -6,8 +6,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+USUAL: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+"""What Python does at a signal that nobody has asked it to leave alone."""
 
 
 class Interrupted(Exception):
@@ -21,31 +24,34 @@ class Interrupted(Exception):
 
 
 class Termination:
-    """SIGTERM ends a command as Ctrl-C does, until the command has come to its last words."""
+    """Ctrl-C and SIGTERM end a command, until it has come to its last words."""
 
     def __init__(self) -> None:
         self.exit_code = 130
         """Of a command that was stopped."""
-        self._is_over = self._is_heard = False
+        self.was_asked = False
+        """Whether it was asked to stop. A library that is being loaded may lose the exception, and break later."""
+        self._is_over = False
+        self._heard: list[signal.Signals] = []
 
     def __enter__(self) -> "Termination":
-        is_main = threading.current_thread() is threading.main_thread()
-        if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # a run's steps have handlers of their own
-            signal.signal(signal.SIGTERM, self._terminate)
-            self._is_heard = True
+        if threading.current_thread() is threading.main_thread():  # a run's steps have handlers of their own
+            self._heard = [number for number, usual in USUAL.items() if signal.getsignal(number) is usual]
+        for number in self._heard:
+            signal.signal(number, self._stop)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._is_heard:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in self._heard:
+            signal.signal(number, USUAL[number])
 
     def be_over(self) -> None:
         """From now on the command ends by itself; torchrun asks for that at any moment when another process has."""
         self._is_over = True
 
-    def _terminate(self, number: int, _frame: FrameType | None) -> None:
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
         if not self._is_over:
-            self.exit_code = 128 + number
+            self.was_asked, self.exit_code = True, 128 + number
             raise KeyboardInterrupt
 
 
