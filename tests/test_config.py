@@ -88,6 +88,11 @@ def test_a_run_goes_on_with_its_own_settings_and_refuses_others(tmp_path: Path) 
     assert read_run(tmp_path).config.training.steps == 5
 
 
+def test_none_is_nothing_that_was_given(tmp_path: Path) -> None:
+    run = open_run(tmp_path, {"steps": 5, "schedule": None}, {"steps": "flag", "schedule": "flag"})
+    assert run.origin == {"steps": "flag"}  # a preset may decide the schedule
+
+
 def test_a_mistake_before_the_first_checkpoint_can_be_put_right(tmp_path: Path) -> None:
     run = open_run(tmp_path, {"text": ("missing.txt",)}, {"text": "flag"})
     run.decide("measured", precision="float32")

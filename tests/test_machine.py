@@ -17,7 +17,7 @@ from bertsmith.cli import run as command
 from bertsmith.errors import UserError
 from bertsmith.machine import compiling, measure, memory, work
 from bertsmith.machine.compiling import worth_compiling
-from bertsmith.machine.device import set_threads
+from bertsmith.machine.device import find_device, set_threads
 from bertsmith.machine.limits import free_memory, usable_cores
 from bertsmith.machine.measure import best_micro_batch, fastest
 from bertsmith.machine.memory import activation_bytes, even_part, memory_need, rows_that_fit, training_state
@@ -149,6 +149,12 @@ def test_threads_are_those_that_the_user_asks_for(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert set_threads(given) == expected
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:0"])
+def test_a_device_that_nobody_knows_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"device is '{name}'; give one of auto, cuda, mps, cpu"):
+        find_device(name)
 
 
 def test_a_gpu_without_room_for_a_large_product_is_measured_with_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:

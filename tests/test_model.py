@@ -3,8 +3,10 @@
 import copy
 import shutil
 from itertools import accumulate
+from math import inf, nan
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -261,6 +263,10 @@ def test_compiled_packed_call_equals_eager() -> None:
         ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob is 1.0; give a probability in"),
         ({"attention_probs_dropout_prob": None}, "attention_probs_dropout_prob is None; give a number"),
         ({"layer_norm_eps": 0.0}, "layer_norm_eps is 0.0; give a number above 0"),
+        ({"layer_norm_eps": inf}, "layer_norm_eps is inf; give a number above 0 and below infinity"),
+        ({"initializer_range": nan}, "initializer_range is nan; give a number above 0 and below infinity"),
+        ({"hidden_size": np.int64(32)}, r"hidden_size is np.int64\(32\); give a whole number above 0, as int"),
+        ({"hidden_dropout_prob": False}, "hidden_dropout_prob is False; give a number, as int or float"),
         ({"pad_token_id": 50}, "pad_token_id is 50; give an id below vocab_size, 50"),
         ({"hidden_act": "gelu_nwe"}, "hidden_act is 'gelu_nwe'; did you mean 'gelu_new'"),
     ],
@@ -268,6 +274,10 @@ def test_compiled_packed_call_equals_eager() -> None:
 def test_wrong_shape_is_refused_when_made(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         config(**changes)
+
+
+def test_a_float64_of_numpy_is_a_float() -> None:
+    assert config(hidden_dropout_prob=np.linspace(0, 0.2, 3)[1]) == config(hidden_dropout_prob=0.1)
 
 
 def test_too_long_a_row_is_refused() -> None:

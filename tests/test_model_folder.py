@@ -130,6 +130,17 @@ def test_half_precision_weights_become_float32(dtype: torch.dtype, tmp_path: Pat
     assert torch.equal(ours.bert.embeddings.word_embeddings.weight, word.float())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_default_dtype_of_pytorch_changes_nothing_that_is_read(dtype: torch.dtype, tmp_path: Path) -> None:
+    foreign("BertForPreTraining", tmp_path)
+    try:
+        torch.set_default_dtype(dtype)
+        ours = load_model(tmp_path)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {parameter.dtype for parameter in ours.parameters()} == {torch.float32}
+
+
 def test_reads_names_of_old_folders(tmp_path: Path) -> None:
     """LayerNorm.gamma and .beta, the constant position_ids, and second copies of the tied tensors."""
     foreign("BertForPreTraining", tmp_path)

@@ -37,7 +37,7 @@ from bertsmith.prepare import prepare
 from bertsmith.recorder import set_recording
 from bertsmith.replay import prepare_replay
 from bertsmith.reporter import Reporter, Silent
-from bertsmith.run_folder import Run, mistakes_forgotten, note_environment, open_run, read_run, refuse_edits
+from bertsmith.run_folder import GIVEN, Run, mistakes_forgotten, note_environment, open_run, read_run, refuse_edits
 from bertsmith.starting import take_init, write_start
 
 SECONDS_TO_APPEAR = 60.0
@@ -205,7 +205,7 @@ def prepare_text(run: Run, reporter: Reporter, *, keep_existing: bool) -> None:
         progress=reporter.progress,
         keep_existing=keep_existing,
         sequence_length=run.config.training.sequence_length,
-        explicit=frozenset(name for name, origin in run.origin.items() if origin in {"flag", "file"}),
+        explicit=frozenset(name for name, origin in run.origin.items() if origin in GIVEN),
     )
     if not keep_existing:
         run.begin_with(fingerprint_of(prepared.manifest))

@@ -35,6 +35,9 @@ from bertsmith.reporter import Reporter
 
 ENVIRONMENT = "environment.json"
 
+GIVEN = frozenset({"flag", "file"})
+"""Origins of values that the user gave."""
+
 FORCED = frozenset({"memory", "compiler"})
 """Origins of values that a run had to change, whatever was given: too little memory, a compiler that failed."""
 
@@ -46,7 +49,7 @@ class Run:
     folder: Path
     config: RunConfig
     origin: dict[str, str]
-    """Where each value came from: default, preset, file, flag, init, measured, memory."""
+    """Where each value came from: default, preset, file, flag, init, measured, memory, compiler."""
 
     trains: bool = False
     """Its steps have begun, so that the settings are those of what is in the folder."""
@@ -62,7 +65,7 @@ class Run:
         return self.folder / "model"
 
     def decide(self, origin: str, **values: Any) -> None:
-        """Fill in settings that nobody gave."""
+        """Fill in settings that nobody gave, or change those that are FORCED."""
         self.config = changed(self.config, **values)
         self.origin.update(dict.fromkeys(values, origin))
 
@@ -77,7 +80,7 @@ class Run:
     def forget_decisions(self) -> None:
         """Put every setting that nobody gave back to its default."""
         defaults = flat(RunConfig())
-        decided = [name for name, origin in self.origin.items() if origin not in {"flag", "file", "init"}]
+        decided = [name for name, origin in self.origin.items() if origin not in GIVEN | {"init"}]
         self.config = changed(self.config, **{name: defaults[name] for name in decided})
         self.origin = {name: origin for name, origin in self.origin.items() if name not in decided}
         (self.folder / REVISIONS).unlink(missing_ok=True)
@@ -88,7 +91,7 @@ class Run:
             other
             for pair in EXCLUSIVE_SETTINGS
             for one, other in (pair, pair[::-1])
-            if one in given and other not in given and self.origin.get(other) in {"flag", "file"}
+            if one in given and other not in given and self.origin.get(other) in GIVEN
         }
         self.config = changed(self.config, **dict.fromkeys(rivals))
         self.origin = {name: origin for name, origin in self.origin.items() if name not in rivals}
@@ -104,7 +107,7 @@ def open_run(folder: Path, given: Mapping[str, Any], origin: Mapping[str, str]) 
 
     Args:
         folder: The run's folder, which exists.
-        given: Settings from flags and configuration file, by name.
+        given: Settings from flags and configuration file, by name. None: not given.
         origin: "flag" or "file" for each of them.
 
     Raises:
@@ -117,7 +120,7 @@ def open_run(folder: Path, given: Mapping[str, Any], origin: Mapping[str, str]) 
     check_exclusive(given)
     config_path = folder / CONFIG
     if not config_path.exists():
-        return Run(folder, run_config(by_table(given)), dict(origin))
+        return Run(folder, run_config(by_table(given)), {name: origin[name] for name in given})
     run = read_run(folder)
     if any(run.checkpoints.glob("*step-*")):
         _refuse_changes(run, given)

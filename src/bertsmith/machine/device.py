@@ -18,10 +18,12 @@ def find_device(name: str) -> torch.device:
     Several processes have a GPU of CUDA each; Apple's cannot be shared.
 
     Raises:
-        UserError: A device was named that this machine does not have, or not for each of its processes.
+        UserError: There is no such device, or this machine does not have it, or not for each of its processes.
     """
     several = distributed.is_one_of_several()
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name not in ("auto", *available):
+        raise UserError(f"device is {name!r}; give one of auto, {', '.join(available)}")
     if name != "auto" and not available[name]:
         usable = ", ".join(kind for kind, there in available.items() if there)
         raise UserError(f"device is '{name}', which this machine does not have; it has {usable}")

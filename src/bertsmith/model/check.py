@@ -1,6 +1,7 @@
 """What the shape of a model and of its input may be, said in one line when it is something else."""
 
 from dataclasses import asdict
+from math import inf
 from typing import Any
 
 from torch import Tensor
@@ -31,11 +32,12 @@ def check_shape(config: Any) -> None:
     counts, positive, probabilities = ([n for n in names if n in values] for names in (COUNTS, POSITIVE, PROBABILITIES))
     for name in counts:
         fits = type(values[name]) is int and values[name] > 0
-        require(fits, f"{name} is {values[name]!r}; give a whole number above 0")
+        require(fits, f"{name} is {values[name]!r}; give a whole number above 0, as int")
     for name in (*positive, *probabilities):
-        require(type(values[name]) in (int, float), f"{name} is {values[name]!r}; give a number")
+        fits = isinstance(values[name], int | float) and type(values[name]) is not bool  # NumPy's float64 is a float
+        require(fits, f"{name} is {values[name]!r}; give a number, as int or float")
     for name in positive:
-        require(values[name] > 0, f"{name} is {values[name]!r}; give a number above 0")
+        require(0 < values[name] < inf, f"{name} is {values[name]!r}; give a number above 0 and below infinity")
     for name in probabilities:
         require(0 <= values[name] < 1, f"{name} is {values[name]!r}; give a probability in [0, 1)")
     heads, width, pad = config.num_attention_heads, config.hidden_size, config.pad_token_id

@@ -144,7 +144,7 @@ class ModelFolder:
         untrained: tuple[str, ...] = (),
         unused: tuple[str, ...] = (),
     ) -> Model:
-        """Make a model and copy the tensors into it.
+        """Make a model in float32 and copy the tensors into it.
 
         Args:
             build: Makes it. It draws no weights here, so the random state does not move.
@@ -157,7 +157,7 @@ class ModelFolder:
         """
         with without_weights():
             model = build()
-        model.to_empty(device="cpu")
+        model.float().to_empty(device="cpu")  # whatever PyTorch's default dtype is
         targets: dict[str, Tensor] = {}
         for name, tensor in model.state_dict().items():
             if not name.startswith(untrained):
