@@ -4,7 +4,7 @@
       model.safetensors       parameters by name
       optimizer.safetensors   exp_avg.NAME, exp_avg_sq.NAME, step.NAME, momentum_buffer.NAME
       average.safetensors     averaged parameters by name, where they are averaged
-      state.json              step, tokens, seconds, skipped steps
+      state.json              step, tokens, seconds, skipped steps; of a run its settings, too
       manifest.json           size and hash of each file, written last
 
 A checkpoint is written under another name and renamed when it is on the disk.

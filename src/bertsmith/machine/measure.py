@@ -1,4 +1,4 @@
-"""What is measured before step 1: precision, micro-batch and compiling.
+"""What is measured before step 1: precision and micro-batch; `compiling.py` does it for compiling.
 
 The results are written to the run's config.toml and read again on resume: two
 measurements could differ, and then the continued run would not be the same run.

@@ -1,4 +1,15 @@
-"""The models: BERT and ModernBERT, and what reads and writes them."""
+"""The models: BERT and ModernBERT, and what reads and writes them.
+
+bert.py, modernbert.py      one paper each, top to bottom; norm.py, rotary.py: what only one of them has
+packed.py, padded.py        where sequences lie in a batch; the way from a padded one and back
+attention.py                the only place that knows kernels; dropout.py: random numbers that a CPU makes fast
+heads.py, classifier.py     what stands on the encoder in pretraining, and after fine-tuning
+output.py                   what encoder and heads give
+first_weights.py            how weights begin; first_embeddings.py, first_attention.py: at what is counted in the text
+folder.py                   Hugging Face folders; bert_folder.py, modernbert_folder.py: the names in them
+architecture.py             what the program must know of each architecture beside its classes
+check.py                    what configs and inputs are held against
+"""
 
 from pathlib import Path
 from typing import Literal, overload
