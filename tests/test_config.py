@@ -128,6 +128,18 @@ def test_a_plan_is_run_in_its_own_folder_without_its_budget(tmp_path: Path) -> N
     assert read_run(tmp_path).config.training.budget is None
 
 
+def test_the_file_of_a_run_says_that_found_values_are_found_anew(tmp_path: Path) -> None:
+    """Of an edited copy of it, too."""
+    run = open_run(tmp_path, {"steps": 90}, {"steps": "flag"})
+    run.decide("preset", learning_rate=1e-3)
+    run.save()
+    text = (tmp_path / "config.toml").read_text()
+    assert "--config takes those of a flag or file\n# alone and finds out the others anew" in text
+    (tmp_path / "mine.toml").write_text(text.replace("learning_rate = 0.001", "learning_rate = 0.5"))
+    assert gather((), {}, tmp_path / "mine.toml")[0] == {"steps": 90}
+    assert gather((), {}, tmp_path / "mine.toml", decided=True)[0]["learning_rate"] == 0.5
+
+
 def test_settings_that_go_together_are_changed_together() -> None:
     """From one allowed pair to another, of which neither half fits the other's."""
     config = run_config({"model": {"preset": "bert-tiny"}, "training": {"objective": "mlm+nsp"}})

@@ -194,6 +194,8 @@ def test_settings_that_cannot_be_are_refused_at_once(text: Path) -> None:
         run_config({"model": {"num_attention_heads": 7}})
     with pytest.raises(UserError, match="threads is 100000"):
         TrainingConfig(threads=100_000)
+    with pytest.raises(UserError, match="loader_workers is 100000; give 0 to 1024"):
+        TrainingConfig(loader_workers=100_000)
     with pytest.raises(UserError, match="vocab_size is 300, but the tokenizer"):
         DataConfig(tokenizer=str(text), vocab_size=300)
 

@@ -160,7 +160,7 @@ class TrainingConfig:
     compile: Literal["auto", "yes", "no"] = setting("auto", "Use torch.compile [measured].")
     threads: int | None = setting(None, "CPU threads of one process [all cores].")
     cuda_graphs: Literal["auto", "no"] = setting("auto", "Whether one GPU is asked for recorded steps [yes].")
-    loader_workers: int | None = setting(None, "Processes that build batches, 0 or more [GPU: 2, CPU: 0].")
+    loader_workers: int | None = setting(None, "Processes that build batches, 0 to 1024 [GPU: 2, CPU: 0].")
     validation_every: int | None = setting(None, "Steps between measurements of held-out loss [a tenth of the run].")
     checkpoint_every: float = setting(10.0, "Minutes between checkpoints.")
     keep: int = setting(2, "Checkpoints that stay.")
@@ -174,7 +174,7 @@ class TrainingConfig:
         require(0 <= self.adam_beta2 < 1, f"adam_beta2 is {self.adam_beta2}; give a number in [0, 1)")
         require(0 <= self.seed < 2**63, f"seed is {self.seed}; give a number from 0 to 2^63 - 1")
         require(self.threads is None or self.threads <= 1024, f"threads is {self.threads}; give 1 to 1024")
-        require((self.loader_workers or 0) >= 0, f"loader_workers is {self.loader_workers}; give 0 or more")
+        require(0 <= (self.loader_workers or 0) <= 1024, f"loader_workers is {self.loader_workers}; give 0 to 1024")
         require(
             16 <= self.sequence_length <= 65_536,
             f"sequence_length is {self.sequence_length}; give 16 to 65536 places",

@@ -238,7 +238,8 @@ def to_toml(config: RunConfig, origin: Mapping[str, str]) -> str:
         lines += ["", f"[{table}]"]
         values = {f.name: getattr(getattr(config, table), f.name) for f in fields(cls)}
         lines += [f"{name} = {_toml_value(value)}" for name, value in values.items() if value is not None]
-    lines += ["", "# Where each value came from; those not named are defaults.", "[origin]"]
+    lines += ["", "# Where each value came from; those not named are defaults. --config takes those of a flag or file"]
+    lines += ["# alone and finds out the others anew, whatever stands above; --plan takes them all.", "[origin]"]
     lines += [f"{name} = {_toml_value(value)}" for name, value in origin.items()]
     return "\n".join(lines) + "\n"
 
