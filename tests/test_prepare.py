@@ -396,12 +396,21 @@ def test_a_tokenizer_can_be_made_alone(text: Path, tmp_path: Path) -> None:
     assert tokenizer.fingerprint() == prepared.manifest["tokenizer"]
 
 
+def test_another_tokenizer_in_the_folder_stays(text: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tokenizer"
+    first = make_tokenizer(settings(text), folder, report=print)
+    make_tokenizer(settings(text), folder, report=print)  # the same again is no harm
+    with pytest.raises(UserError, match="holds another tokenizer, and nothing is overwritten; give another folder"):
+        make_tokenizer(settings(text, vocab_size=300), folder, report=print)
+    assert load_tokenizer(folder).fingerprint() == first.fingerprint()
+
+
 def test_a_text_that_is_all_held_out_is_said_to_be(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     for number in range(9):  # one in four is held out
         path.write_text(f"A text of one section, number {number}.")
         try:
-            make_tokenizer(settings(path, vocab_size=None), tmp_path / "tokenizer", report=print)
+            make_tokenizer(settings(path, vocab_size=None), tmp_path / f"{number}", report=print)
         except UserError as error:
             assert "the part that is held out is all of it" in str(error)
             return

@@ -14,7 +14,7 @@ from bertsmith.config import DataConfig
 from bertsmith.data.shards import read_manifest, verify
 from bertsmith.errors import UserError
 from bertsmith.prepare.fingerprint import contradictions, difference
-from bertsmith.prepare.folder import PreparedFolder
+from bertsmith.prepare.folder import PreparedFolder, holds_tokenizer
 from bertsmith.prepare.job import Job
 from bertsmith.tokenizer import load_tokenizer
 
@@ -54,7 +54,7 @@ def adopt(job: Job, source: PreparedFolder, explicit: frozenset[str]) -> dict[st
     present = job.folder.manifest()
     if present is not None:
         reason = difference(present["fingerprint"], manifest["fingerprint"])
-        if reason is None and job.folder.holds_tokenizer(manifest["tokenizer"]):
+        if reason is None and holds_tokenizer(job.folder.tokenizer, manifest["tokenizer"]):
             restore(job, source, verify(job.folder.data))
             return present
         job.report(f"preparing again: {reason or 'its tokenizer is missing or changed'}")

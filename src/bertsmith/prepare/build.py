@@ -17,7 +17,7 @@ from bertsmith.prepare.accents import RARE, count_accents
 from bertsmith.prepare.chunks import section_share, split_of
 from bertsmith.prepare.facts import measure_split, most_frequent, unigram_loss
 from bertsmith.prepare.fingerprint import Inputs, difference, held_out_share, read_inputs
-from bertsmith.prepare.folder import PreparedFolder
+from bertsmith.prepare.folder import PreparedFolder, holds_tokenizer
 from bertsmith.prepare.job import Job, Progress, Report, tell_nobody
 from bertsmith.prepare.tokenising import make_shards
 from bertsmith.tokenizer import Tokenizer, choose_vocab_size, extend_tokenizer, load_tokenizer, train_tokenizer
@@ -93,7 +93,8 @@ def make_tokenizer(
         sequence_length: That of the preparation: a small text holds out more where rows are long.
 
     Raises:
-        UserError: The text cannot be read or the folder not written, or no training is asked for.
+        UserError: The text cannot be read or the folder not written, it holds another tokenizer, or no training is
+            asked for.
     """
     if config.tokenizer not in TRAINED:
         raise UserError(f"tokenizer is '{config.tokenizer}'{suggestion(config.tokenizer, TRAINED)}")
@@ -105,6 +106,8 @@ def make_tokenizer(
             "the text is too small: the part that is held out is all of it; give more text, --validation FILE"
         )
     tokenizer = _train(job, inputs, state)
+    if (folder / "tokenizer.json").exists() and not holds_tokenizer(folder, tokenizer.fingerprint()):
+        raise UserError(f"{folder} holds another tokenizer, and nothing is overwritten; give another folder with -o")
     with job.folder.writing():
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(folder, model_max_length=MODEL_MAX_LENGTH)
@@ -168,7 +171,7 @@ def _least_share(job: Job, held_out: Mapping[float, int]) -> float:
 def _make_tokenizer(job: Job, inputs: Inputs, state: dict[str, Any]) -> Tokenizer:
     """Second reading: train the tokenizer, unless it was given or is there already."""
     folder = job.folder
-    if state["tokenizer"] is None or not folder.holds_tokenizer(state["tokenizer"]):
+    if state["tokenizer"] is None or not holds_tokenizer(folder.tokenizer, state["tokenizer"]):
         tokenizer = _extended(job, inputs, state) if inputs.tokenizer else _train(job, inputs, state)
         state["tokenizer"] = tokenizer.fingerprint()
         folder.write_state(state)

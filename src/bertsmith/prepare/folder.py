@@ -18,6 +18,14 @@ STATE = "state.json"
 _OWN = re.compile(rf"((train|validation)-\d+\.safetensors|{MANIFEST}|{STATE})({TEMPORARY_SUFFIX})?")
 
 
+def holds_tokenizer(folder: Path, fingerprint: str | None) -> bool:
+    """Whether the tokenizer in a folder is the one that is meant."""
+    try:
+        return load_tokenizer(folder).fingerprint() == fingerprint
+    except UserError:
+        return False
+
+
 class PreparedFolder:
     """A run, seen from the preparation."""
 
@@ -124,16 +132,9 @@ class PreparedFolder:
         self.write_state(state)
         return state
 
-    def holds_tokenizer(self, fingerprint: str | None) -> bool:
-        """Whether the tokenizer of this run is the one that is meant."""
-        try:
-            return load_tokenizer(self.tokenizer).fingerprint() == fingerprint
-        except UserError:
-            return False
-
     def write_tokenizer(self, tokenizer: Tokenizer, *, model_max_length: int) -> None:
         """Put a tokenizer in the place of the one that is there, if it is another."""
-        if self.holds_tokenizer(tokenizer.fingerprint()):
+        if holds_tokenizer(self.tokenizer, tokenizer.fingerprint()):
             return
         staging = self.root / f"tokenizer{TEMPORARY_SUFFIX}"
         replaced = self.root / f"tokenizer-replaced{TEMPORARY_SUFFIX}"

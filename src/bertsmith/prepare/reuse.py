@@ -9,7 +9,7 @@ from bertsmith.errors import UserError
 from bertsmith.prepare.adopt import adopt, prepared_source, restore
 from bertsmith.prepare.build import build
 from bertsmith.prepare.fingerprint import Inputs, difference, read_inputs
-from bertsmith.prepare.folder import PreparedFolder
+from bertsmith.prepare.folder import PreparedFolder, holds_tokenizer
 from bertsmith.prepare.job import Job, Progress, Report, tell_nobody
 from bertsmith.prepare.tokenising import make_shards
 
@@ -126,7 +126,9 @@ def _origin(job: Job, manifest: dict[str, Any]) -> tuple[Inputs | PreparedFolder
 
 
 def _tokenizer_fault(job: Job, manifest: dict[str, Any]) -> str | None:
-    return None if job.folder.holds_tokenizer(manifest["tokenizer"]) else "the tokenizer is missing or changed"
+    return (
+        None if holds_tokenizer(job.folder.tokenizer, manifest["tokenizer"]) else "the tokenizer is missing or changed"
+    )
 
 
 def _repair(job: Job, inputs: Inputs, manifest: dict[str, Any], names: list[str]) -> bool:
