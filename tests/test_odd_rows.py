@@ -50,6 +50,28 @@ def test_comments_before_sentences_are_no_words(name: str, comment: str, tmp_pat
     assert found.examples[0].label == ("O", "B-x")
 
 
+def test_the_words_of_conllu_are_in_its_second_column(tmp_path: Path) -> None:
+    """Words written as one, and omitted words, have lines of their own there, without tags."""
+    words = ["1 We PRON", "2-3 don't _", "2 do AUX", "3 n't PART", "3.1 so _", "", "1 Stop VERB", ""]
+    cells = [line.split() for line in words]
+    lines = ["\t".join([each[0], each[1], "_", each[2], *["_"] * 6]) if each else "" for each in cells]
+    content = "# text\n" + "\n".join(lines)
+    found = read(tmp_path / "t.conllu", content, label="4")
+    assert [each.text for each in found.examples] == [("We", "do", "n't"), ("Stop",)]
+    assert found.examples[0].label == ("PRON", "AUX", "PART")
+    with pytest.raises(
+        UserError, match=r"no column named 'label'; name it with --label: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10"
+    ):
+        read(tmp_path / "t.conllu", content)
+
+
+def test_numbers_may_be_words(tmp_path: Path) -> None:
+    found = read(tmp_path / "t.conll", "1\tCD\tO\n\nwon\tV\tO\n3-1\tCD\tB-x\n")
+    assert [each.text for each in found.examples] == [("1",), ("won", "3-1")]
+    counted = read(tmp_path / "t.conll", "1\tWe\tO\n2\twon\tO\n3\t3-1\tB-x\n")
+    assert (counted.examples[0].text, counted.examples[0].label) == (("We", "won", "3-1"), ("O", "O", "B-x"))
+
+
 def test_a_sign_of_a_comment_may_be_a_word(tmp_path: Path) -> None:
     found = read(tmp_path / "t.conll", "# O\nmine B-x\n\n# O\n")
     assert [each.text for each in found.examples] == [("#", "mine"), ("#",)]

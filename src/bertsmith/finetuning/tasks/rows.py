@@ -7,6 +7,7 @@ that of its first line. A file of plain text has one row a line, with the field
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple
@@ -31,10 +32,16 @@ WORD_FIELDS = ("tokens", "words")
 MOST_COLUMNS = 12
 """Of a file of words; more words in every line are sentences."""
 
+CONLLU_COLUMNS = 10
+"""Of CoNLL-U, where no column is that of the label more than others."""
+
 PAIR_FIELD = "text_pair"
 
 PAIRS = {"sentence1": "sentence2", "text1": "text2", "question1": "question2", "premise": "hypothesis"}
 """Names that two texts usually have that belong together."""
+
+_BESIDE_WORDS = re.compile(r"\d+[-.]\d+")
+"""Number of a line of CoNLL-U that is no word of its own: words written as one, which follow it, or an omitted one."""
 
 _SAMPLE_ROWS = 100
 _SAMPLE_LINES = 2_000
@@ -194,8 +201,20 @@ def _sentences(lines: Iterator[tuple[int, str]], name: str) -> Iterator[Numbered
             began = began or number
             sentence.append(cells)
         elif sentence:
-            yield began, {str(n): list(column) for n, column in enumerate(zip(*sentence, strict=True), 1)}
+            words = zip(*_without_other_lines(sentence), strict=True)
+            yield began, {str(n): list(column) for n, column in enumerate(words, 1)}
             sentence, began = [], 0
+
+
+def _without_other_lines(sentence: list[list[str]]) -> list[list[str]]:
+    """The lines of a sentence that are words: all of them, but for CoNLL-U."""
+    words = [cells for cells in sentence if len(cells) != CONLLU_COLUMNS or not _BESIDE_WORDS.fullmatch(cells[0])]
+    return words if words and _is_count([cells[0] for cells in words]) else sentence
+
+
+def _is_count(cells: Any) -> bool:
+    """Whether a column has the number of each word."""
+    return isinstance(cells, list) and cells == [str(number) for number in range(1, len(cells) + 1)]
 
 
 def refuse_table(lines: Sequence[str], shape: _Shape, name: str) -> None:
@@ -233,10 +252,13 @@ def choose_columns(path: str, sample: Sequence[Fields], wanted: Columns, *, labe
         if name not in names:
             raise UserError(f"{path} has no column {name!r}{suggestion(name, map(printable, names))}")
     is_columns = names == [str(n) for n in range(1, len(names) + 1)] and isinstance(sample[0].get("1"), list)
+    is_counted = is_columns and len(names) > 1 and all(_is_count(row.get("1")) for row in sample)
+    words = ("2" if is_counted else "1") if is_columns else ""
     if labelled and not label:
         lower = {name.lower(): name for name in reversed(names)}
-        label = names[-1] if is_columns else next((lower[n] for n in LABEL_FIELDS if n in lower), None)
-        if label is None or (is_columns and len(names) == 1):
+        last = None if is_counted and len(names) == CONLLU_COLUMNS else names[-1]
+        label = last if is_columns else next((lower[n] for n in LABEL_FIELDS if n in lower), None)
+        if label in (None, words):
             raise UserError(
                 f"{path} has no column named 'label'; name it with --label: {', '.join(map(printable, names))}"
             )
@@ -244,7 +266,7 @@ def choose_columns(path: str, sample: Sequence[Fields], wanted: Columns, *, labe
         text, pair = _usual_pair(names, text, label)
     if not text:
         lower = {name.lower(): name for name in reversed(names)}
-        text = "1" if is_columns else next((lower[n] for n in WORD_FIELDS if n in lower), "")
+        text = words or next((lower[n] for n in WORD_FIELDS if n in lower), "")
     if not text:
         others = [name for name in names if name not in (label, pair)]
         named = [name for name in others if name.lower() == "text"]  # also an empty one: no other column is meant
