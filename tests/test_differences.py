@@ -48,6 +48,15 @@ def test_a_score_of_sums_is_the_score(kind: str, metric: str) -> None:
     assert taken.value(np.stack([taken.sums.sum(0)] * 2)).shape == (2,)
 
 
+@pytest.mark.parametrize("unit", [1e-12, 1e30])
+@pytest.mark.parametrize("metric", SCORES["regression"])
+def test_the_unit_of_numbers_is_no_matter(metric: str, unit: float) -> None:
+    given, truth = ([each * unit for each in part] for part in predictions("regression", 60))
+    taken = row_sums(metric, "regression", LABELS["regression"], given, truth)
+    expected = score_all("regression", LABELS["regression"], given, truth).values[metric]
+    assert taken.value(taken.sums.sum(0)) == pytest.approx(expected, rel=1e-9, abs=0)
+
+
 @pytest.mark.parametrize("metric", ["pearson", "spearman", "matthews"])
 def test_what_is_not_defined_is_0(metric: str) -> None:
     kind = "classification" if metric == "matthews" else "regression"

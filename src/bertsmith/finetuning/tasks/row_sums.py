@@ -135,7 +135,8 @@ def _numbers(metric: str, given: FloatArray, wanted: FloatArray) -> RowSums:
         from scipy.stats import rankdata
 
         given, wanted = rankdata(given), rankdata(wanted)
-    x, y = given - given.mean(), wanted - wanted.mean()  # so that squares keep their digits
+    # So that squares keep their digits, and what is all the same is told from numbers that are small.
+    x, y = ((each - each.mean()) / (np.ptp(each) or 1.0) for each in (given, wanted))
     return RowSums(np.stack([ones, x, y, x * x, y * y, x * y], 1), _correlation)
 
 
