@@ -174,6 +174,17 @@ def test_numbers_that_are_large_against_their_spread_are_judged_as_they_are(
     assert found["test_loss"] == pytest.approx(float(np.mean(errors**2)) / 2, rel=1e-6)
 
 
+def test_tiny_numbers_have_errors_that_can_be_read(encoder: Path, tmp_path: Path) -> None:
+    rows = [row | {"score": 1e-9 * row["score"]} for row in number_rows(60)]
+    reporter = Listener()
+    found = tune(tmp_path / "run", encoder, write_rows(tmp_path / "rows.jsonl", rows), reporter, epochs=1.0)
+    error = f"{found['test_rmse']:.4g}"
+    assert any(f"rmse {error}" in line for line in reporter.lines)
+    assert f"| test rmse | {error} |" in (tmp_path / "run" / "model" / "README.md").read_text()
+    with (tmp_path / "run" / "mistakes.csv").open(newline="", encoding="utf-8") as handle:
+        assert all(float(row["loss"]) > 0 for row in csv.DictReader(handle))
+
+
 def test_pairs_are_learnt(encoder: Path, tmp_path: Path) -> None:
     found = tune(tmp_path / "run", encoder, write_rows(tmp_path / "pairs.jsonl", pair_rows(400)), epochs=10.0)
     assert found["test_accuracy"] > 0.8 > found["test_majority_accuracy"]

@@ -102,6 +102,11 @@ def answer(kind: str, labels: tuple[str, ...], given: FloatArray) -> tuple[str, 
     return labels[best], f"{given[best]:.6f}"
 
 
+def shown(value: float) -> str:
+    """A score or loss with four digits after the point; where these say little, as of tiny numbers, four in all."""
+    return f"{value:.4f}" if not value or 1e-3 <= abs(value) < 1e6 else f"{value:.4g}"
+
+
 def csv_line(cells: Iterable[Any]) -> str:
     """A line of a CSV file, which `csv` reads as the same cells.
 
@@ -124,8 +129,8 @@ def write_mistakes(folder: Path, outcome: Outcome) -> None:
         if task.kind == "regression" or [cell for cell, _ in answers] != truth:
             predicted, probability = (" ".join(cells) for cells in zip(*answers, strict=True))
             text = example.text if isinstance(example.text, str) else " ".join(example.text)
-            loss = f"{judged.row_losses[number]:.4f}"
-            cells = [example.number, loss, " ".join(truth), predicted, probability, text, example.pair or ""]
+            loss = float(judged.row_losses[number])
+            cells = [example.number, shown(loss), " ".join(truth), predicted, probability, text, example.pair or ""]
             lines.append(csv_line(cells))
         if len(lines) > MOST_MISTAKES:
             break
@@ -149,10 +154,10 @@ def describe_outcome(outcome: Outcome) -> list[str]:
             mark = " (chosen)" if number == outcome.chosen else ""
             lines.append(
                 f"try {number}: rate {each['learning_rate']:g}, seed {each['seed']}, best at step "
-                f"{each['best_step']:,}: validation {outcome.config.metric} {each['score']:.4f}{mark}"
+                f"{each['best_step']:,}: validation {outcome.config.metric} {shown(each['score'])}{mark}"
             )
     for part, judged in outcome.judged.items():
-        parts = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in judged.scores.values.items()]
+        parts = [f"{name.replace('_', ' ')} {shown(value)}" for name, value in judged.scores.values.items()]
         lines.append(f"{part} ({len(outcome.part(part).examples):,} rows): {', '.join(parts)}")
     counts = label_counts(outcome.part(outcome.last).examples, outcome.task.head.labels)
     if (share := majority(outcome.task.kind, counts)) is not None:
@@ -170,7 +175,7 @@ def model_card(outcome: Outcome) -> str:
     tag = "token-classification" if task.head.per_token else "text-classification"
     cut = "" if task.head.per_token else ", truncation=True"  # that pipeline does not cut by itself
     rows = [
-        (f"{part} {name.replace('_', ' ')}", f"{value:.4f}")
+        (f"{part} {name.replace('_', ' ')}", shown(value))
         for part, judged in outcome.judged.items()
         for name, value in judged.scores.values.items()
     ]
