@@ -30,7 +30,9 @@ class FinetuneConfig:
     validation: str | None = setting(None, "File to choose the best weights on [a share of the rows, by label].")
     test: str | None = setting(None, "File to measure the result on [a share of the rows, by label].")
     validation_fraction: float = setting(0.1, "Share of the rows held out when no --validation is given.")
-    test_fraction: float = setting(0.1, "Share of the rows held out when no --test is given; 0: no test.")
+    test_fraction: float = setting(
+        0.1, "Share of the rows that validation leaves, held out when no --test is given; 0: no test."
+    )
     max_rows: int | None = setting(None, "Most rows to learn from, of each label as many as its share [all].")
     max_length: int | None = setting(None, "Longest input, in tokens; longer texts are cut [what the model reads].")
     class_weights: Literal["none", "balanced"] = setting(
@@ -51,7 +53,7 @@ class FinetuneConfig:
         None, "Peak learning rate of the first try [by the width of the model: 6e-4 at 256, 7e-5 at 768]."
     )
     schedule: Literal["linear", "cosine", "constant"] = setting(
-        "linear", "Learning rate after the warm-up: falls to 0 in a line or a cosine, or stays."
+        "linear", "Learning rate after the warm-up: falls to 0 in a line or a cosine, or stays [linear]."
     )
     warmup_fraction: float = setting(0.1, "Share of the steps in which the learning rate rises to its peak.")
     optimizer: Literal["adamw", "muon"] = setting("adamw", "AdamW for all, or Muon for the matrices of the blocks.")
