@@ -66,6 +66,14 @@ def test_long_sentence_is_cut_between_words_and_never_gets_a_false_boundary() ->
     assert max(word_counts(found)) <= 3_000
 
 
+def test_words_are_counted_whatever_white_space_stands_between_them(tmp_path: Path) -> None:
+    """As in tables that are set with spaces or tabs, which would else be cut into shorter sections."""
+    rows = "\n".join(f"Potassium level{' ' * 20}{number}\tmmol/L" for number in range(1_000))
+    sections, report = read(write(tmp_path / "a.txt", rows))
+    assert report.words == len(rows.split())
+    assert len(sections) == 3
+
+
 def test_text_without_spaces_is_cut_too() -> None:
     text = "".join(chr(0x4E00 + n % 5_000) for n in range(100_000))
     found, _ = sections([text])

@@ -170,7 +170,9 @@ def cut(paragraphs: Iterable[str]) -> Iterator[_Piece]:
 
 
 def _count_words(text: str) -> int:
-    """Words, by the spaces and line ends between them: twice as fast as cutting them out."""
+    """Words. Where one space or line end stands between two, these are counted: twice as fast as cutting words out."""
+    if "  " in text or "\t" in text:
+        return len(text.split())
     return text.count(" ") + text.count("\n") + 1
 
 

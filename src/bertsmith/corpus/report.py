@@ -22,7 +22,7 @@ class CorpusReport:
 
     sections: int = 0
     words: int = 0
-    """Words of the kept text, counted by the spaces and line ends between them."""
+    """Words of the kept text: what white space stands around."""
 
     text_bytes: int = 0
     """Size of the kept text in UTF-8, bytes."""
