@@ -394,6 +394,14 @@ def test_json_of_rows_by_number_is_a_table(rows: list[object], tmp_path: Path) -
     assert texts(path) == ["It was good.", "It was bad."]
 
 
+def test_a_list_of_words_is_one_sentence_and_a_list_of_sentences_several(tmp_path: Path) -> None:
+    """Words with tags are what data for tagging have."""
+    words = ["No", "shortness", "of", "breath", "."]
+    assert texts(write(tmp_path / "a.jsonl", json.dumps({"tokens": words, "tags": [0] * 5}))) == [" ".join(words)]
+    for sentences in (["It was good.", "Yes."], ["人人生而自由在尊严和权利上一律平等", "他们赋有理性和良心"]):
+        assert texts(write(tmp_path / "b.jsonl", json.dumps({"sentences": sentences}))) == ["\n".join(sentences)]
+
+
 def test_fields_that_hold_objects_are_named(tmp_path: Path) -> None:
     row = {"subject": "It was good.", "messages": [{"body": "It was bad."}]}
     assert read(write(tmp_path / "a.jsonl", json.dumps(row)))[1].choices == {

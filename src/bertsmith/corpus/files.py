@@ -214,7 +214,9 @@ def read_blocks(file: FoundFile) -> Iterator[bytes]:
     except Damage:
         rest = _rest_before_damage(file, position)
         if not rest and not position:
-            raise Damage("is damaged or cut off before any text; get the file again") from None
+            raise Damage(
+                "is damaged or cut off before any text; get the file again, or rename it if it is not compressed"
+            ) from None
         yield from filter(None, [rest])
         raise
 

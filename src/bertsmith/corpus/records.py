@@ -23,6 +23,9 @@ TEXT_FIELDS = (
 )
 """Names that a text field usually has, the most usual first."""
 
+_WORD_LETTERS = 12
+"""Letters that strings in a list have on average, at most, if they are words of a text and not its sentences."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 Row = tuple[int, Any]
@@ -164,11 +167,20 @@ def printable(name: object) -> str:
 
 
 def _as_text(value: Any) -> str | None:
-    """A text, or several joined by line ends, nulls among them left out; None for anything else."""
+    """A text, several joined by line ends, or words joined by spaces, nulls left out; None for anything else."""
     if isinstance(value, str):
         return value
     given = [item for item in value if item is not None] if isinstance(value, list) else []
-    return "\n".join(given) if given and all(isinstance(item, str) for item in given) else None
+    if not given or not all(isinstance(item, str) for item in given):
+        return None
+    return (" " if _are_words(given) else "\n").join(given)
+
+
+def _are_words(items: Sequence[str]) -> bool:
+    """Whether strings are words that make a text: short, without white space, and few of them end a sentence."""
+    ended = sum(len(item) > 1 and item[-1] in ".!?" for item in items)
+    is_short = sum(map(len, items)) <= _WORD_LETTERS * len(items)
+    return is_short and 2 * ended < len(items) and all(len(item.split()) < 2 for item in items)
 
 
 def _text_of(row: Any, field: str | None) -> str | None:
