@@ -173,6 +173,28 @@ def test_what_transformers_wrote_is_read(architecture: str, labels: int, tmp_pat
     torch.testing.assert_close(ours(ids, torch.zeros_like(ids), packed, places), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("given", "expected"), [(0.3, 0.3), (0.0, 0.0), (None, 0.1)])
+def test_a_classifier_drops_what_its_folder_says(given: float | None, expected: float, tmp_path: Path) -> None:
+    encoder, head = tiny_encoder(tmp_path / "encoder"), Head("classification", ("a", "b"))
+    said = {"classifier_dropout": given, "hidden_dropout_prob": 0.1}
+    settings = json.loads((encoder / "config.json").read_text()) | said
+    (encoder / "config.json").write_text(json.dumps(settings))
+    ours = BertClassifier.start(encoder, head)
+    ours.save_pretrained(tmp_path / "tuned")
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "tuned")
+    again = BertClassifier.from_pretrained(tmp_path / "tuned")
+    assert (ours.dropout.chance, theirs.dropout.p, again.dropout.chance) == (expected, expected, expected)
+
+
+@pytest.mark.parametrize("start", [BertClassifier.start, ModernBertClassifier.start])
+def test_a_dropout_that_is_no_probability_is_refused(start: Any, tmp_path: Path) -> None:
+    encoder = tiny_encoder(tmp_path) if start == BertClassifier.start else tiny_modern(tmp_path)
+    settings = json.loads((encoder / "config.json").read_text()) | {"classifier_dropout": 1.5}
+    (encoder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"classifier_dropout in .*config\.json is 1\.5; give a probability in"):
+        start(encoder, Head("classification", ("a", "b")))
+
+
 @pytest.mark.parametrize("kind", ["bert", "distilbert"])
 def test_a_model_that_gives_several_numbers_is_refused(kind: str, tmp_path: Path) -> None:
     names = {"bert": "Bert", "distilbert": "DistilBert"}

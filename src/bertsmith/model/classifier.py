@@ -97,16 +97,29 @@ def types_that_exist(token_type_ids: Tensor, config: Any) -> Tensor:
     return torch.zeros_like(token_type_ids) if has_one else token_type_ids
 
 
-class BertClassifier(nn.Module):
-    """The encoder, dropout, and a score for each label."""
+def read_dropout(folder: Path) -> float | None:
+    """`classifier_dropout` of config.json, in [0, 1). None, and where it is not there: as the architecture has it.
 
-    def __init__(self, bert: BertModel, head: Head) -> None:
+    Raises:
+        UserError: It is something else.
+    """
+    chance = read_config(folder).get("classifier_dropout")
+    fits = chance is None or (isinstance(chance, int | float) and 0 <= chance < 1)
+    require(fits, f"classifier_dropout in {folder / 'config.json'} is {chance!r}; give a probability in [0, 1)")
+    return chance
+
+
+class BertClassifier(nn.Module):
+    """The encoder, dropout, that of hidden states unless another is given, and a score for each label."""
+
+    def __init__(self, bert: BertModel, head: Head, *, dropout: float | None = None) -> None:
         super().__init__()
         assert head.per_token or bert.pooler is not None
         self.head = head
         self.config: BertConfig = bert.config
         self.bert = bert
-        self.dropout = Dropout(bert.config.hidden_dropout_prob)
+        self.classifier_dropout = dropout
+        self.dropout = Dropout(bert.config.hidden_dropout_prob if dropout is None else dropout)
         self.classifier = nn.Linear(bert.config.hidden_size, len(head.labels))
         initialize(self.classifier, bert.config.initializer_range)
 
@@ -141,7 +154,7 @@ class BertClassifier(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a Hugging Face folder with the names of the labels."""
-        shape = {**asdict(self.config), **self.head.config_json()}
+        shape = {**asdict(self.config), "classifier_dropout": self.classifier_dropout, **self.head.config_json()}
         write_bert(Path(folder), self, shape, architecture="Bert" + (TOKEN if self.head.per_token else SEQUENCE))
 
     @classmethod
@@ -161,7 +174,7 @@ class BertClassifier(nn.Module):
         if not head.per_token and not has_pooler:
             bert.pooler = BertPooler(bert.config)
             initialize(bert.pooler, bert.config.initializer_range)
-        return cls(bert, head).train()
+        return cls(bert, head, dropout=read_dropout(Path(folder))).train()
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "BertClassifier":
@@ -170,8 +183,9 @@ class BertClassifier(nn.Module):
         Raises:
             UserError: The folder cannot be read, or holds no such model.
         """
-        source, head = ModelFolder(Path(folder), BERT), read_head(Path(folder))
-        return source.load(lambda: cls(BertModel(BertConfig(**source.shape), not head.per_token), head))
+        source, head, dropout = ModelFolder(Path(folder), BERT), read_head(Path(folder)), read_dropout(Path(folder))
+        has_pooler = not head.per_token
+        return source.load(lambda: cls(BertModel(BertConfig(**source.shape), has_pooler), head, dropout=dropout))
 
 
 class PredictionHead(nn.Module):
@@ -245,7 +259,7 @@ class ModernBertClassifier(nn.Module):
         """
         source = ModelFolder(Path(folder), MODERNBERT)
         new = ("classifier.",) if source.has("head.") else ("classifier.", "prediction_head.")
-        dropout = float(read_config(Path(folder)).get("classifier_dropout") or 0.0)
+        dropout = read_dropout(Path(folder)) or 0.0
         model = source.load(
             lambda: cls(ModernBertModel(ModernBertConfig(**source.shape)), head, dropout=dropout),
             untrained=new,
@@ -262,9 +276,8 @@ class ModernBertClassifier(nn.Module):
     def from_pretrained(cls, folder: str | Path) -> "ModernBertClassifier":
         """Read a fine-tuned folder as `BertClassifier.from_pretrained` does."""
         source, head = ModelFolder(Path(folder), MODERNBERT), read_head(Path(folder))
-        config = read_config(Path(folder))
-        pooling = config.get("classifier_pooling", "cls")
-        dropout = float(config.get("classifier_dropout") or 0.0)
+        pooling = read_config(Path(folder)).get("classifier_pooling", "cls")
+        dropout = read_dropout(Path(folder)) or 0.0
         return source.load(
             lambda: cls(ModernBertModel(ModernBertConfig(**source.shape)), head, pooling=pooling, dropout=dropout)
         )
