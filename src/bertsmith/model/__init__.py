@@ -105,6 +105,6 @@ def load_model(folder: str | Path, *, heads: bool | None = None) -> AnyPretraini
     kind = architecture_of(folder)
     source = ModelFolder(folder, kind.naming)
     if heads or (heads is None and source.has(kind.naming.mlm_head)):
-        return kind.read_pretraining_model(folder)
+        return kind.pretraining_model.from_pretrained(folder)
     pooler = {"add_pooling_layer": source.has("bert.pooler.")} if kind.adds_pooler else {}  # as it is: no warning
     return kind.model.from_pretrained(folder, **pooler)

@@ -5,8 +5,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from bertsmith.errors import UserError
 from bertsmith.model.bert import BertConfig, BertModel, BertPretrainingModel
 from bertsmith.model.bert_folder import BERT
@@ -31,12 +29,7 @@ class Architecture(NamedTuple):
 
     config: type[BertConfig] | type[ModernBertConfig]
     model: type[BertModel] | type[ModernBertModel]
-    pretraining_model: Callable[..., AnyPretrainingModel]
-    """Takes (config, next_sentence)."""
-
-    read_pretraining_model: Callable[..., AnyPretrainingModel]
-    """Takes a folder."""
-
+    pretraining_model: type[BertPretrainingModel] | type[ModernBertPretrainingModel]
     naming: Naming
     paper: str
     input_names: tuple[str, ...]
@@ -75,7 +68,6 @@ def architecture(model_type: str, where: str = "model_type") -> Architecture:
             config=BertConfig,
             model=BertModel,
             pretraining_model=BertPretrainingModel,
-            read_pretraining_model=BertPretrainingModel.from_pretrained,
             naming=BERT,
             paper="arXiv:1810.04805",
             input_names=("input_ids", "token_type_ids", "attention_mask"),
@@ -92,7 +84,6 @@ def architecture(model_type: str, where: str = "model_type") -> Architecture:
             config=ModernBertConfig,
             model=ModernBertModel,
             pretraining_model=ModernBertPretrainingModel,
-            read_pretraining_model=ModernBertPretrainingModel.from_pretrained,
             naming=MODERNBERT,
             paper="arXiv:2412.13663",
             input_names=("input_ids", "attention_mask"),
@@ -166,15 +157,13 @@ def has_dropout(config: AnyConfig) -> bool:
     return any(getattr(config, name) > 0 for name in (*kind.hidden_dropouts, kind.attention_dropout))
 
 
-def new_model(
-    config: AnyConfig, *, next_sentence: bool, generator: torch.Generator | None = None
-) -> AnyPretrainingModel:
-    """A model to pretrain, with its first weights.
+def new_model(config: AnyConfig, *, next_sentence: bool) -> AnyPretrainingModel:
+    """A model to pretrain, with first weights from PyTorch's generator.
 
     Raises:
         UserError: It shall predict next sentences and has no head for that.
     """
-    return architecture(config.model_type).pretraining_model(config, next_sentence, generator=generator)
+    return architecture(config.model_type).pretraining_model(config, next_sentence)  # type: ignore[arg-type]
 
 
 def multiply_adds_of_query(config: AnyConfig, row_length: int) -> int:

@@ -29,6 +29,9 @@ DIRECTIONS = 128
 FITTED = 8192
 """So many of the most frequent pieces decide which mixtures of contexts are kept; the others are read in them."""
 
+ITERATIONS = 3
+"""Times that the random mixtures of contexts are sharpened."""
+
 ROWS_AT_ONCE = 1 << 14
 
 KNOWN_FROM = 20
@@ -71,7 +74,7 @@ def ppmi(counts: Tensor) -> Tensor:
     return counts.clamp_min_(1).log_()
 
 
-def truncated_svd(matrix: Tensor, width: int, *, fitted: Tensor | None = None, iterations: int = 3) -> Tensor:
+def truncated_svd(matrix: Tensor, width: int, *, fitted: Tensor | None = None) -> Tensor:
     """U sqrt(S) of the singular value decomposition cut to `width` values, turned at random: float [V, width].
 
     By subspace iteration from random contexts (arXiv:0909.4061, algorithm 4.4). All that is made on the way is a
@@ -82,11 +85,10 @@ def truncated_svd(matrix: Tensor, width: int, *, fitted: Tensor | None = None, i
         matrix: float [V, C].
         width: At most D; where V or C is smaller, the result has a rank below it.
         fitted: int64 [N], rows that the contexts are mixed for; the others follow them. None: all rows.
-        iterations: Times that the random mixtures of contexts are sharpened.
     """
     some = matrix if fitted is None else matrix[fitted]
     basis = torch.randn(matrix.shape[1], width, dtype=matrix.dtype)
-    for _ in range(iterations):
+    for _ in range(ITERATIONS):
         basis = _orthonormal(some.T @ (some @ basis))  # [C, D]
     mixed = matrix @ basis  # [V, D]: U S, turned
     return mixed @ _power(_products(mixed), -0.25).to(matrix.dtype)
