@@ -241,7 +241,7 @@ def test_mistakes_are_one_line(both: Path, other: Path, tmp_path: Path, capsys: 
         ([model, "--text", binary], "noise.txt"),
         ([model, "--blimp", tmp_path / "empty"], "holds no .jsonl file"),
         ([model, "--text", other, "--words", "-1"], "words is -1"),
-        ([model, "--text", other, "--sequence-length", "2"], "sequence_length is 2"),
+        ([model, "--text", other, "--sequence-length", "15"], "sequence_length is 15; give 16 or more"),
         ([model, "--blimp", tmp_path / "empty", "--pairs", "0"], "pairs is 0"),
         ([model, "--text", other, "--pairs", "3"], "there is no --blimp to take them from"),
         ([both, "--sequence-length", "16"], "sequence_length is 16, and there is no --text"),

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 
 from bertsmith.corpus import Corpus, Section
+from bertsmith.data.examples import SHORTEST
 from bertsmith.data.shards import read_manifest
 from bertsmith.errors import UserError
 from bertsmith.evaluation.any_model import AnyModel, open_model
@@ -27,8 +28,6 @@ from bertsmith.machine.device import find_device, set_threads
 from bertsmith.prepare import held_out_sections
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
-
-LEAST_SEQUENCE_LENGTH = 8
 
 
 class Wanted(NamedTuple):
@@ -134,8 +133,8 @@ def _check(wanted: Wanted) -> None:
         raise UserError(f"pairs is {wanted.pairs}, and there is no --blimp to take them from; name its folder")
     if wanted.words < 0:
         raise UserError(f"words is {wanted.words}; give 1 or more, or 0 to leave out the bits per byte")
-    if wanted.sequence_length < LEAST_SEQUENCE_LENGTH:
-        raise UserError(f"sequence_length is {wanted.sequence_length}; give {LEAST_SEQUENCE_LENGTH} or more")
+    if wanted.sequence_length < SHORTEST:
+        raise UserError(f"sequence_length is {wanted.sequence_length}; give {SHORTEST} or more")
 
 
 def _name(sample: Sample) -> str:
