@@ -88,6 +88,15 @@ def test_a_run_goes_on_with_its_own_settings_and_refuses_others(tmp_path: Path) 
     assert read_run(tmp_path).config.training.steps == 5
 
 
+def test_a_run_goes_on_with_a_list_of_texts(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"text": ["one.txt", "two.txt"], "steps": 5}
+    open_run(tmp_path, given, dict.fromkeys(given, "flag")).save()
+    (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    assert len(open_run(tmp_path, given, dict.fromkeys(given, "flag")).config.data.text) == 2
+    with pytest.raises(UserError, match="keep is '3'; give a value of type int"):
+        open_run(tmp_path, {"keep": "3"}, {"keep": "flag"})
+
+
 def test_none_is_nothing_that_was_given(tmp_path: Path) -> None:
     run = open_run(tmp_path, {"steps": 5, "schedule": None}, {"steps": "flag", "schedule": "flag"})
     assert run.origin == {"steps": "flag"}  # a preset may decide the schedule

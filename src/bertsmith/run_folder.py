@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from bertsmith import atomic
 from bertsmith.budget import REVISIONS
@@ -32,6 +32,7 @@ from bertsmith.config import (
 from bertsmith.errors import UserError, suggestion
 from bertsmith.output_folder import CONFIG
 from bertsmith.reporter import Reporter
+from bertsmith.strict import check_value
 
 ENVIRONMENT = "environment.json"
 
@@ -114,9 +115,10 @@ def open_run(folder: Path, given: Mapping[str, Any], origin: Mapping[str, str]) 
         UserError: The run was made with other settings, or its configuration is damaged.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    for name in given:
-        if table_of(name) is None:
+    for name, value in given.items():
+        if (table := table_of(name)) is None:
             raise UserError(f"unknown setting '{name}'{suggestion(name, flat(RunConfig()))}")
+        given[name] = check_value(f"{table}.{name}", value, get_type_hints(TABLES[table])[name])  # as a run keeps it
     check_exclusive(given)
     config_path = folder / CONFIG
     if not config_path.exists():
