@@ -335,6 +335,16 @@ def test_other_encoders_give_numbers_as_by_the_pipeline(kind: str, tmp_path: Pat
         assert float(ours["prediction"]) == pytest.approx(pipe(row["text"])[0]["score"], rel=1e-4)
 
 
+def test_another_encoder_that_was_tuned_gets_a_new_layer(tmp_path: Path) -> None:
+    """A layer that gives numbers as they are in the data would be thousands of deviations off when it learns again."""
+    rows = write_rows(tmp_path / "rows.jsonl", number_rows(40))
+    other = foreign(tmp_path, "distilbert")
+    for folder, before in ((tmp_path / "once", other), (tmp_path / "twice", tmp_path / "once")):
+        tune(folder, before, rows, epochs=1.0)
+        with (folder / "tries" / "1" / "metrics.jsonl").open() as lines:
+            assert json.loads(next(lines))["loss"] < 10
+
+
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("name", ["ModernBertForSequenceClassification", "ModernBertForTokenClassification"])
 def test_what_transformers_wrote_of_modernbert_is_read(name: str, pooling: str, tmp_path: Path) -> None:

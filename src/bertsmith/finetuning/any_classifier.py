@@ -18,6 +18,7 @@ from bertsmith.errors import UserError, first_line
 from bertsmith.evaluation.foreign import load_foreign_tokenizer, load_network, quiet_transformers, to_rows
 from bertsmith.model import Packed, architecture_of, is_foreign, model_type_of
 from bertsmith.model.classifier import BertClassifier, Head, ModernBertClassifier, read_head
+from bertsmith.model.first_weights import initialize
 from bertsmith.model.folder import ModelFolder, encoder_shape, read_config
 from bertsmith.tokenizer import Tokenizer, load_fitting_tokenizer
 
@@ -196,7 +197,11 @@ def start_classifier(folder: Path, head: Head) -> AnyClassifier:
     if needs_transformers(folder):
         settings = head.config_json() | {"num_labels": len(head.labels), "ignore_mismatched_sizes": True}
         settings["id2label"] = dict(enumerate(head.labels))
-        model, _ = ForeignClassifier.load(folder, head, **settings)
+        model, missing = ForeignClassifier.load(folder, head, **settings)
+        layer = model.last_layer
+        names = {name for name, parameter in model.network.named_parameters() if parameter is layer.weight}
+        if names.isdisjoint(missing):  # that of another task, whose answers would be where this one begins
+            initialize(layer, getattr(model.network.config, "initializer_range", None) or 0.02)
         return model.train()
     if model_type_of(folder) == "bert":
         return BertClassifier.start(folder, head)
