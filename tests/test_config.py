@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bertsmith.commands.flags import gather
@@ -95,6 +96,11 @@ def test_a_run_goes_on_with_a_list_of_texts(tmp_path: Path) -> None:
     assert len(open_run(tmp_path, given, dict.fromkeys(given, "flag")).config.data.text) == 2
     with pytest.raises(UserError, match="keep is '3'; give a value of type int"):
         open_run(tmp_path, {"keep": "3"}, {"keep": "flag"})
+
+
+def test_a_number_of_numpy_is_read_back(tmp_path: Path) -> None:
+    open_run(tmp_path, {"learning_rate": np.float64(1e-3)}, {"learning_rate": "flag"}).save()
+    assert read_run(tmp_path).config.training.learning_rate == 1e-3
 
 
 def test_none_is_nothing_that_was_given(tmp_path: Path) -> None:

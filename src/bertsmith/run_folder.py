@@ -249,7 +249,7 @@ def to_toml(config: RunConfig, origin: Mapping[str, str]) -> str:
 def _toml_value(value: Any) -> str:
     """A TOML scalar or list of strings. JSON strings are TOML strings."""
     if isinstance(value, float):
-        return repr(value)
+        return repr(float(value))  # that of NumPy's float64 is no TOML
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
