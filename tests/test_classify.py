@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from bertsmith import atomic
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.errors import UserError
 from bertsmith.finetuning.classify import Classifier, chunks, load_classifier, predict_file, read_text
@@ -156,6 +157,31 @@ def test_nothing_is_overwritten(run: Path, tmp_path: Path) -> None:
     path = write_rows(tmp_path / "new.csv", topic_rows(5))
     with pytest.raises(UserError, match="exists, and nothing is overwritten"):
         predict_file(load_classifier(run), str(path), path)
+
+
+def test_what_another_process_wrote_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    other = tmp_path / "out.csv.tmp"
+    other.write_text("of a user")
+
+    def write() -> None:
+        with atomic.growing(path, "w") as handle:
+            handle.write("mine")
+            path.write_text("of another process")
+
+    with pytest.raises(FileExistsError, match="was written by another command meanwhile"):
+        write()
+    assert path.read_text() == "of another process"
+    assert other.read_text() == "of a user"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_link_to_a_file_that_is_not_there_yet_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link.csv").symlink_to("far.csv")
+    with atomic.growing(tmp_path / "link.csv", "w") as handle:
+        handle.write("mine")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "far.csv").read_text() == "mine"
 
 
 def test_a_broken_row_is_named_and_no_file_is_left(run: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What the user sees, whatever the terminal is."""
 
+import errno
 import io
+import json
 import os
 import sys
 from typing import Any
@@ -10,7 +12,7 @@ from rich.console import Console
 
 from bertsmith.cli import run as command
 from bertsmith.cli import write_any_text
-from bertsmith.commands.console import PlainReporter, TerminalReporter, make_reporter, print_table
+from bertsmith.commands.console import PlainReporter, TerminalReporter, make_reporter, print_json, print_table
 
 STEP: dict[str, Any] = {"max_steps": 1000, "loss": 3.2, "mlm_loss": 2.5, "mlm_accuracy": 0.3, "nsp_loss": 0.7}
 STEP |= {"nsp_accuracy": 0.6, "unigram_loss": 6.1, "tokens_per_second": 12_345.6}
@@ -54,6 +56,26 @@ def test_a_table_on_a_narrow_terminal_loses_nothing(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("bertsmith.commands.console.Console", lambda: narrow)
     print_table(("", "runs/the-longer-one", "runs/the-longer-two"), [("bits per byte", "1.2345", "12345.6789")])
     assert "\u2026" not in written.getvalue()
+
+
+@pytest.mark.parametrize("said_before", [True, False])
+def test_a_table_that_a_full_disk_lost_is_no_success(said_before: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("bertsmith.commands.console._lost", [])
+    monkeypatch.setattr("sys.stdout", Full())
+    if said_before:
+        PlainReporter().progress("measuring", 0.5)
+    with pytest.raises(OSError, match="No space left on device"):
+        print_table(("", "run"), [("bits per byte", "1.2")])
+    sys.stdout.close()  # of nowhere, in its place
+
+
+def test_a_number_that_is_not_finite_is_null_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"loss": float("nan"), "interval": [1.5, float("inf")], "notes": ["NaN"]})
+    assert json.loads(capsys.readouterr().out) == {"loss": None, "interval": [1.5, None], "notes": ["NaN"]}
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

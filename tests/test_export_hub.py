@@ -1,5 +1,6 @@
 """The folder for the hub: what is needed is asked for, and nothing leaves the machine unless told to."""
 
+from contextlib import chdir
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 
 from bertsmith.cli import run as command
-from bertsmith.export.folder import carried_card
+from bertsmith.errors import UserError
+from bertsmith.export.folder import carried_card, staged
 from bertsmith.export.sentences import export_sentences, sentence_transformers
 from bertsmith.model import load_model
 from bertsmith.tokenizer import load_tokenizer
@@ -152,6 +154,31 @@ def test_what_is_missing_is_asked_for(
     assert export(run, tmp_path / "out", *arguments) == 2
     assert line in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_that_none_can_take_the_place_of_is_refused_first(tmp_path: Path) -> None:
+    with chdir(tmp_path), pytest.raises(UserError, match="which no other can take the place of; name a folder in it"):
+        staged(Path(".")).__enter__()
+    assert not list(tmp_path.parent.glob(f".{tmp_path.name}*"))
+    with pytest.raises(UserError, match="where a disk is mounted"):
+        staged(Path("/proc/self/..")).__enter__()
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_link_to_the_output_folder_stays_a_link(is_there: bool, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("far")
+    if is_there:
+        (tmp_path / "far").mkdir()
+    with staged(tmp_path / "link") as staging:
+        (staging / "model").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "far" / "model").exists()
+
+
+def test_a_failed_export_leaves_no_folder_above_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError), staged(tmp_path / "new" / "deep" / "out"):
+        raise UserError("not the model")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_without_a_readable_card_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -136,6 +136,14 @@ def test_what_cannot_be_filled_is_refused_in_one_line(wordpiece: Tokenizer, give
         fill(new_model(wordpiece), wordpiece, given, top_k=top_k)
 
 
+def test_a_model_whose_scores_are_no_numbers_is_refused(wordpiece: Tokenizer) -> None:
+    model = new_model(wordpiece)
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(UserError, match="no numbers, so its weights are damaged; get the model again"):
+        fill(model, wordpiece, "The [MASK].")
+
+
 @pytest.mark.parametrize(("before", "after", "read"), [(3, 30, "1 to 14"), (30, 3, "22 to 35"), (30, 30, "24 to 37")])
 def test_of_a_long_text_the_part_around_the_masks_is_read(
     wordpiece: Tokenizer, before: int, after: int, read: str

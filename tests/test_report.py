@@ -260,7 +260,7 @@ def test_of_runs_laid_over_each_other_all_are_named_and_nothing_unknown_is_claim
         (["{there}/nothing"], "is no run"),
         (["{run}"] * 9 + ["-o", "{there}/page.html"], "9 runs are too many for one page; give at most 8"),
         (["{run}", "-o", "{there}"], "is a folder; give a file with -o"),
-        (["{run}", "-o", "{there}/missing/page.html"], "No such file or directory"),
+        (["{run}", "-o", "{there}/missing/page.html"], "missing does not exist; make it, or give another file with -o"),
         ([], "Missing argument 'RUN...'"),
     ],
 )

@@ -47,6 +47,16 @@ def test_an_exported_folder_gives_our_vectors_in_sentence_transformers(kind: str
     assert not list(tmp_path.glob(".*"))
 
 
+def test_vectors_that_are_no_numbers_are_not_written(bert: Path, tmp_path: Path) -> None:
+    encoder = load_sentence_encoder(bert)
+    with torch.no_grad():
+        next(encoder.model.parameters()).fill_(float("nan"))
+    rows = write_rows(tmp_path / "rows.csv", topic_rows(3))
+    with pytest.raises(UserError, match="no numbers, so its weights are damaged; get the model again"):
+        embed_file(encoder, str(rows), tmp_path / "out.npy")
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+
+
 def test_vectors_are_means_over_the_tokens_or_the_pooled_output(bert: Path) -> None:
     model, tokenizer = BertModel.from_pretrained(bert), load_tokenizer(bert)
     text = "the old dog and the new anchor"

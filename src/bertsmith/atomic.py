@@ -51,18 +51,24 @@ def growing(path: Path, mode: str, **options: Any) -> Iterator[IO[Any]]:
     """Open a file that is written bit by bit, and is there when the block ends without an error.
 
     Args:
-        path: Its final name; until then it ends in `.tmp`, and after an error it is gone.
+        path: Its final name, or a link to it; until then it ends in `.tmp`, and after an error it is gone.
         mode: As of `open`, for writing.
         **options: As of `open`.
 
     Yields:
         The open file.
+
+    Raises:
+        FileExistsError: Another process has written `path` meanwhile.
     """
-    staging = path.with_name(path.name + TEMPORARY_SUFFIX)
+    path = path.resolve()
+    staging = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")  # another process may write the same
     try:
         with staging.open(mode, **options) as handle:
             yield handle
         sync_file(staging)
+        if path.exists():
+            raise FileExistsError(f"{path} was written by another command meanwhile; choose another file with -o")
         staging.rename(path)
     finally:
         staging.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ The folder is a run, finished or not, or any BERT in the layout of Hugging Face.
 """
 
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,7 +115,8 @@ def fill(model: AnyPretrainingModel, tokenizer: Tokenizer, text: str, *, top_k: 
         top_k: Candidates for each mask, at least 1.
 
     Raises:
-        UserError: There is no mask, or the masks lie too far apart for the model, or `top_k` is below 1.
+        UserError: There is no mask, or the masks lie too far apart for the model, or `top_k` is below 1, or the model
+            gives no numbers.
     """
     mask = tokenizer.tokens([tokenizer.mask_token_id])[0]
     if top_k < 1:
@@ -136,6 +138,8 @@ def fill(model: AnyPretrainingModel, tokenizer: Tokenizer, text: str, *, top_k: 
             f"tokens {first:,} to {end - 1:,}, around the masks, were read"
         )
     masks = guess(model, tokenizer, ids, top_k=top_k)
+    if not isfinite(masks[0][0].probability):
+        raise UserError("the scores of the model are no numbers, so its weights are damaged; get the model again")
     best = [candidates[0].token_id for candidates in masks]
     spans = [encoding.offsets[place] for place in places]
     return Filled(_replace(text, spans, [_spelling(tokenizer, token_id) for token_id in best]), masks, note)

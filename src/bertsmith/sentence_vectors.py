@@ -71,6 +71,9 @@ class SentenceEncoder:
 
         Returns:
             float32 [N, D], in the order of the texts.
+
+        Raises:
+            UserError: The model gives no numbers.
         """
         encoded = encode_texts(self.tokenizer, list(texts), [None] * len(texts), max_length=self.longest)
         self.cut += encoded.cut
@@ -83,6 +86,8 @@ class SentenceEncoder:
             with autocast(device, precision):
                 output = self.model(batch.input_ids, token_type_ids=batch.token_type_ids, packed=packed)
             vectors[numbers] = self._pool(output, batch.cu_seqlens).cpu().numpy()
+        if not np.isfinite(vectors).all():
+            raise UserError("the vectors of the model are no numbers, so its weights are damaged; get the model again")
         return vectors
 
     def _pool(self, output: Any, cu_seqlens: Tensor) -> Tensor:

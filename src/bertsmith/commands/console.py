@@ -1,9 +1,11 @@
 """What the user sees: a live line on a terminal, plain lines elsewhere."""
 
+import errno
+import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,10 @@ from bertsmith.reporter import Reporter, Silent, duration
 
 SECONDS_BETWEEN_LINES = 10.0
 """How often a log file gets a line of progress."""
+
+
+_lost: list[OSError] = []
+"""Why lines could not be printed."""
 
 
 def step_line(values: dict[str, Any]) -> str:
@@ -68,7 +74,8 @@ class PlainReporter(Reporter):
         """Print a line. A closed pipe, as of `| head`, or a terminal that is gone ends the output and not the run."""
         try:
             print(line, flush=True)  # noqa: T201
-        except OSError:
+        except OSError as error:
+            _lost.append(error)
             nowhere = Path(os.devnull)
             sys.stdout = nowhere.open("w", encoding="utf-8", errors="backslashreplace")
 
@@ -188,6 +195,9 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Args:
         header: Names of the columns.
         rows: Each as long as the header.
+
+    Raises:
+        OSError: The disk is full, under the table or the lines before it: there is nobody who has seen the result.
     """
     console = Console()
     if not console.is_terminal:
@@ -195,6 +205,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         for row in (header, *rows):
             cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
             PlainReporter().say("  ".join([row[0].ljust(widths[0]), *cells]))
+        if _lost and _lost[0].errno == errno.ENOSPC:
+            raise _lost[0]
         return
     table = Table(box=SIMPLE_HEAD)
     for number, name in enumerate(header):
@@ -202,3 +214,9 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*map(Text, row))  # no markup: names are the user's
     console.print(table)
+
+
+def print_json(facts: Mapping[str, Any]) -> None:
+    """Print facts as JSON, which knows no number that is not finite: it is null."""
+    plain = json.loads(json.dumps(facts), parse_constant=lambda _name: None)
+    print(json.dumps(plain, indent=2), flush=True)  # noqa: T201

@@ -18,6 +18,8 @@ def report(runs: tuple[Path, ...], output: Path | None) -> None:
 
     if output is None and len(runs) > 1:
         raise UserError("a page over several runs belongs to none of them; give its file with -o, such as -o runs.html")
+    if output is not None and not output.parent.is_dir():
+        raise UserError(f"the folder {output.parent} does not exist; make it, or give another file with -o")
     output = output or runs[0] / PAGE
     write_report(runs, output, need_steps=True)
     click.echo(f"the page is {output}")

@@ -127,7 +127,7 @@ def compare(
 
     The same command again does what is not done yet. Plain methods are always in the table.
     """
-    from bertsmith.commands.console import make_reporter, print_table
+    from bertsmith.commands.console import make_reporter, print_json, print_table
     from bertsmith.compare import compare as run_comparison
     from bertsmith.comparison.table import comparison_table, verdicts
     from bertsmith.corpus import open_corpus
@@ -157,7 +157,7 @@ def compare(
         reporter.close()
     if as_json:
         facts = {**asdict(found), "notes": verdicts(found), "evaluations": [asdict(each) for each in evaluated]}
-        click.echo(json.dumps(facts, indent=2))
+        print_json(facts)
         return
     for line in verdicts(found):
         click.echo(line)
@@ -180,7 +180,7 @@ def compare(
 @settings(DataConfig, TrainingConfig, only=("text_field", "document", "encoding", "device", "threads"))
 def evaluate(models: tuple[str, ...], text: str | None, as_json: bool, **flags: Any) -> None:
     """Measure MODELs side by side: runs, or folders of any masked-language model."""
-    from bertsmith.commands.console import make_reporter, print_table
+    from bertsmith.commands.console import make_reporter, print_json, print_table
     from bertsmith.corpus import open_corpus
     from bertsmith.evaluate import Wanted
     from bertsmith.evaluate import evaluate as measure
@@ -201,11 +201,12 @@ def evaluate(models: tuple[str, ...], text: str | None, as_json: bool, **flags: 
         found = measure(models, wanted, device=device or "auto", threads=threads, reporter=reporter)
     finally:
         reporter.close()
+    not_kept = keep_in_runs(found)
     if as_json:
-        click.echo(json.dumps({"models": [asdict(each) for each in found], "notes": notes(found)}, indent=2))
+        print_json({"models": [asdict(each) for each in found], "notes": notes(found)})
     else:
         print_table(*evaluation_table(found))
         for line in notes(found):
             click.echo(line)
-    for line in keep_in_runs(found):
+    for line in not_kept:
         click.echo(f"warning: {line}", err=True)

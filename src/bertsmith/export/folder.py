@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bertsmith import atomic
@@ -17,16 +17,22 @@ def staged(output: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `output` at the end. A mistake or an interruption leaves nothing.
 
     Args:
-        output: Must not exist, or be an empty folder.
+        output: Must not exist, or be an empty folder, or a link to one of these.
 
     Raises:
-        UserError: It holds something, or cannot be written.
+        UserError: It holds something, cannot be written, or cannot be replaced.
     """
     refuse_odd_name(output)
-    output = Path(os.path.abspath(output))
+    output = Path(os.path.realpath(output))
+    if output.is_dir() and (os.path.ismount(output) or output.samefile(os.curdir)):
+        raise UserError(
+            f"{output} is where a disk is mounted, or the folder this was started in, which no other can take the "
+            "place of; name a folder in it with -o"
+        )
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} exists and is not empty, and nothing is overwritten; choose another folder with -o")
     staging = output.with_name(f".{output.name}.{os.getpid()}{atomic.TEMPORARY_SUFFIX}")
+    made = [place for place in output.parents if not place.exists()]
     try:
         staging.mkdir(parents=True)
     except OSError as error:
@@ -38,6 +44,9 @@ def staged(output: Path) -> Iterator[Path]:
         atomic.publish(staging, output)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        with suppress(OSError):  # not empty, as it should be
+            for place in made:
+                place.rmdir()
 
 
 def carried_card(folder: Path, *, library: str, task: str) -> str:
