@@ -374,6 +374,13 @@ def test_validation_and_test_files_are_used(encoder: Path, topics: Path, tmp_pat
     assert found["rows"] == {"train": 200, "validation": 31, "test": 17}
 
 
+def test_test_rows_that_also_choose_the_weights_are_said(encoder: Path, topics: Path, tmp_path: Path) -> None:
+    same = str(write_rows(tmp_path / "same.tsv", topic_rows(9, seed=5)))
+    reporter = Listener()
+    tune(tmp_path / "run", encoder, topics, reporter, label="topic", epochs=1.0, validation=same, test=same)
+    assert "9 of 9 test rows have a text that the weights are also chosen on" in reporter.lines
+
+
 def test_no_test_rows_when_none_are_wanted(encoder: Path, topics: Path, tmp_path: Path) -> None:
     found = tune(tmp_path / "run", encoder, topics, label="topic", epochs=1.0, test_fraction=0.0)
     assert "test_accuracy" not in found

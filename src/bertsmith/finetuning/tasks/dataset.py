@@ -121,6 +121,8 @@ def load_task(path: str, config: FinetuneConfig, tokenizer: Tokenizer, *, longes
     for name, examples in given.items():
         if shared := shared_texts(train, examples):
             notes.append(f"{shared:,} of {len(examples):,} {name} rows have a text that is also trained on")
+    if shared := shared_texts(given["validation"], given.get("test", [])):
+        notes.append(f"{shared:,} of {len(given['test']):,} test rows have a text that the weights are also chosen on")
     parts = {
         name: encode_part(examples, head, tokenizer, length) for name, examples in {"train": train, **given}.items()
     }
