@@ -81,11 +81,13 @@ def test_a_model_of_another_shape_is_not_guessed_at(
 
 def test_a_setting_without_effect_is_said(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     idle = ["--optimizer", "adamw", "--muon-scale", "2", "--schedule", "linear", "--decay-share", "0.5"]
-    idle += ["--mask-units", "span", "--mask-covering"]
+    idle += ["--mask-units", "span", "--mask-covering", "--short-share", "0.5", "--replay-share", "0.2"]
     assert command_line(["plan", str(text), "-o", str(tmp_path / "a"), "--steps", "3", *FLAGS, *idle]) == 0
     said = capsys.readouterr()
     assert "muon_scale has no effect, since optimizer is 'adamw' and not 'muon'" in said.out + said.err
     assert "decay_share has no effect, since schedule is 'linear' and not 'trapezoid'" in said.out + said.err
     assert "mask_covering does hardly anything for spans" in said.out + said.err
+    assert "short_share has no effect without short_length" in said.out + said.err
+    assert "replay_share has no effect without replay" in said.out + said.err
     assert command_line(["plan", str(text), "-o", str(tmp_path / "b"), "--steps", "3", *FLAGS]) == 0
     assert "no effect" not in str(capsys.readouterr())

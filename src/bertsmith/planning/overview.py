@@ -16,6 +16,9 @@ MUCH_UNKNOWN = 0.02
 ONLY_WITH = {"muon_scale": ("optimizer", "muon"), "decay_share": ("schedule", "trapezoid")}
 """Settings that have an effect with one value of another setting alone."""
 
+PARTS_OF = {"short_share": "short_length", "replay_share": "replay"}
+"""Settings that have an effect only where another setting is given."""
+
 
 def _about(seconds: float) -> str:
     """An estimate of time as a person says it."""
@@ -65,6 +68,9 @@ def describe(plan: Plan, reporter: Reporter, *, first_step: int, seconds: float)
     for name, (other, value) in ONLY_WITH.items():
         if plan.run.origin.get(name) == "flag" and getattr(training, other) != value:
             reporter.warn(f"{name} has no effect, since {other} is '{getattr(training, other)}' and not '{value}'")
+    for name, whole in PARTS_OF.items():
+        if plan.run.origin.get(name) == "flag" and getattr(training, whole) is None:
+            reporter.warn(f"{name} has no effect without {whole}")
     if training.mask_covering and training.mask_units == "span":
         reporter.warn("mask_covering does hardly anything for spans, whose places are drawn anew in each epoch")
     model = plan.run.config.model
