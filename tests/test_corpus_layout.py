@@ -133,6 +133,16 @@ def test_lines_set_in_below_an_item_of_a_list_go_on_with_it(mark: str, tmp_path:
     assert texts(write(tmp_path / "a.txt", "\n".join(lines)))[0].split("\n") == items
 
 
+def test_a_paragraph_that_is_set_in_may_number_its_parts(tmp_path: Path) -> None:
+    paragraph = [
+        "  Developers that use this licence protect your rights in two ways, by",
+        "(1) asserting copyright on the software, and (2) offering this licence,",
+        "which gives you legal permission to copy and distribute it.",
+    ]
+    found = texts(write(tmp_path / "a.txt", "\n".join([WRAPPED, *paragraph])))[0].split("\n")
+    assert found[-1] == " ".join(paragraph).strip()
+
+
 def test_a_soft_hyphen_at_the_end_of_a_line_joins_the_word(tmp_path: Path) -> None:
     line = "The licensor shall indemnify the licensee against all of the INDEM\u00ad\n"
     path = write(

@@ -207,7 +207,7 @@ def _join_wrapped(lines: Iterable[str], width: int) -> Iterator[str]:
     previous = ""
     for line in chain(lines, [""]):
         text = line.strip()
-        if held and (not text or size > _MAX_PARAGRAPH or _ends_paragraph(previous, line, width)):
+        if held and (not text or size > _MAX_PARAGRAPH or _ends_paragraph(held[0], previous, line, width)):
             yield join_lines(held)
             held, size = [], 0
         if text:
@@ -218,11 +218,11 @@ def _join_wrapped(lines: Iterable[str], width: int) -> Iterator[str]:
         previous = line
 
 
-def _ends_paragraph(line: str, following: str, width: int) -> bool:
-    """Whether a paragraph ends between two lines, neither of them blank."""
+def _ends_paragraph(first: str, line: str, following: str, width: int) -> bool:
+    """Whether a paragraph that begins with `first` ends between two lines, neither of them blank."""
     is_item = bool(_ITEM.match(line))
     is_set_in = following[0].isspace() and not line[0].isspace() and not is_item
-    is_next_item = (is_item or line[0].isspace()) and bool(_ITEM.match(following))
+    is_next_item = bool(_ITEM.match(first) and (is_item or line[0].isspace()) and _ITEM.match(following))
     if is_set_in or is_next_item or (following.isupper() and not line.isupper()):
         return True
     line = line.rstrip()
