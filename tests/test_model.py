@@ -251,6 +251,13 @@ def test_compiled_packed_call_equals_eager() -> None:
         torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-5)
 
 
+def test_autocast_leaves_a_float64_model_as_it_is() -> None:
+    ours, ids = model().double().train(), ids_of(2, 9)
+    expected = ours(ids).mlm_logits
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(ours(ids).mlm_logits, expected)
+
+
 # What it refuses
 
 

@@ -15,5 +15,5 @@ class BertNorm(nn.LayerNorm):
         """float [T, D] -> float [T, D]."""
         normed: Tensor = super().forward(x)
         kind = x.device.type
-        lowers = self.training and torch.is_autocast_enabled(kind)
+        lowers = self.training and normed.dtype == torch.float32 and torch.is_autocast_enabled(kind)  # float64 stays
         return normed.to(torch.get_autocast_dtype(kind)) if lowers else normed
