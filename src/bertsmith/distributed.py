@@ -95,9 +95,8 @@ def _name_of_this_start(store: Any, rank: int, size: int) -> str:
     missing = set(range(1, size))
     while missing:
         for other in [each for each in missing if store.check([f"here/{each}"])]:
-            store.set(
-                f"answer/{store.get(f'here/{other}').decode()}", own
-            )  # maybe that of a process of an earlier start
+            number = store.get(f"here/{other}").decode()  # maybe that of a process of an earlier start
+            store.set(f"answer/{number}", own)
         missing = {each for each in missing if not store.check([f"{own}/{each}"])}
         if time.monotonic() > until:
             raise RuntimeError(f"process {min(missing)} has not come")
