@@ -276,6 +276,7 @@ def test_autocast_leaves_a_float64_model_as_it_is() -> None:
         ({"hidden_dropout_prob": False}, "hidden_dropout_prob is False; give a number, as int or float"),
         ({"pad_token_id": 50}, "pad_token_id is 50; give an id below vocab_size, 50"),
         ({"hidden_act": "gelu_nwe"}, "hidden_act is 'gelu_nwe'; did you mean 'gelu_new'"),
+        ({"hidden_act": "gelu_python"}, "hidden_act is 'gelu_python'; expected one of gelu, "),
     ],
 )
 def test_wrong_shape_is_refused_when_made(changes: dict[str, Any], message: str) -> None:

@@ -30,7 +30,8 @@ def activation(name: str, key: str = "hidden_act") -> Activation:
         UserError: There is none of that name.
     """
     if str(name) not in ACTIVATIONS:
-        raise UserError(f"{key} is '{name}'{suggestion(str(name), ACTIVATIONS)}")
+        hint = suggestion(str(name), ACTIVATIONS, cutoff=0.8)  # a name that is less alike is of another function
+        raise UserError(f"{key} is '{name}'{hint}")
     return ACTIVATIONS[name]
 
 
