@@ -196,6 +196,14 @@ def test_a_run_inside_its_own_text_is_not_read(tmp_path: Path, capsys: pytest.Ca
 
 def test_an_empty_path_is_one_line(tmp_path: Path) -> None:
     assert "a path is empty" in complaint("pretrain", "", cwd=tmp_path)
+    for command in (
+        ["finetune", "model", ""],
+        ["predict", "model", "", "-o", "out"],
+        ["embed", "model", "", "-o", "out"],
+        ["compare", "model", "--task", ""],
+    ):
+        assert "a path is empty; give a file" in complaint(*command, cwd=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

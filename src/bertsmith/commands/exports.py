@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from bertsmith.commands.flags import settings
+from bertsmith.commands.flags import named, settings
 from bertsmith.errors import UserError
 from bertsmith.finetuning.config import FinetuneConfig
 
@@ -62,7 +62,7 @@ def export(model: Path, form: str, output: Path | None, **flags: Any) -> None:
 
 @click.command("embed")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.argument("data")
+@click.argument("data", callback=named)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="NumPy file to write (.npy).")
 @click.option("--text-field", "--text", "text_field", help="Column with the text [found].")
 @click.option("--pooling", type=click.Choice(POOLINGS), default="auto", help="W" + POOLING_HELP[1:])

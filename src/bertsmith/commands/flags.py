@@ -124,6 +124,17 @@ def default_folder(text: tuple[str, ...]) -> Path:
     return Path("runs") / (name or "run")
 
 
+def named(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """A path that was given; an empty one is that of an unset variable of the shell, and would be the current folder.
+
+    Raises:
+        UserError: It is empty.
+    """
+    if not value.strip():
+        raise UserError("a path is empty; give a file")
+    return value
+
+
 def _absolute(value: Any) -> Any:
     """Make paths that exist independent of the current folder; other names stay as they are."""
     if isinstance(value, tuple):

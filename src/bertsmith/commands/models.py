@@ -9,7 +9,7 @@ from typing import Any, get_args
 import click
 
 from bertsmith.commands.exports import POOLINGS
-from bertsmith.commands.flags import default_folder, settings
+from bertsmith.commands.flags import default_folder, named, settings
 from bertsmith.config import DataConfig, TrainingConfig
 from bertsmith.errors import UserError
 from bertsmith.finetuning.config import FinetuneConfig, Kind
@@ -17,7 +17,7 @@ from bertsmith.finetuning.config import FinetuneConfig, Kind
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.argument("data")
+@click.argument("data", callback=named)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run [runs/NAME OF DATA].")
 @click.option("--fresh", is_flag=True, help="Start a new run beside an existing one: OUTPUT-2, OUTPUT-3, ...")
 @click.option("--embeddings", is_flag=True, help="Learn sentence vectors from DATA, one sentence a row, unlabelled.")
@@ -54,7 +54,7 @@ def finetune(model: Path, data: str, output: Path | None, fresh: bool, **flags: 
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.argument("data")
+@click.argument("data", callback=named)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="CSV file to write.")
 @click.option("--text", help="Column with the text [that of training].")
 @click.option("--text-pair", help="Column with the second text [that of training].")
@@ -109,7 +109,7 @@ COMPARED = tuple(
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--task", "data", required=True, metavar="FILE", help="Labelled rows, as for `finetune`.")
+@click.option("--task", "data", required=True, callback=named, metavar="FILE", help="Labelled rows, as for `finetune`.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder [runs/NAME OF THE TASK-compared].")
 @click.option("--seeds", type=int, default=3, show_default=True, help="Runs of each model.")
 @click.option("--kind", type=click.Choice(get_args(Kind)), help="What is predicted [by the labels].")
