@@ -245,6 +245,20 @@ def test_byte_level_words_are_the_same_pieces_at_the_start_of_a_sentence() -> No
     assert pieces(tokenizer, "dog  \t dog")[0] == pieces(tokenizer, "dog  \t dog")[1] == "\u0120dog"
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        "\u0939\u093f\u0928\u094d\u0926\u0940",  # Hindi: vowel signs and a virama
+        "\u1019\u103c\u1014\u103a\u1019\u102c",  # Burmese
+        "\u0645\u06cc\u200c\u0631\u0648\u062f",  # Persian: a joiner
+        "e\u0300\u0323",  # Yoruba: a mark that no letter holds
+    ],
+)
+def test_a_mark_stays_with_its_letter(word: str) -> None:
+    tokenizer = train([f"{word} {word}" for _ in range(50)], kind="bpe", vocab_size=300, lowercase=False, at_most=True)
+    assert pieces(tokenizer, word) == pieces(tokenizer, f"{word} {word}")[:1]
+
+
 def test_text_that_spells_a_special_token_is_ordinary_text_in_a_corpus(each: Tokenizer) -> None:
     for token in SPECIAL_TOKENS:
         ids = each.encode_sentences([f"a {token} b", token])

@@ -7,6 +7,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from bertsmith.tokenizer.tokenizer import ROLES, SPECIAL_TOKENS, Tokenizer
+from bertsmith.tokenizer.words import WORD_PATTERN
 
 DEFAULT_NAMES = dict(zip(ROLES, SPECIAL_TOKENS, strict=True))
 
@@ -28,16 +29,18 @@ def bert_pipeline(*, lowercase: bool, strip_accents: bool, split_chinese: bool =
 def byte_pipeline(*, lowercase: bool, strip_accents: bool) -> tokenizers.Tokenizer:
     """A tokenizer without pieces that cuts text into words of bytes, the space before a word included.
 
-    Text that looks the same becomes the same (Unicode NFC), and any white space becomes one space: a space is
-    a token here, and tables and indented text would be full of them.
+    Text that looks the same becomes the same (Unicode NFC), begins with a space, and any white space becomes one
+    space: a space is a token here, and tables and indented text would be full of them.
     """
     tokenizer = tokenizers.Tokenizer(models.BPE())
     steps: list[normalizers.Normalizer] = [normalizers.NFD()] if strip_accents else []
     steps += [normalizers.Lowercase()] if lowercase else []
     steps += [normalizers.StripAccents()] if strip_accents else []
-    steps += [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " ")]
+    steps += [normalizers.NFC(), normalizers.Prepend(" "), normalizers.Replace(Regex(r"\s+"), " ")]
     tokenizer.normalizer = normalizers.Sequence(steps)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    words = pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated")
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, as_bytes])
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
@@ -70,7 +73,7 @@ def complete(tokenizer: tokenizers.Tokenizer, names: Mapping[str, str]) -> bool:
     """
     changed = False
     found = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-    byte_level = isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel)
+    byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel)
     for role in ROLES:
         if names[role] not in found:
             # Training hides a word together with the space before it, so [MASK] in a text takes that space too.

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from bertsmith.tokenizer.words import WORD_PATTERN
+
 MOST_STRINGS = 300_000
 MOST_CHARACTERS = 6_000_000
 """Remembered at once, about 80 MB; then all are forgotten."""
@@ -26,7 +28,12 @@ _LOWER = bytes(range(256)).lower()
 _END = "\n"
 """Stands between two sentences, and has number 0."""
 
-_ONE_SPACE = {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}
+_SPACES = [
+    {"type": "Prepend", "prepend": " "},
+    {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+]
+"""Last steps of a normaliser that puts one space before a text and between its words."""
+
 _BY_CHARACTER = ("NFD", "NFC", "Lowercase", "StripAccents")
 """Steps of a normaliser that change nothing about a space and nothing across one."""
 
@@ -74,10 +81,11 @@ def way_to_cut(content: dict[str, Any]) -> Cut | None:
         if model["type"] != "WordPiece" or normalizer.get("type") != "BertNormalizer":
             return None
         return Cut(lower=normalizer["lowercase"], around=string.punctuation, at_end=False)
-    prefixed = words.get("type") == "ByteLevel" and words["add_prefix_space"] and words.get("use_regex", True)
-    steps = normalizer.get("normalizers") or [{}]
-    known = steps[-1] == _ONE_SPACE and all(step["type"] in _BY_CHARACTER for step in steps[:-1])
-    return Cut(lower=False, around="", at_end=True) if prefixed and model["type"] == "BPE" and known else None
+    steps = normalizer.get("normalizers") or []
+    known = steps[-2:] == _SPACES and all(step["type"] in _BY_CHARACTER for step in steps[:-2])
+    first = (words.get("pretokenizers") or [{}])[0]
+    ours = model["type"] == "BPE" and known and first.get("pattern") == {"Regex": WORD_PATTERN}
+    return Cut(lower=False, around="", at_end=True) if ours else None
 
 
 class _Numbers(dict[str, int]):

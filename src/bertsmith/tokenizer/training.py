@@ -86,7 +86,7 @@ def train_tokenizer(
         raise UserError(f"tokenizer is '{kind}'{suggestion(kind, KINDS)}")
     make_pipeline = bert_pipeline if kind == "wordpiece" else byte_pipeline
     pipeline = make_pipeline(lowercase=lowercase, strip_accents=lowercase if strip_accents is None else strip_accents)
-    words = count_with(pipeline, texts, cut_long=kind == "bpe")
+    words = count_with(pipeline, texts, of_bytes=kind == "bpe")
     if not words:
         long = f" of at most {LONGEST_WORD} letters" if kind == "wordpiece" else ""
         cure = "--tokenizer bpe, " if kind == "wordpiece" else ""
@@ -113,8 +113,9 @@ def train_tokenizer(
     return assemble(pipeline, model, DEFAULT_NAMES)
 
 
-def count_with(pipeline: tokenizers.Tokenizer, texts: Iterable[str], *, cut_long: bool = False) -> dict[str, int]:
-    """Count words as a pipeline makes them; those that are too long are cut in parts or left out."""
+def count_with(pipeline: tokenizers.Tokenizer, texts: Iterable[str], *, of_bytes: bool = False) -> dict[str, int]:
+    """Count words as a pipeline makes them. Of bytes, they hold the space before them, and long ones are cut in parts;
+    else these are left out."""
     normalizer, pre_tokenizer = pipeline.normalizer, pipeline.pre_tokenizer
 
     def normalise(string: str) -> str:
@@ -126,10 +127,10 @@ def count_with(pipeline: tokenizers.Tokenizer, texts: Iterable[str], *, cut_long
             return str(normalizer.normalize_str(replace_surrogates(string)))
 
     def cut(string: str) -> Iterator[str]:
-        for word, _ in pre_tokenizer.pre_tokenize_str(string):
+        for word, _ in pre_tokenizer.pre_tokenize_str(f" {string}" if of_bytes else string):
             if len(word) <= LONGEST_WORD:
                 yield word
-            elif cut_long:
+            elif of_bytes:
                 yield from (word[start : start + LONGEST_WORD] for start in range(0, len(word), LONGEST_WORD))
 
     return count_words(texts, normalise, cut)

@@ -10,6 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 
+WORD_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}[\p{L}\p{M}\x{200c}\x{200d}]*| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""A word of byte-level BPE, the space before it included: as in GPT-2, but marks and joiners stay with the letter
+before them, since they are vowels in Hindi, Burmese and Khmer."""
+
 LONGEST_WORD = 100
 """Characters. Longer ones (encoded data, genes) teach nothing: WordPiece makes them [UNK] in any case."""
 
