@@ -1,8 +1,10 @@
 """The docstrings of a Python source file, read without importing it."""
 
 import ast
+import gc
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeGuard
 
 _DOCUMENTING_CALLS = ("add_docstr", "add_newdoc", "_add_docstr")
@@ -23,13 +25,25 @@ def docstrings_of(source: str) -> list[str]:
     Raises:
         SyntaxError, ValueError, RecursionError: The source is not Python of this version.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_collector():
         warnings.simplefilter("ignore")  # such as an invalid escape in somebody's docstring
         tree = ast.parse(source)
     strings = list(_docstrings(tree))
     if any(call in source for call in _DOCUMENTING_CALLS):
         strings += _given_docstrings(tree)
     return [str(node.value) for node in sorted(strings, key=lambda node: node.lineno)]
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Let no garbage be looked for: a syntax tree has no cycles, and looking takes a third of the time of parsing."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _docstrings(node: ast.AST) -> Iterator[ast.Constant]:
