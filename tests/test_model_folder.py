@@ -320,13 +320,31 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     assert f"holds no {WEIGHTS}" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -> None:
+    model = own()
+    with torch.no_grad():
+        model.bert.blocks[1].intermediate.bias[7] = value
+    model.save_pretrained(tmp_path)
+    message = refusal(tmp_path)
+    assert "bert.encoder.layer.1.intermediate.dense.bias in" in message
+    assert "has values that are no numbers; get the model again" in message
+
+
 @pytest.mark.parametrize("name", ["nowhere", "a_file", "."])
 def test_what_is_no_model_folder_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "a_file").write_text("text")
     assert "holds no config.json" in refusal(tmp_path / name)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "cannot read"), ("[]", "is no JSON object")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot read"),
+        ("[]", "is no JSON object"),
+        ('{"architectures": 5}', "is 5; it must be a list of names"),
+    ],
+)
 def test_a_broken_config_is_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
     assert message in refusal(tmp_path)

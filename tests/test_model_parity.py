@@ -12,7 +12,7 @@ from torch import Tensor
 from bertsmith.data.rows import IGNORE_INDEX
 from bertsmith.model import BertModel, BertPretrainingModel
 from bertsmith.model.bert_folder import BERT
-from bertsmith.model.folder import hf_names
+from bertsmith.model.naming import hf_names
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its own imports

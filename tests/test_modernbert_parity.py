@@ -11,8 +11,8 @@ from torch import Tensor
 
 from bertsmith.data.rows import IGNORE_INDEX
 from bertsmith.model import ModernBertConfig, ModernBertModel, ModernBertPretrainingModel
-from bertsmith.model.folder import hf_names
 from bertsmith.model.modernbert_folder import MODERNBERT
+from bertsmith.model.naming import hf_names
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its own imports

@@ -160,7 +160,7 @@ def load_network(folder: Path, loader: Any, what: str, **settings: Any) -> tuple
         settings: What else it is to be told, such as names of labels.
 
     Raises:
-        UserError: The folder holds no such model.
+        UserError: The folder holds no such model, or weights that are no numbers.
     """
     refuse_pickle(folder)
     try:
@@ -174,6 +174,8 @@ def load_network(folder: Path, loader: Any, what: str, **settings: Any) -> tuple
         )
     except Exception as error:  # whatever it raises means that there is no such model
         raise UserError(f"{folder} holds no {what} that transformers reads: {first_line(error)}") from error
+    if damaged := [name for name, tensor in network.named_parameters() if not tensor.isfinite().all()]:
+        raise UserError(f"{damaged[0]} in {folder} has values that are no numbers; get the model again")
     return network.float(), sorted(found["missing_keys"])
 
 

@@ -6,7 +6,7 @@ attention.py                the only place that knows kernels; dropout.py: rando
 heads.py, classifier.py     what stands on the encoder in pretraining, and after fine-tuning
 output.py                   what encoder and heads give
 first_weights.py            how weights begin; first_embeddings.py, first_attention.py: at what is counted in the text
-folder.py                   Hugging Face folders; bert_folder.py, modernbert_folder.py: the names in them
+folder.py                   Hugging Face folders; naming.py, bert_folder.py, modernbert_folder.py: the names in them
 architecture.py             what the program must know of each architecture beside its classes
 check.py                    what configs and inputs are held against
 """

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 from bertsmith.errors import UserError
 from bertsmith.model.bert import BertConfig, BertModel, BertPretrainingModel
 from bertsmith.model.bert_folder import BERT
-from bertsmith.model.folder import Naming, read_config
+from bertsmith.model.folder import read_config
 from bertsmith.model.modernbert import ModernBertConfig, ModernBertModel, ModernBertPretrainingModel
 from bertsmith.model.modernbert_folder import MODERNBERT
+from bertsmith.model.naming import Naming
 
 AnyConfig = BertConfig | ModernBertConfig
 AnyModel = BertModel | ModernBertModel

@@ -13,7 +13,8 @@ from torch import nn
 
 from bertsmith.errors import require
 from bertsmith.model.first_weights import initialize
-from bertsmith.model.folder import NO_HEAD, Model, ModelFolder, Naming, refuse_others, write_folder
+from bertsmith.model.folder import NO_HEAD, Model, ModelFolder, refuse_others, write_folder
+from bertsmith.model.naming import Naming
 
 logger = logging.getLogger(__name__)
 

@@ -1,12 +1,10 @@
 """The Hugging Face folder of a model: config.json and model.safetensors, read and written.
 
-What the names of an architecture are there says its `Naming`, in `bert_folder.py`
-or `modernbert_folder.py`. No pickle is read or written.
+What an architecture is called there says its `Naming`. No pickle is read or written.
 """
 
 import json
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 from bertsmith import atomic
 from bertsmith.errors import UserError, require
 from bertsmith.model.first_weights import without_weights
+from bertsmith.model.naming import Naming, hf_names
 
 logger = logging.getLogger(__name__)
 
@@ -40,50 +39,6 @@ class Place(NamedTuple):
 
     path: Path
     key: str
-
-
-class Naming(NamedTuple):
-    """What an architecture is called in a folder. Our own encoder is always "bert.", its blocks "bert.blocks.0."."""
-
-    model_type: str
-    """In config.json."""
-
-    title: str
-    """Of the architecture, for people."""
-
-    encoder: str
-    """Begin of the names of the encoder in a folder that has heads; without heads it is left out."""
-
-    blocks: str
-    """Begin of the names of the blocks, after `encoder` and before the number."""
-
-    modules: Mapping[str, tuple[str, ...]]
-    """Our names of modules, below their block where they are in one, and theirs; several are stacked in ours."""
-
-    mlm_head: str
-    """Begin of the names that only a folder with a head for masked words has."""
-
-    ignored: tuple[str, ...]
-    """Ends of names of constants, and of second copies of tied tensors."""
-
-    read_shape: Callable[[Mapping[str, Any], Path], dict[str, Any]]
-    """Takes config.json and its path, and gives the fields of our config; raises UserError for another model."""
-
-
-def hf_names(name: str, naming: Naming) -> tuple[str, ...]:
-    """Names that transformers has for one of our tensors; several are stacked along the first dimension.
-
-    Args:
-        name: As in the state dict of our pretraining model, so with "bert." before the encoder.
-        naming: Of its architecture.
-    """
-    module, _, leaf = name.rpartition(".")
-    block = re.match(r"bert\.blocks\.(\d+)\.", module)
-    ours, theirs = ("bert.", naming.encoder) if module.startswith("bert.") else ("", "")
-    if block:
-        ours, theirs = block.group(), f"{naming.encoder}{naming.blocks}{block.group(1)}."
-    inner = module.removeprefix(ours)
-    return tuple(f"{theirs}{new}.{leaf}" for new in naming.modules.get(inner, (inner,)))
 
 
 def write_folder(
@@ -192,7 +147,10 @@ class ModelFolder:
                     require(found == wanted, f"{key} in {path} is {found}, but config.json asks for {wanted}")
                     kind = file.get_slice(key).get_dtype()
                     require(kind in FLOATS, f"{key} in {path} is {kind}; only {', '.join(FLOATS)} can be read")
-                    target.copy_(file.get_tensor(key))
+                    tensor = file.get_tensor(key)
+                    is_sound = bool(tensor.isfinite().all())
+                    require(is_sound, f"{key} in {path} has values that are no numbers; get the model again")
+                    target.copy_(tensor)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -208,6 +166,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
     require(isinstance(config, dict), f"{path} is no JSON object; it is not the config.json of a model")
+    classes = config.get("architectures") or []
+    require(isinstance(classes, list), f"architectures in {path} is {classes!r}; it must be a list of names")
     return config  # type: ignore[no-any-return]
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 
 from bertsmith.errors import UserError, require
-from bertsmith.model.folder import NO_HEAD, Model, ModelFolder, Naming, refuse_others, write_folder
+from bertsmith.model.folder import NO_HEAD, Model, ModelFolder, refuse_others, write_folder
+from bertsmith.model.naming import Naming
 
 SHAPE_KEYS = (
     "attention_dropout", "cls_token_id", "embedding_dropout", "global_attn_every_n_layers", "global_rope_theta",
