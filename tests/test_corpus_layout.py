@@ -228,6 +228,34 @@ def test_what_a_document_is_can_be_named(tmp_path: Path, document: str, count: i
     assert len(document_texts(path, document=document)) == count
 
 
+@pytest.mark.parametrize("width", [24, 38])
+def test_chinese_is_wrapped_to_fewer_characters_than_latin(width: int, tmp_path: Path) -> None:
+    generator = random.Random(0)
+    paragraphs = ["".join(map(chr, generator.choices(range(0x4E00, 0x9FFF), k=150))) for _ in range(20)]
+    lines = [[text[start : start + width] for start in range(0, len(text), width)] for text in paragraphs]
+    path = write(tmp_path / "a.txt", "\n\n".join(map("\n".join, lines)))
+    assert "\n".join(texts(path)).split("\n") == paragraphs
+    titles = [text[: generator.randint(8, width)] for text in paragraphs * 5]
+    assert "\n".join(texts(write(tmp_path / "titles.txt", "\n".join(titles)))).split("\n") == titles
+
+
+def test_notes_whose_names_were_replaced_after_wrapping_are_still_joined(tmp_path: Path) -> None:
+    generator = random.Random(0)
+    paragraphs = [" ".join(sentence(generator) for _ in range(8)) for _ in range(20)]
+    lines = [textwrap.wrap(text, 76) for text in paragraphs]
+    noted = [[_replaced(line, generator) for line in part] for part in lines]
+    path = write(tmp_path / "a.txt", "\n\n".join(map("\n".join, noted)))
+    assert "\n".join(texts(path)).split("\n") == [" ".join(part) for part in noted]
+
+
+def _replaced(line: str, generator: random.Random) -> str:
+    """A line of a clinical note, in three of ten with what stands for a name in place of a word."""
+    words = line.split(" ")
+    if generator.random() < 0.3:
+        words[generator.randrange(len(words))] = "[**Known lastname 1234**]"
+    return " ".join(words)
+
+
 @pytest.mark.parametrize(("document", "count"), [("auto", 1), ("file", 1), ("blank-line", 2), ("line", 7)])
 def test_what_a_document_is_can_be_named_for_wrapped_text(tmp_path: Path, document: str, count: int) -> None:
     path = write(tmp_path / "a.txt", WRAPPED)

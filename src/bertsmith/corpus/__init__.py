@@ -2,9 +2,10 @@
 
     files.py      finds files and undoes compression
     encoding.py   bytes -> lines of text
-    formats.py    what a file is; layout.py: plain text -> paragraphs; tables.py, records.py: rows -> paragraphs
-    builtin.py    the documentation on this machine; hub.py: data sets of the hub
-    documents.py  paragraphs -> documents -> sections, duplicates left out
+    formats.py    what a file is; layout.py: plain text -> paragraphs
+    tables.py     rows of JSON and Parquet, delimited.py: of CSV; records.py: rows -> paragraphs
+    builtin.py    the documentation on this machine, by docstrings.py and prose.py; hub.py: data sets of the hub
+    documents.py  paragraphs -> documents -> sections, duplicates left out by seen.py
     sentences.py  a section -> its sentences
 
 Everything streams: memory does not grow with the text, but for about 16 bytes a

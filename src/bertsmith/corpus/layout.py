@@ -54,15 +54,20 @@ _RECORDS = 0.75
 numbered verses and items that are wrapped, with nothing between them, two lines in three may begin with a number."""
 
 _DIGITS = re.compile(r"\d+")
-_NO_SPACES = "".join(
+_WIDE = "".join(
     (
-        "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff",  # Thai, Lao, Myanmar, Khmer
         "\u2e80-\u30ff\u3100-\u312f\u31a0-\u4dbf\u4e00-\u9fff",  # ideographs, kana and their punctuation
         "\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff9f\U00020000-\U0003ffff",
     )
 )
-_NO_SPACE_BETWEEN = re.compile(f"[{_NO_SPACES}]{{2}}")
-"""Two characters of scripts that are written without spaces between words."""
+_IDEOGRAPH = re.compile(f"[{_WIDE}]")
+"""A character that is two columns wide, and before which a line may end."""
+
+_NO_SPACE_BETWEEN = re.compile(f"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff{_WIDE}]{{2}}")
+"""Two characters of scripts that are written without spaces between words: Thai, Lao, Myanmar, Khmer, and these."""
+
+_REPLACED = "[**"
+"""Begins what stands for a name in clinical notes. It was put in when lines had their width, and changed it."""
 
 _ITEM = re.compile(r"(?:[-*+\u2022]|(?:\d{1,3}\.)+|\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]+)\))\s")
 """Begins an item of a list or a clause of a contract, whose further lines may be set in below its text."""
@@ -98,13 +103,19 @@ def detect_layout(lines: Sequence[str]) -> Layout:
 
 def wrap_width(lines: Sequence[str]) -> int:
     """Width in columns that a text was wrapped to by hand or program, 0 if it was not."""
-    lengths = sorted(len(line.rstrip()) for line in lines if line.strip())
+    kept = [line.rstrip() for line in lines if line.strip() and _REPLACED not in line]
+    lengths = sorted(map(len, kept))
     if len(lengths) < 2 or lengths[-1 - len(lengths) // 100] > _MAX_WIDTH:
         return 0
     width = lengths[-1 - len(lengths) // 20]
-    if width < _MIN_WIDTH:
+    columns = 2 if 2 * sum(len(_IDEOGRAPH.findall(line)) for line in kept) > sum(lengths) else 1
+    if columns * width < _MIN_WIDTH:
         return 0
-    pairs = [(line.rstrip(), following) for line, following in pairwise(lines) if line.strip() and following.strip()]
+    pairs = [
+        (line.rstrip(), following)
+        for line, following in pairwise(lines)
+        if line.strip() and following.strip() and _REPLACED not in line
+    ]
     forced = sum(not _fits(line, following, width) and not _SENTENCE_END.search(line) for line, following in pairs)
     return width if pairs and forced >= 0.4 * len(pairs) and not _are_records({line for _, line in pairs}) else 0
 
@@ -127,6 +138,8 @@ def _are_records(lines: set[str]) -> bool:
 def _fits(line: str, following: str, width: int) -> bool:
     """Whether the first word of the following line would have had room at the end of this one."""
     word = following.split(None, 1)[0]
+    if _IDEOGRAPH.match(word) and _IDEOGRAPH.match(line[-1]):
+        return len(line) + 2 <= width  # a character, and a sign that may not begin a line
     return len(line) + 1 + min(len(word), _LONG_WORD) <= width
 
 

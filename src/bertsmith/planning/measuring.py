@@ -17,7 +17,7 @@ from bertsmith.machine.measure import (
 from bertsmith.machine.memory import even_part, rows_that_fit, training_state
 from bertsmith.planning.plan import Plan
 from bertsmith.reporter import Reporter
-from bertsmith.run_folder import Run
+from bertsmith.run_folder import GIVEN, Run
 
 SPARE_OF_KNOWN = 0.75
 """Share of the free memory for rows whose number a run has found out before: more than a new run takes, so that it does
@@ -60,7 +60,7 @@ def decide_by_measuring(plan: Plan, reporter: Reporter) -> None:
         run.decide("measured", micro_batch_size=int(distributed.from_main(size)))
         plan.micro_batch_seconds = seconds
     else:
-        is_given = run.origin.get("micro_batch_size") in {"flag", "file"}
+        is_given = run.origin.get("micro_batch_size") in GIVEN
         share_of_free = 1.0 if is_given else SPARE_OF_KNOWN
         most = rows_that_fit(model, plan.first_rows, precision, state=state, share=share_of_free)
         take_what_fits(plan, most, reporter)
@@ -107,7 +107,7 @@ def take_what_fits(plan: Plan, most: int, reporter: Reporter) -> None:
     smaller = int(distributed.from_main(size if size <= most else even_part(size, most)))
     if smaller >= size:
         return
-    if not plan.is_begun and run.origin.get("micro_batch_size") in {"flag", "file"}:
+    if not plan.is_begun and run.origin.get("micro_batch_size") in GIVEN:
         raise UserError(
             f"micro_batch_size is {given}, which does not fit into the free memory; give --micro-batch-size {smaller}"
         )

@@ -16,6 +16,7 @@ the text, and what is finished when the process is killed is not done again.
     reading.py      a text that is read several times
     chunks.py       what one task is
     workers.py      the processes that do them
+    accents.py      whether accents go with lower-casing
     facts.py        counts over the finished shards
     neighbours.py   which pieces stand beside which
     held_out.py     the held-out text of prepared data, read again

@@ -8,6 +8,7 @@ from xml.etree.ElementTree import Element
 from bertsmith.config import RunConfig, flat
 from bertsmith.report.facts import RunFacts
 from bertsmith.report.html import add, add_table, section
+from bertsmith.run_folder import GIVEN
 
 
 def add_settings(main: Element, facts: RunFacts) -> None:
@@ -45,7 +46,7 @@ def command(config: RunConfig, origin: dict[str, str], folder: Path) -> str:
     for name, value in flat(config).items():
         if name == "text":
             words[2:2] = value
-        elif origin.get(name) in {"flag", "file"} and value is not None:
+        elif origin.get(name) in GIVEN and value is not None:
             flag = name.replace("_", "-")
             words += (
                 [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
