@@ -8,6 +8,9 @@ import numpy.typing as npt
 Z_95 = 1.959963984540054
 """Two-sided 95 % point of the normal distribution."""
 
+_FEW_DEGREES = (12.706, 4.303)
+"""Those of Student's t with one and two degrees of freedom, for which its series is too short."""
+
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
     """The 95 % confidence interval of a share (E. B. Wilson, J. Am. Stat. Assoc. 22, 1927, pp. 209-212).
@@ -30,7 +33,8 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
 def ratio_interval(numerator: npt.NDArray[np.float64], denominator: npt.NDArray[np.float64]) -> tuple[float, float]:
     """The 95 % confidence interval of sum(numerator) / sum(denominator) over units drawn at random.
 
-    The linearised variance of a ratio (W. G. Cochran, Sampling Techniques, 3rd ed., 1977, section 6.3).
+    The linearised variance of a ratio (W. G. Cochran, Sampling Techniques, 3rd ed., 1977, section 6.3), and Student's
+    t, since few units tell little of their spread.
 
     Args:
         numerator: [N]. One value a unit, such as the bits of a sentence.
@@ -42,5 +46,21 @@ def ratio_interval(numerator: npt.NDArray[np.float64], denominator: npt.NDArray[
     total, units = denominator.sum(), len(numerator)
     ratio = numerator.sum() / total
     spread = np.square(numerator - ratio * denominator).sum() * units / max(units - 1, 1)
-    half = Z_95 * sqrt(spread) / total
+    half = student_95(max(units - 1, 1)) * sqrt(spread) / total
     return float(ratio - half), float(ratio + half)
+
+
+def student_95(degrees: int) -> float:
+    """Two-sided 95 % point of Student's t (M. Abramowitz, I. A. Stegun, Handbook of Mathematical Functions, 26.7.5).
+
+    Args:
+        degrees: Of freedom, at least 1.
+
+    Returns:
+        Within 1 % of it.
+    """
+    if degrees <= len(_FEW_DEGREES):
+        return _FEW_DEGREES[degrees - 1]
+    z = Z_95
+    terms = (z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
+    return sum(term / degrees**power for power, term in enumerate(terms))
