@@ -63,4 +63,4 @@ def student_95(degrees: int) -> float:
         return _FEW_DEGREES[degrees - 1]
     z = Z_95
     terms = (z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
-    return sum(term / degrees**power for power, term in enumerate(terms))
+    return sum(term / float(degrees) ** power for power, term in enumerate(terms))
