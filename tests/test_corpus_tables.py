@@ -387,6 +387,11 @@ def test_json_by_columns_is_a_table(indent: int | None, tmp_path: Path) -> None:
         assert texts(path) == ["It was good.", "It was bad."]
 
 
+def test_unquoted_commas_and_a_line_that_was_cut_leave_the_names_of_columns(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "id,story\n1,It rained, and it snowed.\n2,It was\nlate.\n3,Yes, so, it was.\n")
+    assert texts(path)[0] == "It rained, and it snowed."
+
+
 @pytest.mark.parametrize("rows", [["It was good.", "It was bad."], [{"text": "It was good."}, {"text": "It was bad."}]])
 def test_json_of_rows_by_number_is_a_table(rows: list[object], tmp_path: Path) -> None:
     """What `to_json` of pandas writes of a series, and of a table with orient="index"."""
@@ -398,7 +403,8 @@ def test_a_list_of_words_is_one_sentence_and_a_list_of_sentences_several(tmp_pat
     """Words with tags are what data for tagging have."""
     words = ["No", "shortness", "of", "breath", "."]
     assert texts(write(tmp_path / "a.jsonl", json.dumps({"tokens": words, "tags": [0] * 5}))) == [" ".join(words)]
-    for sentences in (["It was good.", "Yes."], ["人人生而自由在尊严和权利上一律平等", "他们赋有理性和良心"]):
+    short = ["\u4eca\u5929\u5929\u6c14\u5f88\u597d\u3002", "\u4f60\u6765\u5417\uff1f"]
+    for sentences in (["It was good.", "Yes."], short, ["人人生而自由在尊严和权利上一律平等", "他们赋有理性和良心"]):
         assert texts(write(tmp_path / "b.jsonl", json.dumps({"sentences": sentences}))) == ["\n".join(sentences)]
 
 

@@ -216,8 +216,9 @@ def _names_columns(rows: Sequence[Sequence[str]], text_field: str | None) -> boo
     if is_named:
         return True
     widths = list(map(len, rows[1:]))
-    if widths and min(widths) < len(names) < max(widths) and _differ(widths):
-        return False  # it is a text that its commas have cut, like those below
+    is_cut = any(cell.startswith(" ") for cell in rows[0])
+    if is_cut and min(widths, default=len(names)) < len(names) < max(widths) and _differ(widths):
+        return False  # a text, since a space follows its commas, like those below
     most_words = 4 if len(names) > 1 else 2  # one column alone may well be texts without a name
     given = list(filter(None, names))  # spreadsheets leave columns without a name
     return len(set(given)) == len(given) and all(

@@ -27,16 +27,16 @@ class Layout(Enum):
 _TITLE = re.compile(r"\s?= (?!=)\S(?:.*\S)? =\s*")
 _HEADING = re.compile(r"\s?((?:= )+)(\S.*?)((?: =)+)\s*")
 _SPLIT_SIGN = re.compile(r" @([-,.])@ ")
-_OTHER_ENDS = "\u3002\uff61\uff01\uff1f\u0964\u06d4\u061f\u17d4\u104b"
-"""Of Chinese and Japanese, Hindi, Urdu and Arabic, Khmer and Burmese."""
+OTHER_ENDS = "\u3002\uff61\uff01\uff1f\u0964\u06d4\u061f\u17d4\u104b"
+"""Ends of sentences in Chinese and Japanese, Hindi, Urdu and Arabic, Khmer and Burmese."""
 
 _CLOSING = ")\\]\"'\u2019\u201d\u300d\u300f\uff09\u3011\u300b"
 """What may stand after the end of a sentence: brackets and quotes, in a class of a pattern."""
 
-_SENTENCE_END = re.compile(rf"[.!?:;\u2026{_OTHER_ENDS}][{_CLOSING}]*$")
+_SENTENCE_END = re.compile(rf"[.!?:;\u2026{OTHER_ENDS}][{_CLOSING}]*$")
 _INNER_SENTENCE_END = re.compile(
     r"""[a-z)"'\u201d][.!?][)"'\u2019\u201d]*\s+["'(\u2018\u201c]*[A-Z]"""
-    rf"|[{_OTHER_ENDS}][{_CLOSING}]*[^{_CLOSING}{_OTHER_ENDS}]"
+    rf"|[{OTHER_ENDS}][{_CLOSING}]*[^{_CLOSING}{OTHER_ENDS}]"
 )
 
 _MAX_WIDTH = 120
@@ -108,7 +108,7 @@ def wrap_width(lines: Sequence[str]) -> int:
     if len(lengths) < 2 or lengths[-1 - len(lengths) // 100] > _MAX_WIDTH:
         return 0
     width = lengths[-1 - len(lengths) // 20]
-    columns = 2 if 2 * sum(len(_IDEOGRAPH.findall(line)) for line in kept) > sum(lengths) else 1
+    columns = 2 if 2 * sum(len(_IDEOGRAPH.findall(line)) for line in kept if not line.isascii()) > sum(lengths) else 1
     if columns * width < _MIN_WIDTH:
         return 0
     pairs = [
@@ -138,7 +138,7 @@ def _are_records(lines: set[str]) -> bool:
 def _fits(line: str, following: str, width: int) -> bool:
     """Whether the first word of the following line would have had room at the end of this one."""
     word = following.split(None, 1)[0]
-    if _IDEOGRAPH.match(word) and _IDEOGRAPH.match(line[-1]):
+    if not word.isascii() and _IDEOGRAPH.match(word) and _IDEOGRAPH.match(line[-1]):
         return len(line) + 2 <= width  # a character, and a sign that may not begin a line
     return len(line) + 1 + min(len(word), _LONG_WORD) <= width
 
@@ -218,12 +218,14 @@ def _join_wrapped(lines: Iterable[str], width: int) -> Iterator[str]:
     held: list[str] = []
     size = 0
     previous = ""
+    in_item = False
     for line in chain(lines, [""]):
         text = line.strip()
-        if held and (not text or size > _MAX_PARAGRAPH or _ends_paragraph(held[0], previous, line, width)):
+        if held and (not text or size > _MAX_PARAGRAPH or _ends_paragraph(previous, line, width, in_item=in_item)):
             yield join_lines(held)
             held, size = [], 0
         if text:
+            in_item = in_item if held else bool(_ITEM.match(text))
             held.append(text)
             size += len(text)
         else:
@@ -231,11 +233,10 @@ def _join_wrapped(lines: Iterable[str], width: int) -> Iterator[str]:
         previous = line
 
 
-def _ends_paragraph(first: str, line: str, following: str, width: int) -> bool:
-    """Whether a paragraph that begins with `first` ends between two lines, neither of them blank."""
-    is_item = bool(_ITEM.match(line))
-    is_set_in = following[0].isspace() and not line[0].isspace() and not is_item
-    is_next_item = bool(_ITEM.match(first) and (is_item or line[0].isspace()) and _ITEM.match(following))
+def _ends_paragraph(line: str, following: str, width: int, *, in_item: bool) -> bool:
+    """Whether a paragraph, which may be an item of a list, ends between two lines, neither of them blank."""
+    is_set_in = following[0].isspace() and not line[0].isspace() and not _ITEM.match(line)
+    is_next_item = in_item and _ITEM.match(following) and (line[0].isspace() or _ITEM.match(line))
     if is_set_in or is_next_item or (following.isupper() and not line.isupper()):
         return True
     line = line.rstrip()

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from bertsmith.corpus.documents import SourceDocument, group_documents
 from bertsmith.corpus.encoding import without_control
-from bertsmith.corpus.layout import Document, Layout, detect_layout, paragraphs, unwrap
+from bertsmith.corpus.layout import OTHER_ENDS, Document, Layout, detect_layout, paragraphs, unwrap
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.errors import suggestion
 
@@ -178,7 +178,7 @@ def _as_text(value: Any) -> str | None:
 
 def _are_words(items: Sequence[str]) -> bool:
     """Whether strings are words that make a text: short, without white space, and few of them end a sentence."""
-    ended = sum(len(item) > 1 and item[-1] in ".!?" for item in items)
+    ended = sum(len(item) > 1 and item[-1] in f".!?{OTHER_ENDS}" for item in items)
     is_short = sum(map(len, items)) <= _WORD_LETTERS * len(items)
     return is_short and 2 * ended < len(items) and all(len(item.split()) < 2 for item in items)
 
