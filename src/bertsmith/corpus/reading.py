@@ -98,7 +98,7 @@ class _Files:
         if not found:
             raise UserError(f"none of {len(self._files):,} files in {self._files[0].folder} can be read as text{why}")
         if field is not None and len(found) < _INSPECTED_FILES and not any(file.kind in RECORDS for file, _ in found):
-            raise UserError(f"text field {field!r} is in no table of {self._files[0].folder}{why_no_table}")
+            raise UserError(f"text field {field!r} is in no table{why_no_table}")
         return found
 
     def describe(self) -> str:

@@ -108,7 +108,7 @@ class ModelFolder:
             unused: Begins of names in the folder that the model has no use for.
 
         Raises:
-            UserError: Tensors are missing, too many, or of another shape.
+            UserError: Tensors are missing, too many, of another shape or no numbers.
         """
         with without_weights():
             model = build()
