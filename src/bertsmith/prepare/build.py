@@ -103,7 +103,7 @@ def make_tokenizer(
     state = _measure(job, inputs)
     if not state["sizes"]["train"]["bytes"]:
         raise UserError(
-            "the text is too small: the part that is held out is all of it; give more text, --validation FILE"
+            "the text is too small: the part that is held out is all of it; give more text, or --validation FILE"
         )
     tokenizer = _train(job, inputs, state)
     if (folder / "tokenizer.json").exists() and not holds_tokenizer(folder, tokenizer.fingerprint()):
