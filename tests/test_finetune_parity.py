@@ -228,7 +228,10 @@ def foreign(folder: Path, kind: str) -> Path:
     tokenizer = load_tokenizer(tiny_encoder(folder / "words", kind="bpe" if kind == "roberta" else "wordpiece"))
     if kind == "roberta":
         content = json.loads((folder / "words" / "tokenizer.json").read_text(encoding="utf-8"))
-        content["pre_tokenizer"]["add_prefix_space"] = False
+        content["normalizer"] = None
+        content["pre_tokenizer"] = {
+            "type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True,
+        }  # fmt: skip
         names = {
             role: f"[{role[:-6].upper()}]"
             for role in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
