@@ -1,4 +1,4 @@
-"""What an architecture is called in a Hugging Face folder: names of its tensors and classes.
+"""What an architecture is called in a Hugging Face folder, and the names of its tensors there.
 
 `bert_folder.py` and `modernbert_folder.py` have one `Naming` each.
 """

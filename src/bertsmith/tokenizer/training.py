@@ -114,8 +114,14 @@ def train_tokenizer(
 
 
 def count_with(pipeline: tokenizers.Tokenizer, texts: Iterable[str], *, of_bytes: bool = False) -> dict[str, int]:
-    """Count words as a pipeline makes them. Of bytes, they hold the space before them, and long ones are cut in parts;
-    else these are left out."""
+    """Count words as a pipeline makes them.
+
+    Args:
+        pipeline: One of `assembly.py`.
+        texts: Read once.
+        of_bytes: It is `byte_pipeline`: a word holds the space before it, and one that is too long is cut in parts.
+            Else such a word is left out.
+    """
     normalizer, pre_tokenizer = pipeline.normalizer, pipeline.pre_tokenizer
 
     def normalise(string: str) -> str:
