@@ -351,7 +351,7 @@ def test_the_config_of_modernbert_base_is_read() -> None:
         ({"layer_types": ["full_attention"] * 3}, "layer_types in"),
         ({"layer_types": 4}, "layer_types in"),
         ({"hidden_activation": "silu"}, "hidden_activation is 'silu'"),
-        ({"local_attention": -1}, "local_attention is -1; give a whole number above 0"),
+        ({"local_attention": -1}, "local_attention is -1; give a whole number from 1"),
         ({"num_attention_heads": 32}, "num_attention_heads is 32; give one that cuts hidden_size, 32, into even parts"),
         ({"vocab_size": 51}, "is [50, 32], but config.json asks for [51, 32]"),
         ({"num_hidden_layers": 5, "layer_types": None}, "lacks tensors model.layers.4.attn_norm.weight"),

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from bertsmith.errors import require
 from bertsmith.model.attention import attend, prepare, project
-from bertsmith.model.bert_folder import read_encoder, read_pretraining_model, write_bert
+from bertsmith.model.bert_folder import BERT, read_encoder
 from bertsmith.model.check import check_shape
 from bertsmith.model.dropout import Dropout
 from bertsmith.model.first_weights import initialize
+from bertsmith.model.folder import ModelFolder, write_folder
 from bertsmith.model.heads import MaskedLanguageHead, activation
 from bertsmith.model.norm import BertNorm
 from bertsmith.model.output import BertOutput, BertPretrainingOutput
@@ -215,7 +216,7 @@ class BertModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a Hugging Face folder that transformers' `BertModel` reads."""
-        write_bert(Path(folder), self, asdict(self.config), architecture="BertModel")
+        write_folder(Path(folder), self, asdict(self.config), BERT, architecture="BertModel")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, add_pooling_layer: bool | None = None) -> "BertModel":
@@ -281,11 +282,11 @@ class BertPretrainingModel(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a Hugging Face folder: transformers' `BertForPreTraining`, or `BertForMaskedLM` without NSP."""
         architecture = "BertForMaskedLM" if self.nsp_head is None else "BertForPreTraining"
-        write_bert(Path(folder), self, asdict(self.config), architecture=architecture)
+        write_folder(Path(folder), self, asdict(self.config), BERT, architecture=architecture)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "BertPretrainingModel":
         """Read a folder as `BertModel.from_pretrained` does; `next_sentence` is whether it holds that head."""
-        return read_pretraining_model(
-            Path(folder), lambda shape, next_sentence: cls(BertConfig(**shape), next_sentence)
-        )
+        source = ModelFolder(Path(folder), BERT)
+        source.require_mlm_head()
+        return source.load(lambda: cls(BertConfig(**source.shape), source.has("cls.seq_relationship.")))

@@ -9,11 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from bertsmith.errors import require
 from bertsmith.model.first_weights import initialize
-from bertsmith.model.folder import NO_HEAD, Model, ModelFolder, refuse_others, write_folder
+from bertsmith.model.folder import Model, ModelFolder, refuse_others
 from bertsmith.model.naming import Naming
 
 logger = logging.getLogger(__name__)
@@ -64,21 +61,8 @@ BERT = Naming(
     mlm_head="cls.predictions.",
     ignored=("position_ids", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias"),
     read_shape=_read_shape,
+    config_json=lambda shape: {"classifier_dropout": None, **shape},
 )
-
-
-def write_bert(folder: Path, model: nn.Module, shape: Mapping[str, Any], *, architecture: str) -> None:
-    """Write a folder.
-
-    Args:
-        folder: Made if it is not there.
-        model: A BERT of ours.
-        shape: The fields of its `BertConfig`.
-        architecture: The class of transformers that the folder is for.
-    """
-    config = {"classifier_dropout": None, **shape}
-    is_bare = architecture == "BertModel"
-    write_folder(folder, model, config, BERT, architecture=architecture, encoder_only=is_bare)
 
 
 def read_encoder(folder: Path, build: Callable[[dict[str, Any], bool], Model], add_pooling_layer: bool | None) -> Model:
@@ -95,10 +79,3 @@ def read_encoder(folder: Path, build: Callable[[dict[str, Any], bool], Model], a
     model = source.load(lambda: build(source.shape, True), encoder_only=True, untrained=("pooler.",))
     initialize(model.get_submodule("pooler"), source.shape.get("initializer_range", 0.02))
     return model
-
-
-def read_pretraining_model(folder: Path, build: Callable[[dict[str, Any], bool], Model]) -> Model:
-    """Read the encoder and its heads. `build` gets the shape, and whether to predict next sentences."""
-    source = ModelFolder(folder, BERT)
-    require(source.has(BERT.mlm_head), f"{folder} has no head for masked words; {NO_HEAD}")
-    return source.load(lambda: build(source.shape, source.has("cls.seq_relationship.")))

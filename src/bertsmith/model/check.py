@@ -21,6 +21,9 @@ PROBABILITIES = (
 )  # fmt: skip
 """Fields by the kind of number in them; each architecture has some."""
 
+LARGEST = 10**8
+"""A matrix of more rows and columns has more bytes than PyTorch counts."""
+
 
 def check_shape(config: Any) -> None:
     """Check the fields of a `BertConfig` or `ModernBertConfig`.
@@ -31,8 +34,8 @@ def check_shape(config: Any) -> None:
     values = asdict(config)
     counts, positive, probabilities = ([n for n in names if n in values] for names in (COUNTS, POSITIVE, PROBABILITIES))
     for name in counts:
-        fits = type(values[name]) is int and values[name] > 0
-        require(fits, f"{name} is {values[name]!r}; give a whole number above 0, as int")
+        fits = type(values[name]) is int and 0 < values[name] <= LARGEST
+        require(fits, f"{name} is {values[name]!r}; give a whole number from 1 to {LARGEST:,}, as int")
     for name in (*positive, *probabilities):
         fits = isinstance(values[name], int | float) and type(values[name]) is not bool  # NumPy's float64 is a float
         require(fits, f"{name} is {values[name]!r}; give a number, as int or float")

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from bertsmith.errors import UserError, require
 from bertsmith.model.bert import BertConfig, BertModel, BertPooler
-from bertsmith.model.bert_folder import BERT, write_bert
+from bertsmith.model.bert_folder import BERT
 from bertsmith.model.dropout import Dropout
 from bertsmith.model.first_weights import initialize
-from bertsmith.model.folder import ModelFolder, read_config
+from bertsmith.model.folder import ModelFolder, read_config, write_folder
 from bertsmith.model.heads import activation
 from bertsmith.model.modernbert import ModernBertConfig, ModernBertModel, norm_of
-from bertsmith.model.modernbert_folder import MODERNBERT, write_modernbert
+from bertsmith.model.modernbert_folder import MODERNBERT
 from bertsmith.model.packed import Packed, first_places, mean_tokens
 
 PROBLEM_TYPES = {
@@ -155,7 +155,8 @@ class BertClassifier(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a Hugging Face folder with the names of the labels."""
         shape = {**asdict(self.config), "classifier_dropout": self.classifier_dropout, **self.head.config_json()}
-        write_bert(Path(folder), self, shape, architecture="Bert" + (TOKEN if self.head.per_token else SEQUENCE))
+        architecture = "Bert" + (TOKEN if self.head.per_token else SEQUENCE)
+        write_folder(Path(folder), self, shape, BERT, architecture=architecture)
 
     @classmethod
     def start(cls, folder: str | Path, head: Head) -> "BertClassifier":
@@ -244,7 +245,7 @@ class ModernBertClassifier(nn.Module):
         more = {"classifier_pooling": self.pooling, "classifier_dropout": self.dropout.chance}
         shape = {**asdict(self.config), **more, **self.head.config_json()}
         architecture = "ModernBert" + (TOKEN if self.head.per_token else SEQUENCE)
-        write_modernbert(Path(folder), self, shape, architecture=architecture)
+        write_folder(Path(folder), self, shape, MODERNBERT, architecture=architecture)
 
     @classmethod
     def start(cls, folder: str | Path, head: Head) -> "ModernBertClassifier":

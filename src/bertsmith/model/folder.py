@@ -27,9 +27,6 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 TRANSFORMERS_VERSION = "5.23.0"
 """The release whose folders these are."""
 
-NO_HEAD = "give a model that learnt them and was tuned for nothing else since"
-"""What to do with a folder that has no head for masked words."""
-
 FLOATS = ("F32", "F16", "BF16", "F64")
 """Number formats of safetensors that are read; all become float32."""
 
@@ -42,24 +39,22 @@ class Place(NamedTuple):
 
 
 def write_folder(
-    folder: Path, model: nn.Module, config: Mapping[str, Any], naming: Naming, *, architecture: str, encoder_only: bool
+    folder: Path, model: nn.Module, shape: Mapping[str, Any], naming: Naming, *, architecture: str
 ) -> None:
     """Write config.json and model.safetensors, each in one step.
 
     Args:
         folder: Made if it is not there. Other files in it stay.
         model: One of ours.
-        config: The keys of config.json that tell of its shape.
+        shape: The fields of its config, and what else config.json is to say.
         naming: Of its architecture.
-        architecture: The class of transformers that the folder is for.
-        encoder_only: Whether `model` is an encoder without heads.
+        architecture: The class of transformers that the folder is for; `BertModel` and `ModernBertModel` have no heads.
     """
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        names = hf_names(f"bert.{name}" if encoder_only else name, naming)
-        for hf_name, part in zip(names, tensor.chunk(len(names)), strict=True):
-            key = hf_name.removeprefix(naming.encoder) if encoder_only else hf_name
-            tensors[key] = part.detach().cpu().contiguous()
+    encoder_only = architecture.endswith("Model")
+    tensors = {
+        (name.removeprefix(naming.encoder) if encoder_only else name): tensor.detach().cpu().contiguous()
+        for name, tensor in _hf_tensors(model.state_dict(), naming, encoder_only=encoder_only).items()
+    }
     dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     fixed = {
         "architectures": [architecture],
@@ -71,7 +66,16 @@ def write_folder(
     }
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write_bytes(folder / WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"}))
-    atomic.write_json(folder / "config.json", dict(sorted({**fixed, **config}.items())))
+    atomic.write_json(folder / "config.json", dict(sorted({**fixed, **naming.config_json(shape)}.items())))
+
+
+def _hf_tensors(tensors: Mapping[str, Tensor], naming: Naming, *, encoder_only: bool) -> dict[str, Tensor]:
+    """Tensors of one of our models by their names in a folder with heads; what is stacked in ours as views of it."""
+    named: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        names = hf_names(f"bert.{name}" if encoder_only else name, naming)
+        named.update(zip(names, tensor.chunk(len(names)), strict=True))
+    return named
 
 
 class ModelFolder:
@@ -84,12 +88,25 @@ class ModelFolder:
     def __init__(self, folder: Path, naming: Naming) -> None:
         self.folder = folder
         self.naming = naming
-        self.shape = encoder_shape(read_config(folder), folder / "config.json", naming)
+        self._config = read_config(folder)
+        self.shape = encoder_shape(self._config, folder / "config.json", naming)
         self.places = _find_tensors(folder, naming)
 
     def has(self, prefix: str) -> bool:
         """Whether there are tensors whose names begin so; names as in a folder with heads."""
         return any(name.startswith(prefix) for name in self.places)
+
+    def require_mlm_head(self) -> None:
+        """See that there is a head for masked words.
+
+        Raises:
+            UserError: There is none.
+        """
+        require(
+            self.has(self.naming.mlm_head),
+            f"{self.folder} has no head for masked words; give a model that learnt them and was tuned for nothing else "
+            "since",
+        )
 
     def load(
         self,
@@ -112,17 +129,21 @@ class ModelFolder:
         """
         with without_weights():
             model = build()
+
+        def targets() -> dict[str, Tensor]:
+            trained = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(untrained)}
+            return _hf_tensors(trained, self.naming, encoder_only=encoder_only)
+
+        wanted = targets()  # without numbers: a shape that is far too large is refused before memory is taken
+        if any(name.startswith(self.naming.mlm_head) for name in wanted):
+            self.naming.read_shape(self._config, self.folder / "config.json")  # a head is tied, or refused
+        self._check_names(wanted, self.naming.encoder if encoder_only else "", unused)
+        files = sorted({self.places[name].path for name in wanted})
+        for path in files:
+            self._check_file(path, wanted)
         model.float().to_empty(device="cpu")  # whatever PyTorch's default dtype is
-        targets: dict[str, Tensor] = {}
-        for name, tensor in model.state_dict().items():
-            if not name.startswith(untrained):
-                names = hf_names(f"bert.{name}" if encoder_only else name, self.naming)
-                targets.update(zip(names, tensor.chunk(len(names)), strict=True))
-        if any(name.startswith(self.naming.mlm_head) for name in targets):
-            self.naming.read_shape(read_config(self.folder), self.folder / "config.json")  # a head is tied, or refused
-        self._check_names(targets, self.naming.encoder if encoder_only else "", unused)
-        for path in sorted({self.places[name].path for name in targets}):
-            self._copy_file(path, targets)
+        for path in files:
+            self._copy_file(path, targets())
         return model.eval()
 
     def _check_names(self, targets: Mapping[str, Tensor], prefix: str, unused: tuple[str, ...]) -> None:
@@ -137,20 +158,28 @@ class ModelFolder:
         if left_out:
             logger.info("%s also holds %s, not used here", self.folder, _some(left_out))
 
+    def _keys_in(self, path: Path, targets: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+        """Names in a file, and the tensors they are for."""
+        places = ((self.places[name], target) for name, target in targets.items())
+        return [(place.key, target) for place, target in places if place.path == path]
+
+    def _check_file(self, path: Path, targets: Mapping[str, Tensor]) -> None:
+        """Hold shapes and number formats in one file against those of the model."""
+        with _opened(path) as file:
+            for key, target in self._keys_in(path, targets):
+                found, wanted = list(file.get_slice(key).get_shape()), list(target.shape)
+                require(found == wanted, f"{key} in {path} is {found}, but config.json asks for {wanted}")
+                kind = file.get_slice(key).get_dtype()
+                require(kind in FLOATS, f"{key} in {path} is {kind}; only {', '.join(FLOATS)} can be read")
+
     def _copy_file(self, path: Path, targets: Mapping[str, Tensor]) -> None:
         """Copy from one file. A copy, and no view of the file, so that memory is aligned as in a new model."""
         with _opened(path) as file:
-            for name, target in targets.items():
-                if self.places[name].path == path:
-                    key = self.places[name].key
-                    found, wanted = list(file.get_slice(key).get_shape()), list(target.shape)
-                    require(found == wanted, f"{key} in {path} is {found}, but config.json asks for {wanted}")
-                    kind = file.get_slice(key).get_dtype()
-                    require(kind in FLOATS, f"{key} in {path} is {kind}; only {', '.join(FLOATS)} can be read")
-                    tensor = file.get_tensor(key)
-                    is_sound = bool(tensor.isfinite().all())
-                    require(is_sound, f"{key} in {path} has values that are no numbers; get the model again")
-                    target.copy_(tensor)
+            for key, target in self._keys_in(path, targets):
+                tensor = file.get_tensor(key)
+                is_sound = bool(tensor.isfinite().all())
+                require(is_sound, f"{key} in {path} has values that are no numbers; get the model again")
+                target.copy_(tensor)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

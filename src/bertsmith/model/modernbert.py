@@ -23,8 +23,9 @@ from bertsmith.model.attention import attend, prepare, project
 from bertsmith.model.check import check_shape
 from bertsmith.model.dropout import Dropout
 from bertsmith.model.first_weights import initialize
+from bertsmith.model.folder import ModelFolder, write_folder
 from bertsmith.model.heads import MaskedLanguageHead, activation
-from bertsmith.model.modernbert_folder import read_modernbert, write_modernbert
+from bertsmith.model.modernbert_folder import MODERNBERT
 from bertsmith.model.output import BertOutput, BertPretrainingOutput
 from bertsmith.model.packed import Packed, pick, place_in_sequence
 from bertsmith.model.padded import encode_padded
@@ -238,12 +239,13 @@ class ModernBertModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a Hugging Face folder that transformers' `ModernBertModel` reads."""
-        write_modernbert(Path(folder), self, asdict(self.config), architecture="ModernBertModel")
+        write_folder(Path(folder), self, asdict(self.config), MODERNBERT, architecture="ModernBertModel")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "ModernBertModel":
         """Read the encoder from a Hugging Face folder of any ModernBERT, as `BertModel.from_pretrained` does."""
-        return read_modernbert(Path(folder), lambda shape: cls(ModernBertConfig(**shape)), encoder_only=True)
+        source = ModelFolder(Path(folder), MODERNBERT)
+        return source.load(lambda: cls(ModernBertConfig(**source.shape)), encoder_only=True)
 
 
 class ModernBertPretrainingModel(nn.Module):
@@ -284,9 +286,11 @@ class ModernBertPretrainingModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a Hugging Face folder that transformers' `ModernBertForMaskedLM` reads."""
-        write_modernbert(Path(folder), self, asdict(self.config), architecture="ModernBertForMaskedLM")
+        write_folder(Path(folder), self, asdict(self.config), MODERNBERT, architecture="ModernBertForMaskedLM")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "ModernBertPretrainingModel":
         """Read a folder as `ModernBertModel.from_pretrained` does, with the head for masked words."""
-        return read_modernbert(Path(folder), lambda shape: cls(ModernBertConfig(**shape)), encoder_only=False)
+        source = ModelFolder(Path(folder), MODERNBERT)
+        source.require_mlm_head()
+        return source.load(lambda: cls(ModernBertConfig(**source.shape)))

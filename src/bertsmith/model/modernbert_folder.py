@@ -5,14 +5,12 @@ and `rope_parameters`, transformers 4 in `global_attn_every_n_layers` and two
 `rope_theta`. Both are written, either is read, and the first counts where they differ.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from bertsmith.errors import UserError, require
-from bertsmith.model.folder import NO_HEAD, Model, ModelFolder, refuse_others, write_folder
+from bertsmith.model.folder import refuse_others
 from bertsmith.model.naming import Naming
 
 SHAPE_KEYS = (
@@ -98,7 +96,7 @@ def layer_types(layers: int, every: int) -> list[str]:
     return [SLIDING if layer % every else FULL for layer in range(layers)]
 
 
-def config_json(shape: Mapping[str, Any]) -> dict[str, Any]:
+def _config_json(shape: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of config.json, from the fields of a `ModernBertConfig` and what else there is to say."""
     return {
         "classifier_dropout": 0.0,
@@ -124,25 +122,5 @@ MODERNBERT = Naming(
     mlm_head="decoder.",
     ignored=("decoder.weight",),
     read_shape=_read_shape,
+    config_json=_config_json,
 )
-
-
-def write_modernbert(folder: Path, model: nn.Module, shape: Mapping[str, Any], *, architecture: str) -> None:
-    """Write a folder.
-
-    Args:
-        folder: Made if it is not there.
-        model: A ModernBERT of ours.
-        shape: The fields of its `ModernBertConfig`.
-        architecture: The class of transformers that the folder is for.
-    """
-    is_bare = architecture == "ModernBertModel"
-    write_folder(folder, model, config_json(shape), MODERNBERT, architecture=architecture, encoder_only=is_bare)
-
-
-def read_modernbert(folder: Path, build: Callable[[dict[str, Any]], Model], *, encoder_only: bool) -> Model:
-    """Read a model, with or without its head. `build` gets the shape."""
-    source = ModelFolder(folder, MODERNBERT)
-    fits = encoder_only or source.has(MODERNBERT.mlm_head)
-    require(fits, f"{folder} has no head for masked words; {NO_HEAD}")
-    return source.load(lambda: build(source.shape), encoder_only=encoder_only)

@@ -36,6 +36,9 @@ class Naming(NamedTuple):
     read_shape: Callable[[Mapping[str, Any], Path], dict[str, Any]]
     """Takes config.json and its path, and gives the fields of our config; raises UserError for another model."""
 
+    config_json: Callable[[Mapping[str, Any]], dict[str, Any]]
+    """Takes the fields of our config and what else there is to say, and gives the keys of config.json."""
+
 
 def hf_names(name: str, naming: Naming) -> tuple[str, ...]:
     """Names that transformers has for one of our tensors; several are stacked along the first dimension.
