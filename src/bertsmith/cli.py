@@ -5,7 +5,7 @@ import io
 import json
 import os
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +73,9 @@ def pretrain(
     given, origin = gather(text, flags, config or plan, decided=plan is not None)
     folder = output or default_folder(given.get("text", ()))
     folder = next_free(folder.resolve()) if fresh else folder
-    reporter = make_reporter()
-    reporter.say(f"run: {folder}")
-    try:
+    with closing(make_reporter()) as reporter:
+        reporter.say(f"run: {folder}")
         run_pretraining(folder, given, origin, reporter, started=STARTED)
-    finally:
-        reporter.close()
 
 
 @app.command("plan")
@@ -96,12 +93,9 @@ def plan_run(text: tuple[str, ...], output: Path | None, config: Path | None, **
 
     given, origin = gather(text, flags, config)
     folder = output or default_folder(given.get("text", ()))
-    reporter = make_reporter()
-    try:
+    with closing(make_reporter()) as reporter:
         run_pretraining(folder, given, origin, reporter, plan_only=True, started=STARTED)
         reporter.say(f"the plan is {folder / 'config.toml'}; nothing was trained")
-    finally:
-        reporter.close()
 
 
 @app.command()
@@ -120,19 +114,15 @@ def prepare(text: tuple[str, ...], output: Path, config: Path | None, **flags: A
     given, _ = gather(text, flags, config)
     chosen = run_config(by_table(given))
     refuse_run(output)
-    reporter = make_reporter()
-    try:
-        with new_folder(output, owned_by=("data", "tokenizer")), locked(output):
-            run_preparation(
-                chosen.data,
-                output,
-                report=reporter.say,
-                progress=reporter.progress,
-                sequence_length=chosen.training.sequence_length,
-                explicit=frozenset(given),
-            )
-    finally:
-        reporter.close()
+    with closing(make_reporter()) as reporter, new_folder(output, owned_by=("data", "tokenizer")), locked(output):
+        run_preparation(
+            chosen.data,
+            output,
+            report=reporter.say,
+            progress=reporter.progress,
+            sequence_length=chosen.training.sequence_length,
+            explicit=frozenset(given),
+        )
 
 
 @app.group(cls=Commands)
@@ -157,18 +147,14 @@ def train_tokenizer(text: tuple[str, ...], output: Path, **flags: Any) -> None:
     given, _ = gather(text, flags, None)
     chosen = run_config(by_table(given))
     refuse_run(output)
-    reporter = make_reporter()
-    try:
-        with new_folder(output, owned_by=("tokenizer.json",)):
-            make_tokenizer(
-                chosen.data,
-                output,
-                report=reporter.say,
-                progress=reporter.progress,
-                sequence_length=chosen.training.sequence_length,
-            )
-    finally:
-        reporter.close()
+    with closing(make_reporter()) as reporter, new_folder(output, owned_by=("tokenizer.json",)):
+        make_tokenizer(
+            chosen.data,
+            output,
+            report=reporter.say,
+            progress=reporter.progress,
+            sequence_length=chosen.training.sequence_length,
+        )
 
 
 @app.command()

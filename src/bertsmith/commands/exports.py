@@ -1,5 +1,6 @@
 """Commands that give a model to other programs. Each imports its program when it is called."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ FLAGS = {
 """Which flags each form has."""
 
 TASKS = ("auto", "feature-extraction", "fill-mask", "text-classification", "token-classification")
-
 
 POOLINGS = ("auto", "mean", "pooled")
 POOLING_HELP = "what makes a vector [pooled output if labels of texts trained the pooler, else the mean]."
@@ -42,8 +42,7 @@ def export(model: Path, form: str, output: Path | None, **flags: Any) -> None:
 
     given = only_for(form, flags)
     output = output or default_output(model, form)
-    reporter = make_reporter()
-    try:
+    with closing(make_reporter()) as reporter:
         if form == "onnx":
             from bertsmith.export.onnx import export_onnx
 
@@ -56,8 +55,6 @@ def export(model: Path, form: str, output: Path | None, **flags: Any) -> None:
             from bertsmith.export.hub import export_hub
 
             export_hub(model, output, **given, reporter=reporter)
-    finally:
-        reporter.close()
 
 
 @click.command("embed")
@@ -81,11 +78,9 @@ def embed(model: Path, data: str, output: Path, **flags: Any) -> None:
     set_threads(flags["threads"])
     encoder = load_sentence_encoder(model, pooling=flags["pooling"])
     encoder.model.to(find_device(flags["device"] or "auto"))
-    precision, reporter = "bfloat16" if flags["half"] else "float32", make_reporter()
-    try:
+    precision = "bfloat16" if flags["half"] else "float32"
+    with closing(make_reporter()) as reporter:
         embed_file(encoder, data, output, text_field=flags["text_field"], precision=precision, reporter=reporter)
-    finally:
-        reporter.close()
 
 
 def only_for(form: str, flags: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Commands that use a model: fill masks, fine-tune, predict, measure. Each imports its program when it is called."""
 
-import dataclasses
 import json
-from dataclasses import asdict
+from contextlib import closing
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -37,9 +37,8 @@ def finetune(model: Path, data: str, output: Path | None, fresh: bool, **flags: 
         raise UserError("--pooling is given without --embeddings; leave it out")
     folder = output or default_folder((data,))
     folder = next_free(folder.resolve()) if fresh else folder
-    reporter = make_reporter()
-    reporter.say(f"run: {folder}")
-    try:
+    with closing(make_reporter()) as reporter:
+        reporter.say(f"run: {folder}")
         if embeddings:
             from bertsmith.contrastive import train_embeddings
 
@@ -48,8 +47,6 @@ def finetune(model: Path, data: str, output: Path | None, fresh: bool, **flags: 
             from bertsmith.finetune import finetune as run_finetuning
 
             run_finetuning(folder, model, data, flags, reporter)
-    finally:
-        reporter.close()
 
 
 @click.command()
@@ -70,11 +67,8 @@ def predict(model: Path, data: str, output: Path, **flags: Any) -> None:
     set_threads(flags.pop("threads"))
     precision = "bfloat16" if flags.pop("half") else "float32"
     classifier = load_classifier(model, device=flags.pop("device") or "auto", precision=precision)
-    reporter = make_reporter()
-    try:
+    with closing(make_reporter()) as reporter:
         predict_file(classifier, data, output, **flags, reporter=reporter)
-    finally:
-        reporter.close()
 
 
 @click.command()
@@ -101,9 +95,7 @@ def fill(model: Path, text: tuple[str, ...], top_k: int, as_json: bool) -> None:
         click.echo(f"mask {number}: {ranked}" if len(filled.masks) > 1 else ranked)
 
 
-COMPARED = tuple(
-    field.name for field in dataclasses.fields(FinetuneConfig) if field.name not in ("task", "text", "seed")
-)
+COMPARED = tuple(field.name for field in fields(FinetuneConfig) if field.name not in ("task", "text", "seed"))
 """Settings of fine-tuning that are called the same in `compare`."""
 
 
@@ -141,8 +133,7 @@ def compare(
     device, threads = flags["device"], flags["threads"]
     corpus = open_corpus([held_out]) if held_out is not None else None
     given = {"task": flags.pop("kind"), **flags}
-    reporter = make_reporter(aside=as_json)
-    try:
+    with closing(make_reporter(aside=as_json)) as reporter:
         reporter.say(f"comparison: {folder}")
         wanted = Wanted(corpus, blimp, pairs) if corpus is not None or blimp is not None or pairs is not None else None
         if wanted:
@@ -153,8 +144,6 @@ def compare(
         evaluated = (
             measure(models, wanted, device=device or "auto", threads=threads, reporter=reporter) if wanted else []
         )
-    finally:
-        reporter.close()
     if as_json:
         facts = {**asdict(found), "notes": verdicts(found), "evaluations": [asdict(each) for each in evaluated]}
         print_json(facts)
@@ -194,13 +183,10 @@ def evaluate(models: tuple[str, ...], text: str | None, as_json: bool, **flags: 
         )
     length = given.pop("sequence_length", Wanted().sequence_length)
     device, threads = flags.pop("device"), flags.pop("threads")
-    reporter = make_reporter(aside=as_json)
-    try:
+    with closing(make_reporter(aside=as_json)) as reporter:
         corpus = open_corpus([text], **given) if text is not None else None
         wanted = Wanted(corpus, **flags, sequence_length=length)
         found = measure(models, wanted, device=device or "auto", threads=threads, reporter=reporter)
-    finally:
-        reporter.close()
     not_kept = keep_in_runs(found)
     if as_json:
         print_json({"models": [asdict(each) for each in found], "notes": notes(found)})
