@@ -11,7 +11,7 @@ from bertsmith.atomic import write_bytes
 from bertsmith.cli import run as command
 from bertsmith.compare import compare
 from bertsmith.comparison.baselines import baselines
-from bertsmith.comparison.contenders import Comparison, verdict_of
+from bertsmith.comparison.contenders import Comparison, Contender, verdict_of
 from bertsmith.comparison.differences import Interval
 from bertsmith.comparison.table import comparison_table, verdicts
 from bertsmith.errors import UserError
@@ -199,6 +199,14 @@ def test_a_word_gets_the_tag_it_had_most_often(tmp_path: Path) -> None:
 )
 def test_a_verdict_needs_an_interval_without_0(metric: str, difference: Interval, verdict: str) -> None:
     assert verdict_of(metric, difference) == verdict
+
+
+def test_tiny_numbers_are_told_apart() -> None:
+    numbers = {"task": "regression", "metric": "rmse", "rows": dict.fromkeys(("train", "validation", "test"), 9)}
+    apart = Interval(1.25e-6, 0.0, 2.5e-6)
+    each = Contender("a", False, {}, Interval(2e-5, 1e-5, 3e-5), apart, "worse", 1.0, 1.0, None, None)
+    (row,) = comparison_table(Comparison(**numbers, seeds=1, contenders=[each])).rows
+    assert row[1:3] == ["2e-05 (1e-05 to 3e-05)", "+1.25e-06 (0.0000 to 2.5e-06)"]
 
 
 def test_other_rows_or_settings_are_refused(straight: tuple[Path, Comparison], models: list[str], rows: str) -> None:

@@ -3,6 +3,7 @@
 from bertsmith.comparison.contenders import NO_DIFFERENCE, Comparison, Contender
 from bertsmith.comparison.differences import Interval
 from bertsmith.evaluation.table import NOTHING, Table
+from bertsmith.finetuning.outcome import shown
 
 HEADER = ("against the first", "verdict", "parameters, M", "tokens read", "learning, s", "rows/s")
 
@@ -17,8 +18,8 @@ def comparison_table(found: Comparison) -> Table:
 def _row(each: Contender) -> list[str]:
     return [
         each.name,
-        f"{each.score.estimate:.4f} ({_ends(each.score)})",
-        NOTHING if each.difference is None else f"{each.difference.estimate:+.4f} ({_ends(each.difference)})",
+        f"{shown(each.score.estimate)} ({_ends(each.score)})",
+        NOTHING if each.difference is None else f"{shown(each.difference.estimate, '+')} ({_ends(each.difference)})",
         each.verdict or NOTHING,
         NOTHING if each.parameters is None else f"{each.parameters / 1e6:,.1f}",
         NOTHING if each.max_length is None else f"{each.max_length:,}",
@@ -28,7 +29,7 @@ def _row(each: Contender) -> list[str]:
 
 
 def _ends(interval: Interval) -> str:
-    return f"{interval.low:.4f} to {interval.high:.4f}"
+    return f"{shown(interval.low)} to {shown(interval.high)}"
 
 
 def verdicts(found: Comparison) -> list[str]:

@@ -16,6 +16,7 @@ from bertsmith.export.graph import Agreement, compare, our_outputs, task_of, wri
 from bertsmith.export.int8 import Cost, Judge, make_judge, quantize
 from bertsmith.export.runtime import Session, require_onnx
 from bertsmith.finetuning.folder import find_model
+from bertsmith.finetuning.outcome import shown
 from bertsmith.model import architecture
 from bertsmith.reporter import Reporter
 from bertsmith.tokenizer import load_fitting_tokenizer, longest_input
@@ -94,7 +95,9 @@ def _with_int8(staging: Path, session: Session, judge: Judge, reporter: Reporter
     sizes = " to ".join(f"{_size(staging, name) / 1e6:,.1f}" for name in (GRAPH, QUANTIZED))
     reporter.say(f"8-bit weights: {sizes} MB; on {cost.rows}, float32 and 8 bits:")
     for each in cost.measures:
-        reporter.say(f"  {each.name}: {each.float32:.4f} and {each.int8:.4f} ({each.int8 - each.float32:+.4f})")
+        reporter.say(
+            f"  {each.name}: {shown(each.float32)} and {shown(each.int8)} ({shown(each.int8 - each.float32, '+')})"
+        )
     return cost
 
 
@@ -104,7 +107,7 @@ def _size(folder: Path, name: str) -> int:
 
 
 def _int8_section(folder: Path, cost: Cost) -> str:
-    rows = "\n".join(f"| {each.name} | {each.float32:.4f} | {each.int8:.4f} |" for each in cost.measures)
+    rows = "\n".join(f"| {each.name} | {shown(each.float32)} | {shown(each.int8)} |" for each in cost.measures)
     sizes = " | ".join(f"{_size(folder, name) / 1e6:,.1f}" for name in (GRAPH, QUANTIZED))
     return f"""
 `{QUANTIZED}` is the same graph with 8-bit weights (ONNX Runtime, dynamic). On {cost.rows}:

@@ -102,9 +102,14 @@ def answer(kind: str, labels: tuple[str, ...], given: FloatArray) -> tuple[str, 
     return labels[best], f"{given[best]:.6f}"
 
 
-def shown(value: float) -> str:
-    """A score or loss with four digits after the point; where these say little, as of tiny numbers, four in all."""
-    return f"{value:.4f}" if not value or 1e-3 <= abs(value) < 1e6 else f"{value:.4g}"
+def shown(value: float, sign: str = "-") -> str:
+    """A score or loss with four digits after the point; where these say little, as of tiny numbers, four in all.
+
+    Args:
+        value: The number.
+        sign: "+" where one above 0 shall have a sign, too.
+    """
+    return format(value, f"{sign}.4f" if not value or 1e-3 <= abs(value) < 1e6 else f"{sign}.4g")
 
 
 def csv_line(cells: Iterable[Any]) -> str:
