@@ -276,6 +276,19 @@ def test_an_entity_counts_only_whole() -> None:
     assert scores.values["accuracy"] == pytest.approx(5 / 6)
 
 
+def test_tags_of_one_sentence_do_not_make_an_accuracy_surer() -> None:
+    truth = [np.zeros(10, dtype=np.int64)] * 20
+    spread = [[1, 1, row % 2, 0, 0, 0, 0, 0, 0, 0] for row in range(20)]
+    together = [[int(row % 4 == 0)] * 10 for row in range(20)]  # as many wrong tags, whole sentences of them
+    (least, most), (low, high), alike = (
+        score_all("tagging", ("N", "V"), [np.eye(2)[row] for row in rows], truth).details["accuracy_interval"]
+        for rows in (spread, together, [[0] * 10] * 20)
+    )
+    assert most - least == pytest.approx(2 * 1.96 * math.sqrt(0.25 * 0.75 / 200), abs=0.01)
+    assert high - low > 3 * (most - least)
+    assert alike[0] < 1.0 == alike[1]
+
+
 def test_where_no_entity_is_true_or_guessed_its_scores_are_0() -> None:
     scores = score_all("tagging", ("O", "B-x", "I-x"), [np.eye(3)[[0, 0]]], [np.array([0, 0])])
     assert scores.values["entity_f1"] == scores.values["entity_precision"] == scores.values["entity_recall"] == 0.0

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from bertsmith.errors import UserError, suggestion
 from bertsmith.finetuning.config import Kind
-from bertsmith.intervals import wilson_interval
+from bertsmith.intervals import ratio_interval, wilson_interval
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -109,6 +109,7 @@ def score_all(
     scores = _score_labels(labels, given, wanted)
     if kind == "tagging":
         del scores.values["matthews"]
+        scores.details["accuracy_interval"] = _interval_over_sentences(probabilities, targets)
         if has_entities(labels):
             scores.values.update(_entities(labels, probabilities, targets, scores.details))
     return scores
@@ -134,6 +135,15 @@ def _score_labels(labels: Sequence[str], given: FloatArray, wanted: IntArray) ->
     details: dict[str, Any] = {"labels": list(labels), "confusion": table, "reliability": reliability}
     details["accuracy_interval"] = list(wilson_interval(values["accuracy"], len(wanted)))
     return Scores(values, details | {"by_label": _by_label(labels, precision, recall, f1, support)})
+
+
+def _interval_over_sentences(probabilities: Sequence[FloatArray], targets: Sequence[np.ndarray]) -> list[float]:
+    """The interval of the accuracy of tags over other sentences, and never one surer than if each word stood alone."""
+    words = np.array([float(len(each)) for each in targets])
+    right = np.array([float((p.argmax(1) == t).sum()) for p, t in zip(probabilities, targets, strict=True)])
+    low, high = ratio_interval(right, words)
+    least, most = wilson_interval(float(right.sum() / words.sum()), int(words.sum()))
+    return [max(0.0, min(low, least)), min(1.0, max(high, most))]
 
 
 def _score_sets(labels: Sequence[str], given: FloatArray, wanted: IntArray) -> Scores:
