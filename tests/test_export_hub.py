@@ -1,5 +1,8 @@
 """The folder for the hub: what is needed is asked for, and nothing leaves the machine unless told to."""
 
+import os
+import subprocess
+import sys
 from contextlib import chdir
 from pathlib import Path
 from typing import Any, ClassVar
@@ -173,6 +176,17 @@ def test_a_link_to_the_output_folder_stays_a_link(is_there: bool, tmp_path: Path
         (staging / "model").touch()
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "far" / "model").exists()
+
+
+def test_what_a_killed_export_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    ended = tmp_path / f".out.{int(killed.stdout)}.tmp"
+    others = [tmp_path / name for name in (f".out.{os.getppid()}.tmp", f".mine{ended.name}", ".out.old.tmp")]
+    for place in (ended, *others):
+        (place / "model").mkdir(parents=True)
+    with staged(tmp_path / "out"):
+        assert not ended.exists()
+    assert all(place.exists() for place in others)
 
 
 def test_a_failed_export_leaves_no_folder_above_it(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from bertsmith.output_folder import refuse_odd_name
 def staged(output: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `output` at the end. A mistake or an interruption leaves nothing.
 
+    What a process that was killed left is removed by the next one with the same `output`.
+
     Args:
         output: Must not exist, or be an empty folder, or a link to one of these.
 
@@ -31,6 +33,7 @@ def staged(output: Path) -> Iterator[Path]:
         )
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} exists and is not empty, and nothing is overwritten; choose another folder with -o")
+    _remove_leftovers(output)
     staging = output.with_name(f".{output.name}.{os.getpid()}{atomic.TEMPORARY_SUFFIX}")
     made = [place for place in output.parents if not place.exists()]
     try:
@@ -47,6 +50,19 @@ def staged(output: Path) -> Iterator[Path]:
         with suppress(OSError):  # not empty, as it should be
             for place in made:
                 place.rmdir()
+
+
+def _remove_leftovers(output: Path) -> None:
+    """Remove the folders that processes filled for `output` which are no more; Windows cannot be asked for them."""
+    name = re.compile(rf"\.{re.escape(output.name)}\.(\d{{1,7}}){re.escape(atomic.TEMPORARY_SUFFIX)}")
+    for place in () if os.name == "nt" else output.parent.glob(f".*{atomic.TEMPORARY_SUFFIX}"):
+        if process := name.fullmatch(place.name):
+            try:
+                os.kill(int(process[1]), 0)
+            except ProcessLookupError:
+                shutil.rmtree(place, ignore_errors=True)
+            except PermissionError:  # it is there, and somebody else's
+                pass
 
 
 def carried_card(folder: Path, *, library: str, task: str) -> str:
