@@ -22,17 +22,19 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def suggestion(wrong: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+def suggestion(wrong: str, known: Iterable[str], *, cutoff: float = 0.6, otherwise: str | None = None) -> str:
     """Say which known name was probably meant.
 
     Args:
         wrong: What was given.
         known: What there is.
         cutoff: How alike two names must be, from 0 to 1; more where there are names of all kinds.
+        otherwise: What to do where none is close; None: take one of the known names, which are listed.
 
     Returns:
-        "; did you mean 'x'?" for the closest known name, else "; expected one of ...".
+        "; did you mean 'x'?" for the closest known name, else "; expected one of ...", or what `otherwise` says.
     """
     names = sorted(known)
-    close = get_close_matches(wrong, names, n=1, cutoff=cutoff)
-    return f"; did you mean '{close[0]}'?" if close else f"; expected one of {', '.join(names)}"
+    if close := get_close_matches(wrong, names, n=1, cutoff=cutoff):
+        return f"; did you mean '{close[0]}'?"
+    return f"; {otherwise or 'expected one of ' + ', '.join(names)}"

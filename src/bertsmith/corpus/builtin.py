@@ -21,6 +21,7 @@ from bertsmith.corpus.documents import SourceDocument
 from bertsmith.corpus.files import SourceFile
 from bertsmith.corpus.prose import paragraphs_of
 from bertsmith.corpus.report import CorpusReport
+from bertsmith.corpus.seen import SeenHashes
 from bertsmith.data.keyed import text_hash
 
 _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "lib2to3", "_vendor"}
@@ -113,7 +114,7 @@ def _files_of(distribution: metadata.Distribution) -> Iterator[tuple[str, Path]]
 
 def _read(packages: list[_Package], report: CorpusReport) -> Iterator[tuple[str, list[str]]]:
     """Name and paragraphs of each module; a docstring that came before is left out."""
-    seen: set[bytes] = set()
+    seen = SeenHashes()
     for package in packages:
         for file, path in package.files:
             try:
@@ -123,16 +124,9 @@ def _read(packages: list[_Package], report: CorpusReport) -> Iterator[tuple[str,
                 report.skip(f"{package.name}/{file}", "cannot be read as Python")
                 continue
             for name, docstrings in texts.items():
-                new = [text for text in docstrings if _is_new(text, seen)]
+                new = [text for text in docstrings if seen.add(text_hash(text))]
                 if paragraphs := [paragraph for text in new for paragraph in paragraphs_of(text)]:
                     yield f"{package.name}/{name}", paragraphs
-
-
-def _is_new(text: str, seen: set[bytes]) -> bool:
-    digest = text_hash(text)
-    is_new = digest not in seen
-    seen.add(digest)
-    return is_new
 
 
 def _topics(source: str) -> dict[str, list[str]]:

@@ -101,7 +101,7 @@ def sections_of(documents: Iterable[SourceDocument], report: CorpusReport) -> It
         for piece, digest in pieces:
             report.sections += 1
             report.words += piece.words
-            report.text_bytes += len(piece.text) if piece.text.isascii() else len(piece.text.encode())
+            report.text_bytes += len(piece.text.encode())
             yield Section(piece.text, ordinal, split_key or digest)
 
 

@@ -4,12 +4,11 @@ import codecs
 import encodings.aliases
 import re
 from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
 from typing import TypeVar
 
 from bertsmith.corpus.files import BLOCK_BYTES
 from bertsmith.corpus.report import CorpusReport
-from bertsmith.errors import UserError
+from bertsmith.errors import UserError, suggestion
 
 _Text = TypeVar("_Text", str, bytes)
 
@@ -54,9 +53,9 @@ def check_encoding(name: str) -> str:
     if found := _text_encoding(name):
         return found
     known = {*encodings.aliases.aliases, *encodings.aliases.aliases.values(), "utf-8", "utf-16", "latin-1"}
-    close = get_close_matches(name.lower(), sorted(filter(_text_encoding, known)), n=1)
-    hint = f"did you mean '{close[0]}'?" if close else "use a name such as utf-8, utf-16, cp1252 or shift_jis"
-    raise UserError(f"encoding '{name}' is not known; {hint}")
+    cure = "use a name such as utf-8, utf-16, cp1252 or shift_jis"
+    hint = suggestion(name.lower(), filter(_text_encoding, known), otherwise=cure)
+    raise UserError(f"encoding '{name}' is not known{hint}")
 
 
 def _text_encoding(name: str) -> str | None:

@@ -166,10 +166,10 @@ def _would_block(path: Path) -> bool:
 def _similar(path: Path) -> str:
     """Which file beside a missing one was probably meant."""
     try:
-        hint = suggestion(path.name, os.listdir(path.parent), cutoff=0.75)
+        beside = os.listdir(path.parent)
     except OSError:
-        return "; check the path"
-    return hint if "did you mean" in hint else "; check the path"
+        beside = []
+    return suggestion(path.name, beside, cutoff=0.75, otherwise="check the path")
 
 
 def unique(files: Sequence[FoundFile]) -> list[FoundFile]:

@@ -11,8 +11,7 @@ from bertsmith.corpus.files import BINARY_DATA, Damage, FoundFile, read_blocks, 
 from bertsmith.corpus.layout import Document, Layout, detect_layout, paragraphs, wrap_width
 from bertsmith.corpus.records import Opened, Row, Unusable, open_rows
 from bertsmith.corpus.report import CorpusReport
-from bertsmith.corpus.tables import MAX_LINE_BYTES as MAX_RECORD_BYTES
-from bertsmith.corpus.tables import json_lines, json_rows, parquet_rows
+from bertsmith.corpus.tables import MAX_RECORD_BYTES, json_lines, json_rows, parquet_rows
 
 _JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
 _TABLES = (".csv", ".tsv")
@@ -38,13 +37,11 @@ def open_file(file: FoundFile, options: ReadOptions, report: CorpusReport) -> Op
     Raises:
         Unusable: There is no text in it that can be read.
     """
-    if file.kind in PARQUET:
-        rows = parquet_rows(file, options.text_field, report)
-        return open_rows(rows, options.text_field, options.document, file.name, report)
-    is_text = file.kind not in RECORDS
-    if is_text:
-        return _open_text(open_lines(file, options, report, max_line_bytes=MAX_LINE_BYTES), options.document)
-    return open_rows(record_rows(file, options, report), options.text_field, options.document, file.name, report)
+    if file.kind not in RECORDS:
+        return _open_text(open_lines(file, options, report), options.document)
+    is_parquet = file.kind in PARQUET
+    rows = parquet_rows(file, options.text_field, report) if is_parquet else record_rows(file, options, report)
+    return open_rows(rows, options.text_field, options.document, file.name, report)
 
 
 def record_rows(file: FoundFile, options: ReadOptions, report: CorpusReport) -> Iterator[Row]:
@@ -60,7 +57,7 @@ def record_rows(file: FoundFile, options: ReadOptions, report: CorpusReport) -> 
 
 
 def open_lines(
-    file: FoundFile, options: ReadOptions, report: CorpusReport, *, max_line_bytes: int
+    file: FoundFile, options: ReadOptions, report: CorpusReport, *, max_line_bytes: int = MAX_LINE_BYTES
 ) -> Iterator[tuple[int, str]]:
     """The decoded lines of a file, in the encoding that the user named or that it is found to have."""
     blocks = read_blocks(file)

@@ -13,7 +13,7 @@ from bertsmith.corpus.files import Damage, FoundFile, read_blocks
 from bertsmith.corpus.records import SAMPLE_ROWS, Row, Unusable, choose_field, sample_rows
 from bertsmith.corpus.report import CorpusReport
 
-MAX_LINE_BYTES = 1 << 28
+MAX_RECORD_BYTES = 1 << 28
 """A record is held in memory. One longer than 256 MB is cut and will not parse."""
 
 _MAX_WHOLE_CHARACTERS = 1 << 28

@@ -45,7 +45,6 @@ _BESIDE_WORDS = re.compile(r"\d+[-.]\d+")
 
 _SAMPLE_ROWS = 100
 _SAMPLE_LINES = 2_000
-_LINE_BYTES = 1 << 20
 
 
 class Columns(NamedTuple):
@@ -97,10 +96,10 @@ def _rows_of(file: FoundFile, report: CorpusReport, column: str | None, words: b
     if file.kind in PARQUET:
         return _parquet_rows(file)
     if file.kind == ".tsv" and words is not False and _is_divided_columns(file, options):
-        return _sentences(open_lines(file, options, report, max_line_bytes=_LINE_BYTES), file.name)
+        return _sentences(open_lines(file, options, report), file.name)
     if file.kind in RECORDS:
         return _mappings(record_rows(file, options, report), file.name, report)
-    lines = open_lines(file, options, report, max_line_bytes=_LINE_BYTES)
+    lines = open_lines(file, options, report)
     sample = list(islice(lines, _SAMPLE_LINES))
     if words is None:
         words = _looks_like_columns([line for _, line in sample])
@@ -141,7 +140,7 @@ def _looks_like_columns(lines: Sequence[str]) -> bool:
 
 def _is_divided_columns(file: FoundFile, options: ReadOptions) -> bool:
     """Whether a file that is called a table is columns of words: blank lines stand between its sentences."""
-    lines = open_lines(file, options, CorpusReport(), max_line_bytes=_LINE_BYTES)
+    lines = open_lines(file, options, CorpusReport())
     sample = "\n".join(line for _, line in islice(lines, _SAMPLE_LINES)).strip().splitlines()
     return any(not line.strip() for line in sample) and _looks_like_columns(sample)
 
