@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 from bertsmith.config import TRAINED, DataConfig
 from bertsmith.corpus import CorpusReport
@@ -19,6 +19,7 @@ from bertsmith.prepare.facts import measure_split, most_frequent, unigram_loss
 from bertsmith.prepare.fingerprint import Inputs, difference, held_out_share, read_inputs
 from bertsmith.prepare.folder import PreparedFolder, holds_tokenizer
 from bertsmith.prepare.job import Job, Progress, Report, tell_nobody
+from bertsmith.prepare.reading import Text
 from bertsmith.prepare.tokenising import make_shards
 from bertsmith.tokenizer import Tokenizer, choose_vocab_size, extend_tokenizer, load_tokenizer, train_tokenizer
 
@@ -43,6 +44,12 @@ class Size:
     sections: int = 0
     characters: int = 0
     bytes: int = 0
+
+    def add(self, characters: int, text_bytes: int) -> None:
+        """Count a section of this size."""
+        self.sections += 1
+        self.characters += characters
+        self.bytes += text_bytes
 
 
 def build(job: Job, inputs: Inputs, state: dict[str, Any]) -> dict[str, Any]:
@@ -119,31 +126,20 @@ def _measure(job: Job, inputs: Inputs) -> dict[str, Any]:
     started = time.monotonic()
     job.progress("reading", 0.0)
     sizes = {share: {split: Size() for split in ("train", "validation")} for share in inputs.shares}
-    reports: dict[str, CorpusReport] = {}
-    accents, characters, learnt, known = 0, 0, SeenHashes(), 0
-    for name, corpus in (("text", inputs.corpus), ("validation", inputs.validation)):
-        if corpus is None:
-            continue
-        reports[name] = CorpusReport()
-        for section in corpus.sections(reports[name]):
-            count = len(section.text if section.text.isascii() else section.text.encode())
-            if name == "text":
-                accents, characters = accents + count_accents(section.text), characters + len(section.text)
-            if inputs.validation is not None:
-                known += not learnt.add(section.split_key) and name == "validation"
-            place = section_share(section, b"validation")  # hashed once; `split_of` is the rule
-            for share, parts in sizes.items():
-                part = parts["validation" if name == "validation" or place < share else "train"]
-                part.sections += 1
-                part.characters += len(section.text)
-                part.bytes += count
-        for line in reports[name].lines():
-            job.report(line if name == "text" else f"validation: {line}")
-    if known:
-        job.report(
-            f"validation: {known:,} of its {sizes[0.0]['validation'].sections:,} sections stand in the text, too, so "
-            "they are learnt from and the held-out loss will be too low; take them out of either"
-        )
+    accents, characters, learnt = 0, 0, SeenHashes()
+    reports = {"text": CorpusReport()}
+    for section in inputs.corpus.sections(reports["text"]):
+        size = len(section.text), len(section.text.encode())
+        accents, characters = accents + count_accents(section.text), characters + size[0]
+        if inputs.validation is not None:
+            learnt.add(section.split_key)
+        place = section_share(section, b"validation")  # hashed once; `split_of` is the rule
+        for share, parts in sizes.items():
+            parts["validation" if place < share else "train"].add(*size)
+    for line in reports["text"].lines():
+        job.report(line)
+    if inputs.validation is not None:
+        reports["validation"] = _measure_validation(job, inputs.validation, learnt, sizes[0.0]["validation"])
     job.progress("reading", 1.0)
     share = _least_share(job, {share: parts["validation"].characters for share, parts in sizes.items()})
     if share > inputs.shares[0]:
@@ -155,6 +151,22 @@ def _measure(job: Job, inputs: Inputs) -> dict[str, Any]:
         "corpus": {name: asdict(report) for name, report in reports.items()},
         "seconds": {"reading": round(time.monotonic() - started, 2)},
     }
+
+
+def _measure_validation(job: Job, text: Text, learnt: SeenHashes, size: Size) -> CorpusReport:
+    """Read a validation text of its own into `size`, and say where it is among what is learnt from."""
+    report, known = CorpusReport(), 0
+    for section in text.sections(report):
+        known += not learnt.add(section.split_key)
+        size.add(len(section.text), len(section.text.encode()))
+    for line in report.lines():
+        job.report(f"validation: {line}")
+    if known:
+        job.report(
+            f"validation: {known:,} of its {size.sections:,} sections stand in the text, too, so they are learnt from "
+            "and the held-out loss will be too low; take them out of either"
+        )
+    return report
 
 
 def _least_share(job: Job, held_out: Mapping[float, int]) -> float:
@@ -195,7 +207,7 @@ def _train(job: Job, inputs: Inputs, state: dict[str, Any]) -> Tokenizer:
         job.report(f"the tokenizer is trained on {sample:.1%} of the text: sections chosen by hash, about 200 MB")
     tokenizer = train_tokenizer(
         _training_texts(job, inputs, state, sample),
-        kind=cast(Literal["wordpiece", "bpe"], config.tokenizer),
+        kind=config.tokenizer,
         vocab_size=config.vocab_size or choose_vocab_size(size["bytes"]),
         lowercase=config.lowercase,
         strip_accents=state["strip_accents"],

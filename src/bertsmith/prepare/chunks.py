@@ -6,7 +6,6 @@ shards are the same for any number of workers and any interruptions.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple
@@ -45,10 +44,6 @@ class Chunk(NamedTuple):
     def characters(self) -> int:
         """Size of its text."""
         return sum(map(len, self.texts))
-
-    def to_bytes(self) -> bytes:
-        """The sections, for another process."""
-        return json.dumps([self.documents, self.texts], ensure_ascii=False).encode()
 
 
 def split_of(section: Section, fraction: float) -> Split:

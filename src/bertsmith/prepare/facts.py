@@ -10,17 +10,16 @@ from bertsmith.atomic import sha256
 from bertsmith.data.packing import Int64Array
 from bertsmith.data.shards import ShardContent, Split, read_manifest, read_shard, shard_name
 
-LENGTH_CLASSES = 40
-"""Powers of two that the length of a document is sorted by, in tokens."""
-
 COUNTED_TOKENS = 1 << 26
 """Enough to know frequencies, and read in less than a second from memory."""
 
 
-class _Documents(NamedTuple):
-    """Sizes of the documents of a shard, in order; one may go on in the next shard."""
+class _Sizes(NamedTuple):
+    """Sizes of sections or documents, in order."""
 
-    ordinal: Int64Array
+    document: Int64Array
+    """Its ordinal."""
+
     tokens: Int64Array
     sentences: Int64Array
 
@@ -39,7 +38,7 @@ class SplitFacts(NamedTuple):
 
 
 def measure_split(folder: Path, split: Split, vocab_size: int) -> SplitFacts:
-    """Read all shards of a split once.
+    """Read all shards of a split once; of each document its sizes are held.
 
     Args:
         folder: What holds the shards, numbered without a gap.
@@ -51,32 +50,38 @@ def measure_split(folder: Path, split: Split, vocab_size: int) -> SplitFacts:
     """
     counts = np.zeros(vocab_size, dtype=np.int64)
     shards: list[dict[str, Any]] = []
-    lengths = np.zeros(LENGTH_CLASSES, dtype=np.int64)
-    sections = sentences = in_several = 0
-    open_document = _Documents(*(np.empty(0, dtype=np.int64) for _ in range(3)))
+    sections = 0
+    parts: list[_Sizes] = []
     while (path := folder / shard_name(split, len(shards))).exists():
         content = read_shard(path)
         shards.append({"file": path.name, "size": path.stat().st_size, "sha256": sha256(path)})
         counts += np.bincount(content.ids, minlength=vocab_size)
         sections += len(content.section_document)
-        sentences += len(content.sentence_starts)
-        found = _join(open_document, _documents(content))
-        closed = _Documents(*(part[:-1] for part in found))
-        open_document = _Documents(*(part[-1:] for part in found))
-        lengths += _count_lengths(closed.tokens)
-        in_several += int(closed.tokens[closed.sentences >= 2].sum())
-    lengths += _count_lengths(open_document.tokens)
-    in_several += int(open_document.tokens[open_document.sentences >= 2].sum())
+        parts.append(_by_document(_section_sizes(content)))
+    documents = _by_document(_Sizes(*map(np.concatenate, zip(*parts, strict=True))))  # one may go on in the next shard
     tokens = int(counts.sum())
     entry = {
         "tokens": tokens,
         "sections": sections,
-        "documents": int(lengths.sum()),
-        "document_lengths": np.trim_zeros(lengths, "b").tolist(),
-        "sentences": sentences,
+        "documents": len(documents.tokens),
+        "document_lengths": np.bincount(np.frexp(documents.tokens)[1] - 1).tolist(),  # of 2^i to 2^(i + 1) - 1 tokens
+        "sentences": int(documents.sentences.sum()),
         "shards": shards,
     }
+    in_several = int(documents.tokens[documents.sentences >= 2].sum())
     return SplitFacts(entry, counts, in_several / max(tokens, 1))
+
+
+def _section_sizes(content: ShardContent) -> _Sizes:
+    tokens = np.diff(content.section_starts).astype(np.int64)
+    sentences = np.diff(np.searchsorted(content.sentence_starts, content.section_starts))
+    return _Sizes(content.section_document, tokens, sentences)
+
+
+def _by_document(sizes: _Sizes) -> _Sizes:
+    """Add up what is of one document."""
+    first = np.flatnonzero(np.diff(sizes.document, prepend=-1))
+    return _Sizes(sizes.document[first], np.add.reduceat(sizes.tokens, first), np.add.reduceat(sizes.sentences, first))
 
 
 def count_ids(folder: Path, split: Split, vocab_size: int, *, most: int = COUNTED_TOKENS) -> npt.NDArray[np.int64]:
@@ -106,37 +111,10 @@ def shards_to_count(facts: dict[str, Any], most: int) -> list[dict[str, Any]]:
     return shards
 
 
-def _count_lengths(tokens: Int64Array) -> Int64Array:
-    """How many documents have 2^i to 2^(i + 1) - 1 tokens, for each i."""
-    power = np.frexp(np.maximum(tokens, 1))[1] - 1
-    return np.bincount(np.minimum(power, LENGTH_CLASSES - 1), minlength=LENGTH_CLASSES)
-
-
 def most_frequent(counts: npt.NDArray[np.int64], number: int) -> list[list[int]]:
     """The ids that occur most often, most frequent first, each with its count; those that never occur are left out."""
     order = np.argsort(-counts, kind="stable")[:number]
     return [[int(index), int(counts[index])] for index in order if counts[index]]
-
-
-def _documents(content: ShardContent) -> _Documents:
-    """Add up the sections of each document."""
-    ordinal = content.section_document
-    if not len(ordinal):
-        return _Documents(ordinal, ordinal, ordinal)
-    first = np.flatnonzero(np.diff(ordinal, prepend=ordinal[0] - 1))
-    tokens = np.diff(content.section_starts.astype(np.int64))
-    sentences = np.diff(np.searchsorted(content.sentence_starts, content.section_starts))
-    return _Documents(ordinal[first], np.add.reduceat(tokens, first), np.add.reduceat(sentences, first))
-
-
-def _join(before: _Documents, after: _Documents) -> _Documents:
-    """Put the documents of two shards in a row; one that goes on is added up."""
-    if not (len(before.ordinal) and len(after.ordinal) and before.ordinal[-1] == after.ordinal[0]):
-        return _Documents(*map(np.concatenate, zip(before, after, strict=True)))
-    tokens, sentences = after.tokens.copy(), after.sentences.copy()
-    tokens[0] += before.tokens[-1]
-    sentences[0] += before.sentences[-1]
-    return _Documents(after.ordinal, tokens, sentences)
 
 
 def unigram_loss(train: npt.NDArray[np.int64], validation: npt.NDArray[np.int64]) -> float:

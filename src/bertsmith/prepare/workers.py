@@ -97,7 +97,7 @@ class _Workers:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            _write(process.stdin, chunk.to_bytes())
+            _write(process.stdin, json.dumps([chunk.documents, chunk.texts], ensure_ascii=False).encode())
             answer = _read(process.stdout)
         except (BrokenPipeError, EOFError) as error:
             raise UserError(
