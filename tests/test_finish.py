@@ -20,7 +20,7 @@ from bertsmith.checkpoint_folders import checkpoint_name
 from bertsmith.config import TrainingConfig
 from bertsmith.data.shards import open_shards
 from bertsmith.errors import UserError
-from bertsmith.fillings import SENTENCE_TOKENS, hide_words, printable
+from bertsmith.fillings import SENTENCE_TOKENS, hide_words, one_line
 from bertsmith.finish import publish_model
 from bertsmith.intervals import wilson_interval
 from bertsmith.metrics import read_metrics
@@ -305,7 +305,7 @@ def test_text_without_ordinary_words_gives_no_example(pairs: Finished) -> None:
 
 
 def test_what_is_shown_cannot_steer_the_terminal() -> None:
-    assert printable("a\x1b[31m b\n\u202ec") == "a [31m b c"
+    assert one_line("a\x1b[31m b\n\u202ec") == "a [31m b c"
 
 
 def test_finishing_again_leaves_the_folder_as_it_is(pairs: Finished, tmp_path: Path) -> None:

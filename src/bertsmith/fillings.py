@@ -75,7 +75,7 @@ def fill_examples(model: AnyPretrainingModel, tokenizer: Tokenizer, examples: It
     return fillings
 
 
-def printable(text: str) -> str:
+def one_line(text: str) -> str:
     """A text as one line, without characters that could steer a terminal."""
     return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 

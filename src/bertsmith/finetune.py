@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from bertsmith.errors import UserError
-from bertsmith.fillings import printable
+from bertsmith.fillings import one_line
 from bertsmith.finetuning.any_classifier import inspect_folder, refuse_unfit
 from bertsmith.finetuning.config import FinetuneConfig
 from bertsmith.finetuning.folder import SETTINGS, find_model, model_hash, open_settings, save_settings
@@ -186,7 +186,7 @@ def facts_of(task: TaskData, source: Path) -> dict[str, Any]:
 def describe_task(task: TaskData, config: FinetuneConfig, reads: str) -> list[str]:
     """What is about to happen, as lines."""
     labels = task.head.labels
-    names = ", ".join(printable(label)[:40] for label in labels[:8]) + (", ..." if len(labels) > 8 else "")
+    names = ", ".join(one_line(label)[:40] for label in labels[:8]) + (", ..." if len(labels) > 8 else "")
     what = "a number" if task.kind == "regression" else f"{len(labels)} labels ({names})"
     sizes = [
         f"{name} {len(part.examples):,}"

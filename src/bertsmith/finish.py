@@ -10,7 +10,7 @@ from typing import Any
 from bertsmith import atomic
 from bertsmith.card import PAIRS, model_card
 from bertsmith.errors import UserError
-from bertsmith.fillings import Filling, fill_examples, hide_words, printable
+from bertsmith.fillings import Filling, fill_examples, hide_words, one_line
 from bertsmith.finetuning.any_classifier import AnyClassifier, ForeignClassifier
 from bertsmith.intervals import wilson_interval
 from bertsmith.metrics import EVALUATION
@@ -166,6 +166,6 @@ def filled_masks(fillings: Sequence[Filling]) -> list[str]:
     lines = []
     for filling in fillings:
         ranked = ", ".join(f"{token} {probability:.0%}" for token, probability in filling.guesses)
-        text = printable(f"{filling.before} {filling.mask}{filling.after}")
+        text = one_line(f"{filling.before} {filling.mask}{filling.after}")
         lines.append(f"  {text}  (true: {filling.truth}; guessed: {ranked})")
     return ["masks filled in held-out text:", *lines] if lines else []
