@@ -13,14 +13,13 @@ import torch.nn.functional as F
 
 from bertsmith.finetuning.config import FinetuneConfig
 from bertsmith.finetuning.tasks.batches import by_length, collate, rows_of_step
-from bertsmith.finetuning.tasks.dataset import fingerprint_of
+from bertsmith.finetuning.tasks.dataset import fingerprint_of, targets_of
 from bertsmith.finetuning.tasks.encoding import Encoded, encode_texts, shorten
 from bertsmith.finetuning.tasks.examples import Example, find_labels, read_labelled
 from bertsmith.finetuning.tasks.objective import balanced_weights, example_losses, make_objective
 from bertsmith.finetuning.tasks.row_sums import row_sums
 from bertsmith.finetuning.tasks.scores import calibration, choosing_metric, score_all
 from bertsmith.finetuning.tasks.split import hold_out
-from bertsmith.finetuning.tasks.targets import targets_of
 from bertsmith.model.classifier import BertClassifier, Head
 from bertsmith.step import train_step
 from bertsmith.tokenizer import Tokenizer, load_tokenizer

@@ -112,23 +112,21 @@ def finetune_and_judge(
 
         tries = list_tries(folder, config)
         for attempt in tries:
-            if attempt.result is None:
+            if not attempt.result_file.exists():
                 run_try(work, attempt, reporter)
         chosen = choose(tries, work.metric)
 
         best = best_model(work, chosen)
         judged, seconds = {}, {}
-        for part in ("validation", "test"):
-            if getattr(task, part) is not None:
-                began = time.monotonic()
-                judged[part] = judge_model(work, best, part=part, precision="float32", scaled=True)
-                seconds[part] = time.monotonic() - began
-        results = [attempt.result or {} for attempt in tries]
+        for name, part in task.held_out.items():
+            began = time.monotonic()
+            judged[name] = judge_model(work, best, part, precision="float32", scaled=True)
+            seconds[name] = time.monotonic() - began
         outcome = Outcome(
             task,
             config,
             judged,
-            results,
+            [attempt.result for attempt in tries],
             chosen.number,
             parameters=sum(p.numel() for p in best.parameters()),
             reads=start.reads,
@@ -188,11 +186,7 @@ def describe_task(task: TaskData, config: FinetuneConfig, reads: str) -> list[st
     labels = task.head.labels
     names = ", ".join(one_line(label)[:40] for label in labels[:8]) + (", ..." if len(labels) > 8 else "")
     what = "a number" if task.kind == "regression" else f"{len(labels)} labels ({names})"
-    sizes = [
-        f"{name} {len(part.examples):,}"
-        for name, part in (("train", task.train), ("validation", task.validation), ("test", task.test))
-        if part
-    ]
+    sizes = [f"{name} {len(part.examples):,}" for name, part in task.parts.items()]
     lines = [f"{task.kind} of {task.columns.describe()}: {what}; rows: {', '.join(sizes)}", *task.notes]
     if not task.head.per_token:
         lines.append(f"a text is read as {reads}")
@@ -208,6 +202,6 @@ def choose(tries: list[Try], metric: str) -> Try:
     """The try with the best validation score; of equal ones the first."""
     best = tries[0]
     for attempt in tries[1:]:
-        if is_better(metric, (attempt.result or {})["score"], (best.result or {})["score"]):
+        if is_better(metric, attempt.result["score"], best.result["score"]):
             best = attempt
     return best

@@ -12,7 +12,7 @@ import numpy as np
 from bertsmith import atomic
 from bertsmith.card import markdown_table
 from bertsmith.finetuning.config import FinetuneConfig
-from bertsmith.finetuning.tasks.dataset import Part, TaskData
+from bertsmith.finetuning.tasks.dataset import TaskData
 from bertsmith.finetuning.tasks.examples import label_counts
 from bertsmith.finetuning.tasks.scores import FloatArray, majority
 from bertsmith.finetuning.tasks.scoring import Judged
@@ -49,11 +49,6 @@ class Outcome:
         """The part that the result is stated on."""
         return "test" if "test" in self.judged else "validation"
 
-    def part(self, name: str) -> Part:
-        """The rows of a part."""
-        part: Part = getattr(self.task, name)
-        return part
-
     @property
     def sentence_vector(self) -> str | None:
         """What the layer reads, in words; None for tagging."""
@@ -63,18 +58,16 @@ class Outcome:
 def write_scores(folder: Path, outcome: Outcome) -> None:
     """Write metrics.json: scores by name, then what they were made of."""
     values: dict[str, Any] = {}
-    for part in reversed(sorted(outcome.judged)):
-        judged = outcome.judged[part]
+    for part, judged in outcome.judged.items():
         values |= {f"{part}_{name}": value for name, value in judged.scores.values.items()}
         values[f"{part}_loss"] = judged.loss
-        counts = label_counts(outcome.part(part).examples, outcome.task.head.labels)
+        counts = label_counts(outcome.task.parts[part].examples, outcome.task.head.labels)
         if (share := majority(outcome.task.kind, counts)) is not None:
             values[f"{part}_majority_accuracy"] = share
-    parts = ("train", *outcome.judged)
     facts = {
         "task": outcome.task.kind,
         "metric": outcome.config.metric,
-        "rows": {name: len(outcome.part(name).examples) for name in parts},
+        "rows": {name: len(part.examples) for name, part in outcome.task.parts.items()},
         "parameters": outcome.parameters,
         "sentence_vector": outcome.sentence_vector,
         "chosen_try": outcome.chosen,
@@ -95,9 +88,8 @@ def answer(kind: str, labels: tuple[str, ...], given: FloatArray) -> tuple[str, 
     if kind == "regression":
         return f"{given[0]:.9g}", ""  # all that float32 has
     if kind == "multi-label":
-        chosen = [number for number in range(len(labels)) if given[number] > 0.5]
-        return tuple(LIST_SEPARATOR.join(each) for each in  # type: ignore[return-value]
-                     ([labels[n] for n in chosen], [f"{given[n]:.6f}" for n in chosen]))  # fmt: skip
+        chosen = [(labels[n], f"{given[n]:.6f}") for n in np.flatnonzero(given > 0.5)]
+        return LIST_SEPARATOR.join(name for name, _ in chosen), LIST_SEPARATOR.join(share for _, share in chosen)
     best = int(given.argmax())
     return labels[best], f"{given[best]:.6f}"
 
@@ -124,7 +116,8 @@ def csv_line(cells: Iterable[Any]) -> str:
 
 def write_mistakes(folder: Path, outcome: Outcome) -> None:
     """Write mistakes.csv: the wrong rows of the last part with the highest loss; the numbers farthest off."""
-    judged, part, task = outcome.judged[outcome.last], outcome.part(outcome.last), outcome.task
+    task, judged = outcome.task, outcome.judged[outcome.last]
+    part = task.parts[outcome.last]
     truths = part.by_row(part.targets)
     lines = [csv_line(["row", "loss", "truth", "prediction", "probability", "text", "text_pair"])]
     for number in np.argsort(-judged.row_losses, kind="stable"):
@@ -163,8 +156,8 @@ def describe_outcome(outcome: Outcome) -> list[str]:
             )
     for part, judged in outcome.judged.items():
         parts = [f"{name.replace('_', ' ')} {shown(value)}" for name, value in judged.scores.values.items()]
-        lines.append(f"{part} ({len(outcome.part(part).examples):,} rows): {', '.join(parts)}")
-    counts = label_counts(outcome.part(outcome.last).examples, outcome.task.head.labels)
+        lines.append(f"{part} ({len(outcome.task.parts[part].examples):,} rows): {', '.join(parts)}")
+    counts = label_counts(outcome.task.parts[outcome.last].examples, outcome.task.head.labels)
     if (share := majority(outcome.task.kind, counts)) is not None:
         low, high = outcome.judged[outcome.last].scores.details["accuracy_interval"]
         lines.append(
@@ -192,7 +185,7 @@ def model_card(outcome: Outcome) -> str:
     settings = [
         ("task", task.kind),
         ("labels", "a number" if task.kind == "regression" else f"{len(task.head.labels)}"),
-        *((f"{name} rows", f"{len(outcome.part(name).examples):,}") for name in ("train", *outcome.judged)),
+        *((f"{name} rows", f"{len(part.examples):,}") for name, part in task.parts.items()),
         ("what the layer reads", outcome.sentence_vector or "the output at the first piece of each word"),
         ("peak learning rate", f"{chosen['learning_rate']:g}, {config.schedule}"),
         (

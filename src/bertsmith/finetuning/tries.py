@@ -6,6 +6,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from bertsmith.data.keyed import Stream, keyed_seed
@@ -13,7 +14,6 @@ from bertsmith.finetuning.any_classifier import AnyClassifier, start_classifier
 from bertsmith.finetuning.config import FinetuneConfig
 from bertsmith.finetuning.tasks.dataset import TaskData
 from bertsmith.finetuning.tasks.objective import Objective, balanced_weights, make_objective
-from bertsmith.finetuning.tasks.targets import mean_and_deviation
 
 RATE_FACTORS = (1.0, 0.5, 2.0)
 """Rates of the tries, times the one given; every third try has a new seed."""
@@ -29,10 +29,14 @@ class Try:
     seed: int
 
     @property
-    def result(self) -> dict[str, Any] | None:
-        """What came out; None while it is not over."""
-        path = self.folder / "result.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    def result_file(self) -> Path:
+        """Is there when the try is over."""
+        return self.folder / "result.json"
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What came out of a try that is over."""
+        return dict(json.loads(self.result_file.read_text(encoding="utf-8")))
 
 
 def list_tries(folder: Path, config: FinetuneConfig) -> list[Try]:
@@ -81,7 +85,17 @@ class Work:
     @property
     def scale(self) -> tuple[float, float]:
         """Mean and standard deviation of the numbers to learn; 0 and 1 for other tasks."""
-        return mean_and_deviation(self.data.train.examples) if self.data.kind == "regression" else (0.0, 1.0)
+        if self.data.kind != "regression":
+            return 0.0, 1.0
+        values = np.concatenate(self.data.train.targets)
+        return float(values.mean()), float(values.std()) or 1.0
+
+    def learning_targets(self) -> list[np.ndarray]:
+        """The targets as a model learns them: numbers with mean 0 and standard deviation 1."""
+        if self.data.kind != "regression":
+            return self.data.train.targets
+        mean, deviation = self.scale
+        return [((target - mean) / deviation).astype(np.float32) for target in self.data.train.targets]
 
     def new_model(self, seed: int) -> AnyClassifier:
         """The model as a try begins it, the same at each call."""

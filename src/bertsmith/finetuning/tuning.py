@@ -30,8 +30,9 @@ from bertsmith.checkpoint_folders import (
 from bertsmith.errors import UserError
 from bertsmith.finetuning.any_classifier import AnyClassifier
 from bertsmith.finetuning.tasks.batches import TaskBatch, by_length, collate, rows_of_step
+from bertsmith.finetuning.tasks.dataset import Part
 from bertsmith.finetuning.tasks.scores import is_better
-from bertsmith.finetuning.tasks.scoring import Judged, all_logits, judge, learning_targets
+from bertsmith.finetuning.tasks.scoring import Judged, all_logits, judge
 from bertsmith.finetuning.tries import Try, Work
 from bertsmith.interrupt import Interrupted, listening
 from bertsmith.machine.measure import fastest
@@ -72,7 +73,7 @@ def run_try(work: Work, attempt: Try, reporter: Reporter) -> None:
             shutil.rmtree(later)
     train(work, attempt, model, optimizer, state, reporter=reporter)
     facts = {"learning_rate": attempt.learning_rate, "seed": attempt.seed, "steps": state["step"]}
-    atomic.write_json(attempt.folder / "result.json", facts | state["best"] | {"seconds": round(state["seconds"], 2)})
+    atomic.write_json(attempt.result_file, facts | state["best"] | {"seconds": round(state["seconds"], 2)})
     shutil.rmtree(attempt.folder / "checkpoints", ignore_errors=True)  # superseded by the result
 
 
@@ -138,7 +139,7 @@ def train(
 
 def batches_from(work: Work, seed: int, first_step: int) -> Iterator[list[TaskBatch]]:
     """The micro-batches of each step from `first_step` on. The step number alone says which rows it has."""
-    inputs, targets = work.data.train.inputs, learning_targets(work.data, *work.scale)
+    inputs, targets = work.data.train.inputs, work.learning_targets()
     for step in range(first_step, work.steps):
         numbers = rows_of_step(step, count=len(inputs), batch_size=work.batch_size, seed=seed)
         groups = by_length(inputs, numbers, work.config.micro_batch_tokens)
@@ -165,22 +166,21 @@ def refuse_divergence(skipped: int, step: int, attempt: Try) -> None:
         )
 
 
-def judge_model(work: Work, model: AnyClassifier, *, part: str, precision: str, scaled: bool) -> Judged:
+def judge_model(work: Work, model: AnyClassifier, part: Part, *, precision: str, scaled: bool) -> Judged:
     """Score a model on a part of the data.
 
     Args:
         work: The run.
         model: On its device.
-        part: "validation" or "test".
+        part: Held-out rows.
         precision: "float32" or "bfloat16".
         scaled: Whether it gives numbers as they are in the data.
     """
-    rows = getattr(work.data, part)
-    logits = all_logits(model, rows.inputs, places=work.config.micro_batch_tokens, precision=precision)
+    logits = all_logits(model, part.inputs, places=work.config.micro_batch_tokens, precision=precision)
     if not scaled and work.data.kind == "regression":
         mean, deviation = work.scale
         logits = [each.double() * deviation + mean for each in logits]
-    return judge(logits, rows, work.data.head)
+    return judge(logits, part, work.data.head)
 
 
 def validate(work: Work, attempt: Try, model: AnyClassifier, state: dict[str, Any]) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def validate(work: Work, attempt: Try, model: AnyClassifier, state: dict[str, An
     Returns:
         The scores, by name with "validation_" before it.
     """
-    judged = judge_model(work, model, part="validation", precision=work.config.precision, scaled=False)
+    judged = judge_model(work, model, work.data.validation, precision=work.config.precision, scaled=False)
     score, best = judged.scores.values[work.metric], state["best"]
     measured = {f"validation_{name}": value for name, value in judged.scores.values.items()}
     measured["validation_loss"] = judged.loss
@@ -231,7 +231,7 @@ def best_model(work: Work, attempt: Try) -> AnyClassifier:
     Raises:
         UserError: Its weights are damaged.
     """
-    weights = attempt.folder / "best" / checkpoint_name((attempt.result or {})["best_step"])
+    weights = attempt.folder / "best" / checkpoint_name(attempt.result["best_step"])
     if problem := find_damage(weights):
         raise UserError(f"{weights} is damaged ({problem}); start again with another -o")
     model = work.new_model(attempt.seed)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -14,13 +15,13 @@ from bertsmith.finetuning.tasks.examples import (
     Example,
     find_labels,
     label_counts,
+    names_of,
     read_labelled,
     refuse_unseen,
 )
 from bertsmith.finetuning.tasks.rows import Columns
 from bertsmith.finetuning.tasks.scores import require_libraries
 from bertsmith.finetuning.tasks.split import hold_out, shared_texts, text_key
-from bertsmith.finetuning.tasks.targets import targets_of
 from bertsmith.model.classifier import PROBLEM_TYPES, Head
 from bertsmith.tokenizer import Tokenizer
 
@@ -64,6 +65,16 @@ class TaskData:
 
     fingerprint: str
     """Hash of all rows and the division."""
+
+    @property
+    def held_out(self) -> dict[str, Part]:
+        """Rows that are not learnt from: validation, and test where there is one."""
+        return {"validation": self.validation} | ({"test": self.test} if self.test else {})
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """All rows: train, then those held out."""
+        return {"train": self.train, **self.held_out}
 
     @property
     def kind(self) -> Kind:
@@ -149,6 +160,31 @@ def encode_part(examples: list[Example], head: Head, tokenizer: Tokenizer, lengt
         tokenizer, [each.text for each in examples], [each.pair for each in examples], max_length=length
     )
     return Part(examples, encoded.sequences, targets_of(examples, encoded.sequences, head), encoded.cut)
+
+
+def targets_of(examples: Sequence[Example], inputs: Sequence[Input], head: Head) -> list[np.ndarray]:
+    """Labels as numbers.
+
+    Args:
+        examples: The rows that the inputs were made from.
+        inputs: In the order of the rows; several inputs of one sentence follow each other.
+        head: Knows all labels of the examples.
+
+    Returns:
+        For each input int64 [1], or [words] for tagging; float32 [1, C] for several labels; float64 [1, 1] for a
+        number, as float32 would change large ones that differ little.
+    """
+    index = {name: number for number, name in enumerate(head.labels)}
+    if head.kind == "regression":
+        return [np.array([[examples[each.row].label]], dtype=np.float64) for each in inputs]
+    if head.kind == "multi-label":
+        targets = [np.zeros((1, len(index)), dtype=np.float32) for _ in inputs]
+        for each, present in zip(inputs, targets, strict=True):
+            present[0, [index[name] for name in names_of(examples[each.row].label)]] = 1
+        return targets
+    numbers = (index[name] for example in examples for name in names_of(example.label))
+    counts = (len(each.places) if head.per_token else 1 for each in inputs)
+    return [np.array(list(islice(numbers, count)), dtype=np.int64) for count in counts]
 
 
 def _warnings(parts: dict[str, Part], length: int, config: FinetuneConfig, head: Head) -> list[str]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bertsmith.finetuning.any_classifier import AnyClassifier
 from bertsmith.finetuning.tasks.batches import by_length, collate
-from bertsmith.finetuning.tasks.dataset import Part, TaskData
+from bertsmith.finetuning.tasks.dataset import Part
 from bertsmith.finetuning.tasks.encoding import Input
 from bertsmith.finetuning.tasks.objective import example_losses, probabilities, score
 from bertsmith.finetuning.tasks.scores import FloatArray, Scores, score_all
@@ -76,10 +76,3 @@ def judge(logits: Sequence[Tensor], part: Part, head: Head) -> Judged:
     given = part.by_row([probabilities(head, each).numpy() for each in logits])
     scores = score_all(head.kind, head.labels, given, part.by_row(part.targets))  # type: ignore[arg-type]
     return Judged(scores, float(rows.sum()) / count, rows, given)
-
-
-def learning_targets(data: TaskData, mean: float, deviation: float) -> list[np.ndarray]:
-    """The targets as the model learns them: numbers with mean 0 and standard deviation 1."""
-    if data.kind != "regression":
-        return data.train.targets
-    return [((target - mean) / deviation).astype(np.float32) for target in data.train.targets]
