@@ -59,7 +59,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path
     found = newest_checkpoint(tmp_path)
     assert found.folder == good
     assert len(found.damaged) == 1
-    assert bad.name in found.damaged[0]
+    assert bad.name in found.damaged[bad]
 
 
 def test_a_copy_that_a_user_made_is_neither_used_nor_removed(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_kill_between_any_two_writes_leaves_a_good_checkpoint(
             finished = False
         left[0] = 1000
         found = newest_checkpoint(folder)
-        assert found.damaged == []
+        assert found.damaged == {}
         assert found.folder is not None
         assert read_state(found.folder)["step"] in ({3} if finished else {2, 3})
         assert read_state(save(folder, 4))["step"] == 4

@@ -5,6 +5,7 @@ Apart from it, since looking at a run needs no PyTorch, which takes seconds to l
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +22,8 @@ class Found(NamedTuple):
     """The newest checkpoint that is whole."""
 
     folder: Path | None
-    damaged: list[str]
-    """One line for each newer checkpoint that was passed over."""
-
-    damaged_folders: list[Path]
+    damaged: dict[Path, str]
+    """Newer checkpoints that were passed over, and a line about each."""
 
 
 def checkpoint_name(step: int) -> str:
@@ -39,20 +38,20 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def newest_checkpoint(folder: Path) -> Found:
     """Find the newest checkpoint that is whole, by sizes, headers and hashes."""
-    damaged: list[str] = []
-    folders: list[Path] = []
+    damaged: dict[Path, str] = {}
     for checkpoint in reversed(list_checkpoints(folder)):
         problem = find_damage(checkpoint)
         if problem is None:
-            return Found(checkpoint, damaged, folders)
-        folders.append(checkpoint)
-        damaged.append(f"checkpoint {checkpoint.name} is damaged ({problem}) and is passed over")
-    return Found(None, damaged, folders)
+            return Found(checkpoint, damaged)
+        damaged[checkpoint] = f"checkpoint {checkpoint.name} is damaged ({problem}) and is passed over"
+    return Found(None, damaged)
 
 
-def set_aside(checkpoint: Path) -> Path:
-    """Rename a damaged checkpoint, so that it neither counts as one nor stands in the way of its step."""
-    return checkpoint.rename(atomic.next_free(checkpoint.with_name(f"damaged-{checkpoint.name}")))
+def set_damaged_aside(found: Found, warn: Callable[[str], object]) -> None:
+    """Rename damaged checkpoints, so that they neither count as such nor stand in the way of their steps."""
+    for checkpoint, line in found.damaged.items():
+        kept = checkpoint.rename(atomic.next_free(checkpoint.with_name(f"damaged-{checkpoint.name}")))
+        warn(f"{line}; it is kept as {kept.name}")
 
 
 def find_damage(checkpoint: Path) -> str | None:

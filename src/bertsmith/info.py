@@ -150,7 +150,7 @@ def _checkpoints(run: Run, damaged: list[str], *, verify: bool) -> dict[str, Any
     """Names of the checkpoints, and the newest whole one, which the run would go on from."""
     found = newest_checkpoint(run.checkpoints)
     names = [checkpoint.name for checkpoint in list_checkpoints(run.checkpoints)]
-    damaged += found.damaged
+    damaged += found.damaged.values()
     newest = found.folder.name if found.folder else None
     older = names[: names.index(newest)] if newest in names else []
     for name in older if verify else []:

@@ -85,7 +85,7 @@ def _read_checkpoint(folder: Path, reporter: Reporter) -> tuple[AnyPretrainingMo
     """The model as it was at the newest whole checkpoint of a run."""
     run = read_run(folder)
     found = newest_checkpoint(run.checkpoints)
-    for line in found.damaged:
+    for line in found.damaged.values():
         reporter.warn(line)
     if found.folder is None:
         raise UserError(

@@ -20,7 +20,7 @@ from bertsmith import distributed
 from bertsmith.averaging import WeightAverage
 from bertsmith.budget import REVISIONS
 from bertsmith.checkpoint import load_checkpoint
-from bertsmith.checkpoint_folders import Found, list_checkpoints, newest_checkpoint, read_state, set_aside
+from bertsmith.checkpoint_folders import Found, list_checkpoints, newest_checkpoint, read_state, set_damaged_aside
 from bertsmith.data.keyed import text_hash
 from bertsmith.diary import Diary
 from bertsmith.errors import UserError
@@ -169,8 +169,7 @@ def set_up(
     run = open_run(folder, given, origin)
     stack.enter_context(mistakes_forgotten(run))
     found = newest_checkpoint(run.checkpoints)
-    for line, damaged in zip(found.damaged, found.damaged_folders, strict=True):
-        reporter.warn(f"{line}; it is kept as {set_aside(damaged).name}")
+    set_damaged_aside(found, reporter.warn)
     if found.damaged and found.folder is None:
         reporter.warn("no whole checkpoint is left: the run begins again with its first step")
     source = take_init(run) if found.folder is None else None

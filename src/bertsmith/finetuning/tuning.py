@@ -25,7 +25,7 @@ from bertsmith.checkpoint_folders import (
     list_checkpoints,
     newest_checkpoint,
     read_state,
-    set_aside,
+    set_damaged_aside,
 )
 from bertsmith.errors import UserError
 from bertsmith.finetuning.any_classifier import AnyClassifier
@@ -63,8 +63,7 @@ def run_try(work: Work, attempt: Try, reporter: Reporter) -> None:
     )
     state: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "skipped": 0, "best": None, "stale": 0}
     found = newest_checkpoint(attempt.folder / "checkpoints")
-    for line, damaged in zip(found.damaged, found.damaged_folders, strict=True):
-        reporter.warn(f"{line}; it is kept as {set_aside(damaged).name}")
+    set_damaged_aside(found, reporter.warn)
     if found.folder is not None:
         load_checkpoint(found.folder, model, optimizer)
         state = read_state(found.folder)
