@@ -20,7 +20,7 @@ from bertsmith.evaluation.token_scores import score_text
 from bertsmith.model import Packed
 from bertsmith.predict import load_for_prediction
 from bertsmith.prepare.chunks import tokenise
-from bertsmith.prepare.fingerprint import read_inputs
+from bertsmith.prepare.inputs import read_inputs
 from bertsmith.tokenizer import Tokenizer, train_tokenizer
 
 from references import CLASSES, SHAPE, transformers, write_foreign

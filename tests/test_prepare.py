@@ -22,10 +22,10 @@ from bertsmith.config import DataConfig
 from bertsmith.corpus import open_corpus, split_sentences
 from bertsmith.data.shards import MANIFEST, open_shards
 from bertsmith.errors import UserError
-from bertsmith.prepare import Prepared, build, chunks, fingerprint, held_out_sections, make_tokenizer, prepare, reading
+from bertsmith.prepare import Prepared, build, chunks, held_out_sections, inputs, make_tokenizer, prepare
 from bertsmith.prepare.accents import count_accents
 from bertsmith.prepare.chunks import chunk_characters, split_of
-from bertsmith.prepare.reading import Text
+from bertsmith.prepare.inputs import Text
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
 
 LENGTH = 16
@@ -517,7 +517,7 @@ def test_more_of_a_small_text_is_held_out_when_no_share_is_given(text: Path, tmp
     prepared, lines = run(config, tmp_path / "run")
     share = prepared.manifest["validation_fraction"]
     assert any(f"{share:.0%} of its sections are held out instead of 1%" in line for line in lines)
-    smaller = next(each for each in reversed(fingerprint.SHARES) if each < share)
+    smaller = next(each for each in reversed(inputs.SHARES) if each < share)
     sections = list(open_corpus((str(text),), text_field=None, document="auto", encoding=None).sections())
     counts = {each: sum(split_of(section, each) == "validation" for section in sections) for each in (smaller, share)}
     assert prepared.manifest["sizes"]["validation"]["sections"] == counts[share] > counts[smaller]
@@ -533,7 +533,7 @@ def test_more_of_a_small_text_is_held_out_when_no_share_is_given(text: Path, tmp
 def test_where_no_share_is_plenty_the_largest_is_taken(tmp_path: Path) -> None:
     text = write_text(tmp_path / "text.jsonl", documents=75)
     prepared, _ = run(settings(text, validation_fraction=None), tmp_path / "run")
-    assert prepared.manifest["validation_fraction"] == max(fingerprint.SHARES)
+    assert prepared.manifest["validation_fraction"] == max(inputs.SHARES)
     assert prepared.manifest["sizes"]["validation"]["bytes"] < 1.5 * 4 * 100 * LENGTH
 
 
@@ -700,7 +700,7 @@ def test_a_small_text_is_read_from_the_disk_once(text: Path) -> None:
 
 
 def test_a_large_text_is_read_again_each_time(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "HELD_CHARACTERS", 10_000)
+    monkeypatch.setattr(inputs, "HELD_CHARACTERS", 10_000)
     streamed = Text(open_corpus((str(text),), text_field=None, document="auto", encoding=None))
     first = list(streamed.sections())
     assert list(streamed.sections()) == first

@@ -13,7 +13,7 @@ the text, and what is finished when the process is killed is not done again.
     adopt.py        a text that was prepared before
     build.py        the three readings, then the manifest
     tokenising.py   the third reading
-    reading.py      a text that is read several times
+    inputs.py       the text, which is read several times, and the tokenizer that is given
     chunks.py       what one task is
     workers.py      the processes that do them
     accents.py      whether accents go with lower-casing

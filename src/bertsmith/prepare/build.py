@@ -16,10 +16,10 @@ from bertsmith.errors import UserError, suggestion
 from bertsmith.prepare.accents import RARE, count_accents
 from bertsmith.prepare.chunks import section_share, split_of
 from bertsmith.prepare.facts import measure_split, most_frequent, unigram_loss
-from bertsmith.prepare.fingerprint import Inputs, difference, held_out_share, read_inputs
+from bertsmith.prepare.fingerprint import difference
 from bertsmith.prepare.folder import PreparedFolder, holds_tokenizer
+from bertsmith.prepare.inputs import Inputs, Text, held_out_share, read_inputs
 from bertsmith.prepare.job import Job, Progress, Report, tell_nobody
-from bertsmith.prepare.reading import Text
 from bertsmith.prepare.tokenising import make_shards
 from bertsmith.tokenizer import Tokenizer, choose_vocab_size, extend_tokenizer, load_tokenizer, train_tokenizer
 

@@ -30,7 +30,7 @@ class SplitFacts(NamedTuple):
     manifest: dict[str, Any]
     """Its entry in the manifest: counts, and the shards with size and hash."""
 
-    counts: npt.NDArray[np.int64]
+    counts: Int64Array
     """[V]. How often each id occurs."""
 
     multi_sentence_fraction: float
@@ -84,7 +84,7 @@ def _by_document(sizes: _Sizes) -> _Sizes:
     return _Sizes(sizes.document[first], np.add.reduceat(sizes.tokens, first), np.add.reduceat(sizes.sentences, first))
 
 
-def count_ids(folder: Path, split: Split, vocab_size: int, *, most: int = COUNTED_TOKENS) -> npt.NDArray[np.int64]:
+def count_ids(folder: Path, split: Split, vocab_size: int, *, most: int = COUNTED_TOKENS) -> Int64Array:
     """How often each id occurs in a split; in a large one, in every n-th of its shards.
 
     Args:
@@ -111,13 +111,13 @@ def shards_to_count(facts: dict[str, Any], most: int) -> list[dict[str, Any]]:
     return shards
 
 
-def most_frequent(counts: npt.NDArray[np.int64], number: int) -> list[list[int]]:
+def most_frequent(counts: Int64Array, number: int) -> list[list[int]]:
     """The ids that occur most often, most frequent first, each with its count; those that never occur are left out."""
     order = np.argsort(-counts, kind="stable")[:number]
     return [[int(index), int(counts[index])] for index in order if counts[index]]
 
 
-def unigram_loss(train: npt.NDArray[np.int64], validation: npt.NDArray[np.int64]) -> float:
+def unigram_loss(train: Int64Array, validation: Int64Array) -> float:
     """Cross-entropy of held-out tokens when only the frequencies in the training text are known.
 
     A model that has learnt nothing but which tokens are common sits at this loss.
@@ -132,7 +132,7 @@ def unigram_loss(train: npt.NDArray[np.int64], validation: npt.NDArray[np.int64]
     return float(-(validation * log_frequencies(train)).sum() / max(int(validation.sum()), 1))
 
 
-def log_frequencies(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def log_frequencies(counts: Int64Array) -> npt.NDArray[np.float64]:
     """Natural logarithm of the share of each id [V]. One is added to each count, so that no id is impossible."""
     logarithms: npt.NDArray[np.float64] = np.log(counts + 1.0) - np.log(counts.sum() + len(counts))
     return logarithms

@@ -7,121 +7,29 @@ enough to say what changed.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from bertsmith.config import TRAINED, DataConfig
-from bertsmith.corpus import open_corpus
-from bertsmith.errors import UserError
-from bertsmith.prepare.accents import WHERE_RARE
-from bertsmith.prepare.reading import Text
-from bertsmith.tokenizer import Tokenizer, load_tokenizer
+from bertsmith.config import DataConfig
+from bertsmith.corpus import SourceFile
 
 RULES, RULES_OF_SPACED = 4, 5
 """Raised whenever a change of the code gives other shards for the same input; the second where a tokenizer tells a
 word after a space from one without."""
 
-SHARES, BUILT_IN_SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3), (0.1,)
-"""Shares of a text that may be held out when none is given: small texts need larger ones. What one share holds out, a
-larger one does, too."""
-
 LISTED_FILES = 1_000
 """Files that are named one by one, to say later which one changed. All count in the hash."""
 
-READING = ("text_field", "document", "encoding")
-TRAINING = ("tokenizer", "vocab_size", "lowercase", "strip_accents")
 
-
-class Inputs(NamedTuple):
-    """Everything that a preparation reads."""
-
-    corpus: Text
-    validation: Text | None
-    """A text of its own; None: a share of the corpus."""
-
-    shares: tuple[float, ...]
-    """Shares of the sections that may be held out, the least that is enough: one that was given, 0 for `validation`."""
-
-    tokenizer: Tokenizer | None
-    """An existing one; None: trained on the text."""
-
-    fingerprint: dict[str, Any]
-
-
-def read_inputs(config: DataConfig) -> Inputs:
-    """Open the text and the tokenizer, and take their fingerprint.
-
-    Raises:
-        UserError: One of them is missing or cannot be used.
-    """
-    refuse_overlap(config)
-    options = {name: getattr(config, name) for name in READING}
-    corpus = Text(open_corpus(config.text, **options))
-    validation = Text(open_corpus((config.validation,), **options)) if config.validation else None
-    tokenizer = None if config.tokenizer in TRAINED else load_tokenizer(config.tokenizer)
-    shares = held_out_shares(config)
-    settings: dict[str, Any] = {**options, "validation_fraction": shares[0]}
-    if config.extend_vocab is not None:
-        settings["extend_vocab"] = config.extend_vocab
-        if tokenizer is None:
-            raise UserError(
-                f"extend_vocab is {config.extend_vocab}, but the tokenizer is trained on the text anyway; give --init, "
-                "an existing --tokenizer, or a larger --vocab-size"
-            )
-    if tokenizer is None:
-        settings |= {name: getattr(config, name) for name in TRAINING}
-        if config.strip_accents is None:
-            settings["strip_accents"] = config.lowercase and WHERE_RARE
-    fingerprint = {
-        "rules": RULES_OF_SPACED if tokenizer and tokenizer.reads_space else RULES,
-        "text": files_fingerprint(corpus),
-        "validation": files_fingerprint(validation) if validation else None,
-        "tokenizer": tokenizer.fingerprint() if tokenizer else None,
-        "settings": settings,
-    }
-    return Inputs(corpus, validation, shares, tokenizer, fingerprint)
-
-
-def refuse_overlap(config: DataConfig) -> None:
-    """Hold the paths of the validation text against those of the text.
-
-    Raises:
-        UserError: It would be learnt from, too.
-    """
-    if config.validation is None:
-        return
-    held_out = Path(config.validation).resolve()
-    for source in config.text:
-        path = Path(source).resolve()
-        if path == held_out or path in held_out.parents or held_out in path.parents:
-            raise UserError(
-                f"validation is {config.validation}, which is learnt from as part of {source}; name other text, or "
-                "leave it out and a share is held out"
-            )
-
-
-def held_out_shares(config: DataConfig) -> tuple[float, ...]:
-    """Shares of the sections that may be held out, the least first; 0 where there is a validation text."""
-    if config.validation or config.validation_fraction:
-        return (0.0 if config.validation else config.validation_fraction or 0.0,)
-    return SHARES if config.text else BUILT_IN_SHARES
-
-
-def held_out_share(state: Mapping[str, Any], inputs: Inputs) -> float:
-    """The share that was decided for a preparation when its text was measured."""
-    return float(state.get("validation_fraction", inputs.shares[0]))
-
-
-def files_fingerprint(corpus: Text) -> dict[str, Any]:
+def files_fingerprint(files: Sequence[SourceFile]) -> dict[str, Any]:
     """Name, size and time of every file of a text, as a hash and, for the first ones, by name."""
-    files = [[file.name, file.size, file.mtime_ns] for file in corpus.files]
+    listed = [[file.name, file.size, file.mtime_ns] for file in files]
     return {
         "count": len(files),
-        "bytes": sum(file.size for file in corpus.files),
-        "sha256": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
-        "files": {name: {"size": size, "mtime_ns": time} for name, size, time in files[:LISTED_FILES]},
+        "bytes": sum(file.size for file in files),
+        "sha256": hashlib.sha256(json.dumps(listed).encode()).hexdigest(),
+        "files": {name: {"size": size, "mtime_ns": time} for name, size, time in listed[:LISTED_FILES]},
     }
 
 

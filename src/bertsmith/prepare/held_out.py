@@ -8,7 +8,8 @@ from bertsmith.corpus import Section
 from bertsmith.errors import UserError
 from bertsmith.prepare.adopt import prepared_source
 from bertsmith.prepare.chunks import split_of
-from bertsmith.prepare.fingerprint import difference, held_out_share, read_inputs
+from bertsmith.prepare.fingerprint import difference
+from bertsmith.prepare.inputs import held_out_share, read_inputs
 
 
 def held_out_sections(config: DataConfig, manifest: dict[str, Any]) -> Iterator[Section]:

@@ -8,8 +8,9 @@ from bertsmith.data.shards import read_manifest, verify
 from bertsmith.errors import UserError
 from bertsmith.prepare.adopt import adopt, prepared_source, restore
 from bertsmith.prepare.build import build
-from bertsmith.prepare.fingerprint import Inputs, difference, read_inputs
+from bertsmith.prepare.fingerprint import difference
 from bertsmith.prepare.folder import PreparedFolder, holds_tokenizer
+from bertsmith.prepare.inputs import Inputs, read_inputs
 from bertsmith.prepare.job import Job, Progress, Report, tell_nobody
 from bertsmith.prepare.tokenising import make_shards
 

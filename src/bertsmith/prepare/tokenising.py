@@ -12,7 +12,7 @@ from bertsmith.data.shards import Split, read_layout, read_shard, shard_name
 from bertsmith.errors import UserError
 from bertsmith.machine.limits import usable_cores
 from bertsmith.prepare.chunks import Chunk, chunk_characters, group, split_of
-from bertsmith.prepare.fingerprint import Inputs, held_out_share
+from bertsmith.prepare.inputs import Inputs, held_out_share
 from bertsmith.prepare.job import Job
 from bertsmith.prepare.workers import tokenise_all
 from bertsmith.tokenizer import load_tokenizer
