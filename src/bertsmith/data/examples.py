@@ -154,12 +154,11 @@ class TrainingRows:
         """Several rows at once, which is faster; a `DataLoader` calls this."""
         wanted = np.asarray(numbers, dtype=np.int64)
         epochs, in_epoch = np.divmod(wanted, self.rows_per_epoch)
-        rows: list[Row | None] = [None] * len(numbers)
+        rows: dict[int, Row] = {}  # by their place among `numbers`
         for epoch in np.unique(epochs):
             where = np.flatnonzero(epochs == epoch)
-            for place, row in zip(where, self._build(int(epoch), in_epoch[where]), strict=True):
-                rows[place] = row
-        return [row for row in rows if row is not None]
+            rows |= zip(where.tolist(), self._build(int(epoch), in_epoch[where]), strict=True)
+        return [rows[place] for place in range(len(numbers))]
 
     def _plan_epoch(self, epoch: int) -> _Epoch:
         """Decide which tokens each piece holds, the pairs, and which piece goes into which slot."""
@@ -290,7 +289,7 @@ def open_rows(
     )
 
 
-def _ranges(starts: npt.NDArray[np.int64], lengths: Int64Array) -> Int64Array:
+def _ranges(starts: Int64Array, lengths: Int64Array) -> Int64Array:
     """All numbers from starts[i] to starts[i] + lengths[i], for each i in turn, in one array."""
     offsets = np.cumsum(lengths) - lengths
     return np.repeat(starts - offsets, lengths) + np.arange(int(lengths.sum()))

@@ -162,7 +162,7 @@ class Masking:
         return keyed_uniform(*key, Stream.SPAN, np.arange(input_ids.shape[1])[None, :]) < 1 - 1 / SPAN_LENGTH
 
 
-def _lowest(score: npt.NDArray[np.float64], count: Int64Array) -> BoolArray:
+def _lowest(score: FloatArray, count: Int64Array) -> BoolArray:
     """Mark the `count` lowest scores of each row. score [R, L], count [R]."""
     order = np.argsort(score, axis=1, kind="stable")
     chosen = np.zeros(score.shape, dtype=np.bool_)
@@ -171,7 +171,7 @@ def _lowest(score: npt.NDArray[np.float64], count: Int64Array) -> BoolArray:
 
 
 def _lowest_units(
-    maskable: BoolArray, inside: BoolArray, score: npt.NDArray[np.float64], wanted: Int64Array, most: int
+    maskable: BoolArray, inside: BoolArray, score: FloatArray, wanted: Int64Array, most: int
 ) -> BoolArray:
     """Mark whole words or spans in the order of their score until `wanted` tokens are reached.
 

@@ -50,10 +50,12 @@ class Tokenizer:
             names: The token of each of `ROLES`; all are in the vocabulary.
         """
         self._content = content
-        self._names = {role: names[role] for role in ROLES}
+        self.names = {role: names[role] for role in ROLES}
+        """The token of each of `ROLES`."""
+
         self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
         self._vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
-        ids = [self._vocabulary[self._names[role]] for role in ROLES]
+        ids = [self._vocabulary[self.names[role]] for role in ROLES]
         self.pad_token_id, self.unk_token_id, self.cls_token_id, self.sep_token_id, self.mask_token_id = ids
         self.vocab_size = max(self._vocabulary.values()) + 1
         """Rows that an embedding table needs: the highest id plus 1."""
@@ -133,7 +135,7 @@ class Tokenizer:
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The piece of each id; the unknown token for an id without one."""
-        return [self._tokenizer.id_to_token(int(each)) or self._names["unk_token"] for each in ids]
+        return [self._tokenizer.id_to_token(int(each)) or self.names["unk_token"] for each in ids]
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a piece, None when the vocabulary does not hold it."""
@@ -151,9 +153,12 @@ class Tokenizer:
         special = self._special_ids()
         continues = np.zeros(self.vocab_size, dtype=np.bool_)
         for token, index in self._vocabulary.items():
-            if index not in special:
-                inside = token.startswith(prefix) and token != prefix if prefix else not token.startswith(WORD_MARKERS)
-                continues[index] = inside and (bool(prefix) or marked)
+            if index in special:
+                continue
+            if prefix:
+                continues[index] = token.startswith(prefix) and token != prefix
+            else:
+                continues[index] = marked and not token.startswith(WORD_MARKERS)
         return continues
 
     def ordinary_ids(self) -> npt.NDArray[np.int64]:
@@ -169,7 +174,7 @@ class Tokenizer:
     def _special_ids(self) -> set[int]:
         """Ids of the five roles and of everything else that the file calls special."""
         added = self._tokenizer.get_added_tokens_decoder()
-        named = {self._vocabulary[name] for name in self._names.values()}
+        named = {self._vocabulary[name] for name in self.names.values()}
         return named | {index for index, token in added.items() if token.special}
 
     @cached_property
@@ -208,18 +213,13 @@ class Tokenizer:
             "model_max_length": model_max_length,
             "model_input_names": list(model_input_names),
             "clean_up_tokenization_spaces": False,
-            **self._names,
+            **self.names,
         }
         normalizer = self._content.get("normalizer") or {}
         if normalizer.get("type") == "BertNormalizer":  # for who asks for transformers' BertTokenizer by name
             config |= {theirs: normalizer[ours] for theirs, ours in BERT_OPTIONS.items()}
         write_text(folder / "tokenizer.json", json.dumps(self._content, indent=1, ensure_ascii=False) + "\n")
         write_json(folder / "tokenizer_config.json", config)
-
-    @property
-    def names(self) -> dict[str, str]:
-        """The token of each of `ROLES`."""
-        return dict(self._names)
 
     def content(self) -> dict[str, Any]:
         """A copy of the tokenizer.json, parsed."""
