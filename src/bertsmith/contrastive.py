@@ -198,6 +198,12 @@ def _train(
         from datasets.utils import logging as of_datasets
         from transformers import TrainerCallback
 
+        class Telling(TrainerCallback):
+            """Says how far the trainer is."""
+
+            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+                reporter.progress("training on sentences", min(1.0, state.global_step / max(1, state.max_steps)))
+
         of_datasets.disable_progress_bar()
         model = build_modules(library, encoder, folder)
         model.model_card_data.widget = [{}]  # else it looks for sentences to show on a card, with a bar of its own
@@ -225,7 +231,7 @@ def _train(
         for callback in list(trainer.callback_handler.callbacks):  # they print, and make a card of the sentences
             if type(callback).__name__.endswith(("PrinterCallback", "ModelCardCallback")):
                 trainer.remove_callback(callback)
-        trainer.add_callback(_telling(TrainerCallback, reporter))
+        trainer.add_callback(Telling())
         loss = float(trainer.train().training_loss)
         model.to("cpu").save_pretrained(str(folder), create_model_card=False)
     shutil.rmtree(scratch, ignore_errors=True)
@@ -233,15 +239,6 @@ def _train(
     if not np.isfinite(loss):
         raise UserError(f"the loss became {loss}; give a lower --learning-rate")
     return loss
-
-
-def _telling(base: Any, reporter: Reporter) -> Any:
-    """A callback of the trainer that says how far it is."""
-
-    def tell(_self: Any, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        reporter.progress("training on sentences", min(1.0, state.global_step / max(1, state.max_steps)))
-
-    return type("Telling", (base,), {"on_step_end": tell})()
 
 
 def _metrics(

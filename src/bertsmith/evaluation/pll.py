@@ -15,6 +15,7 @@ padding. Letters: n tokens of a sentence, L places of a copy, V vocabulary.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -168,8 +169,7 @@ def _copies(sentence: Sentence, *, room: int, mask_token_id: int, within_word: b
     if within_word:
         hidden |= (seen > here[:, None]) & (words[seen] == words[:, None])
     window = np.where(hidden, mask_token_id, ids[seen])
-    sides = (np.broadcast_to(side, (len(ids), len(side))) for side in (before, after))
-    left, right = sides
+    left, right = (np.broadcast_to(side, (len(ids), len(side))) for side in (before, after))
     return _Copies(np.concatenate([left, window, right], axis=1), len(before) + here - first, ids)
 
 
@@ -184,17 +184,9 @@ def _score(scorer: Scorer, sentences: list[Sentence], within_word: bool, tell: T
     device = next(scorer.network.parameters()).device
     limit = CPU_PLACES if device.type == "cpu" else GPU_PLACES
     order = sorted((number for number, score in enumerate(scores) if len(score)), key=lambda number: -lengths[number])
-
-    def parts() -> Iterator[tuple[int, _Copies]]:
-        for number in order:
-            room = longest - special[number]
-            mask = scorer.tokenizer.mask_token_id
-            yield (
-                number,
-                _copies(sentences[number], room=room, mask_token_id=mask, within_word=within_word),
-            )
-
-    for held in _batches(parts(), limit):
+    copies_of = partial(_copies, mask_token_id=scorer.tokenizer.mask_token_id, within_word=within_word)
+    parts = ((number, copies_of(sentences[number], room=longest - special[number])) for number in order)
+    for held in _batches(parts, limit):
         joined = _Copies(*(np.concatenate(part) for part in zip(*(copies for _, copies in held), strict=True)))
         found = _log_probabilities(scorer.network, joined, device, limit)
         ends = np.cumsum([len(copies.targets) for _, copies in held])
