@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bertsmith.comparison import differences
-from bertsmith.comparison.contenders import within_span
+from bertsmith.comparison.contenders import bounds_of
 from bertsmith.comparison.differences import Interval, difference_interval, measure, score_interval
 from bertsmith.finetuning.tasks.row_sums import RowSums, row_sums
 from bertsmith.finetuning.tasks.scores import SCORES, score_all
@@ -125,6 +125,6 @@ def test_a_handful_of_rows_prove_as_much_as_a_sign_test_says(rows: int, proven: 
     assert both.low < 0 < both.high
 
 
-@pytest.mark.parametrize(("metric", "span"), [("accuracy", 1.0), ("pearson", 2.0), ("rmse", 3.0)])
-def test_a_difference_is_no_larger_than_two_scores_can_be_apart(metric: str, span: float) -> None:
-    assert within_span(metric, Interval(0.5, -3.0, 3.0)) == Interval(0.5, -span, span)
+@pytest.mark.parametrize(("metric", "low", "high"), [("accuracy", 0, 1.0), ("pearson", -1, 1), ("rmse", 0, 3)])
+def test_an_interval_ends_where_the_score_does(metric: str, low: float, high: float) -> None:
+    assert Interval(0.5, -3.0, 3.0).within(*bounds_of(metric)) == Interval(0.5, low, high)

@@ -85,22 +85,23 @@ def judge_all(task: TaskData, metric: str, models: Sequence[Answers], plain: Seq
     assert task.test is not None
     targets = task.test.by_row(task.test.targets)
     level = 1 - 0.05 / (len(models) - 1 + len(plain))  # Bonferroni: all intervals hold together
+    lowest, highest = bounds_of(metric)
     contenders: list[Contender] = []
     reference: Measurement | None = None
     for each in [*models, *plain]:
         sums = [row_sums(metric, task.kind, task.head.labels, given, targets) for given in each.probabilities]
         scores = [score_all(task.kind, task.head.labels, given, targets).values for given in each.probabilities]
-        found = measure(sums, bounded=highest_score(metric) == 1)
+        found = measure(sums, bounded=highest == 1)
         difference = None
         if reference is not None:
-            difference = within_span(metric, difference_interval(found, reference, level=level))
+            difference = difference_interval(found, reference, level=level).within(lowest - highest, highest - lowest)
         reference = reference or found
         contenders.append(
             Contender(
                 name=each.name,
                 is_baseline=each.is_baseline,
                 scores={name: [values[name] for values in scores] for name in scores[0]},
-                score=within_bounds(metric, score_interval(found)),
+                score=score_interval(found).within(lowest, highest),
                 difference=difference,
                 verdict=verdict_of(metric, difference) if difference is not None else None,
                 seconds=each.seconds,
@@ -109,31 +110,15 @@ def judge_all(task: TaskData, metric: str, models: Sequence[Answers], plain: Seq
                 max_length=each.max_length,
             )
         )
-    rows = {name: len(getattr(task, name).examples) for name in ("train", "validation", "test")}
+    rows = {name: len(part.examples) for name, part in task.parts.items()}
     return Comparison(task.kind, metric, rows, len(models[0].probabilities), contenders)
 
 
-def within_bounds(metric: str, interval: Interval) -> Interval:
-    """The interval without what the score cannot be."""
-    return interval._replace(
-        low=max(lowest_score(metric), interval.low), high=min(highest_score(metric), interval.high)
-    )
-
-
-def within_span(metric: str, difference: Interval) -> Interval:
-    """The interval of a difference without what two scores cannot be apart."""
-    span = highest_score(metric) - lowest_score(metric)
-    return difference._replace(low=max(-span, difference.low), high=min(span, difference.high))
-
-
-def lowest_score(metric: str) -> float:
-    """What a score cannot be below."""
-    return -1.0 if metric in ("pearson", "spearman", "matthews") else 0.0
-
-
-def highest_score(metric: str) -> float:
-    """What a score cannot be above."""
-    return inf if metric == "rmse" else 1.0
+def bounds_of(metric: str) -> tuple[float, float]:
+    """What a score cannot be below and above."""
+    if metric == "rmse":
+        return 0.0, inf
+    return -1.0 if metric in ("pearson", "spearman", "matthews") else 0.0, 1.0
 
 
 def verdict_of(metric: str, difference: Interval) -> str:

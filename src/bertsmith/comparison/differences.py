@@ -22,7 +22,6 @@ RESAMPLES = 2000
 _AT_ONCE = 100
 """Resamples drawn together, to bound memory."""
 
-
 LEAST_ROWS = 2.0
 """A score is never taken to be surer than if so many rows could as well have come out otherwise. Resamples of rows that
 all came out alike have no variance; with this, 5 such rows prove nothing and 6 do, as by a sign test."""
@@ -66,6 +65,10 @@ class Interval(NamedTuple):
     estimate: float
     low: float
     high: float
+
+    def within(self, lowest: float, highest: float) -> "Interval":
+        """The interval without what cannot be."""
+        return self._replace(low=max(lowest, self.low), high=min(highest, self.high))
 
 
 def measure(runs: Sequence[RowSums], *, bounded: bool = True) -> Measurement:
