@@ -11,7 +11,7 @@ import torch
 from bertsmith import atomic
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.errors import UserError
-from bertsmith.finetuning.classify import Classifier, chunks, load_classifier, predict_file, read_text
+from bertsmith.finetuning.classify import Classifier, chunks, load_classifier, predict_file, read_text, read_words
 from bertsmith.finetuning.outcome import csv_line
 from bertsmith.finetuning.tasks.batches import collate
 from bertsmith.finetuning.tasks.encoding import encode_texts
@@ -118,8 +118,8 @@ def test_words_in_a_cell_are_read_as_in_training() -> None:
         (None, ()),
         ("see [1]", ("see", "[1]")),
     ):
-        assert read_text("new.csv", (1, {"tokens": value}), "tokens", as_words=True) == words
-    assert read_text("new.jsonl", (1, {"text": float("nan")}), "text", as_words=False) == ""
+        assert read_words((1, {"tokens": value}), "tokens") == words
+    assert read_text("new.jsonl", (1, {"text": float("nan")}), "text") == ""
 
 
 def test_rows_without_text_get_a_line_too(run: Path, tmp_path: Path) -> None:

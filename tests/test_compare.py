@@ -18,10 +18,10 @@ from bertsmith.errors import UserError
 from bertsmith.finetune import finetune_and_judge
 from bertsmith.finetuning.any_classifier import inspect_folder
 from bertsmith.finetuning.config import FinetuneConfig
-from bertsmith.finetuning.folder import model_hash
 from bertsmith.finetuning.tasks.dataset import TaskData, load_task
 from bertsmith.finetuning.tasks.scores import score_all
 from bertsmith.interrupt import Interrupted
+from bertsmith.model_source import model_hash
 from bertsmith.tokenizer import load_tokenizer
 from labelled import (
     LONGEST,

@@ -228,6 +228,7 @@ def test_folders_without_a_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither a run nor a model"):
         load_for_prediction(tmp_path)
     (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "manifest.json").touch()
     with pytest.raises(UserError, match="prepared text but no model"):
         load_for_prediction(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}), encoding="utf-8")

@@ -30,11 +30,11 @@ from bertsmith.errors import UserError
 from bertsmith.finetune import finetune_and_judge
 from bertsmith.finetuning.any_classifier import inspect_folder, refuse_unfit
 from bertsmith.finetuning.config import FREE_SETTINGS, FinetuneConfig
-from bertsmith.finetuning.folder import find_model, model_hash
 from bertsmith.finetuning.outcome import Outcome
 from bertsmith.finetuning.tasks.dataset import TaskData, load_task
 from bertsmith.finetuning.tasks.scores import choosing_metric
 from bertsmith.machine.device import find_device, require_memory
+from bertsmith.model_source import find_model, model_hash
 from bertsmith.output_folder import locked, new_folder
 from bertsmith.reporter import Reporter
 from bertsmith.strict import from_mapping

@@ -29,7 +29,7 @@ def read_texts(path: str, field: str | None) -> Iterator[list[str]]:
     sample, rows = peek(open_rows(path, report, column=field, words=False))
     column = choose_columns(path, sample, Columns(field or "", None, None), labelled=False).text
     for chunk in chunks(rows, report, "repair it, or take it out"):
-        yield [str(read_text(path, row, column, as_words=False)) for row in chunk]
+        yield [read_text(path, row, column) for row in chunk]
 
 
 def embed_file(

@@ -20,7 +20,7 @@ from bertsmith.errors import UserError
 from bertsmith.fillings import one_line
 from bertsmith.finetuning.any_classifier import inspect_folder, refuse_unfit
 from bertsmith.finetuning.config import FinetuneConfig
-from bertsmith.finetuning.folder import SETTINGS, find_model, model_hash, open_settings, save_settings
+from bertsmith.finetuning.folder import open_settings, save_settings
 from bertsmith.finetuning.outcome import Outcome, describe_outcome, model_card, write_mistakes, write_scores
 from bertsmith.finetuning.tasks.dataset import TaskData, load_task
 from bertsmith.finetuning.tasks.scores import choosing_metric, is_better
@@ -28,7 +28,8 @@ from bertsmith.finetuning.tries import Try, Work, list_tries
 from bertsmith.finetuning.tuning import best_model, judge_model, measured_precision, run_try
 from bertsmith.finish import publish_model
 from bertsmith.machine.device import find_device, require_memory, set_determinism, set_threads
-from bertsmith.output_folder import locked, new_folder
+from bertsmith.model_source import find_model, model_hash
+from bertsmith.output_folder import FINETUNE, locked, new_folder
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import note_environment
 
@@ -83,7 +84,7 @@ def finetune_and_judge(
     reporter = reporter or Reporter()
     source = find_model(model)
     with ExitStack() as stack:
-        stack.enter_context(new_folder(folder, owned_by=(SETTINGS,)))
+        stack.enter_context(new_folder(folder, owned_by=(FINETUNE,)))
         stack.enter_context(locked(folder))
         config = open_settings(folder, source, data, given)
         device = find_device(config.device)

@@ -12,7 +12,7 @@ from bertsmith.data.shards import read_manifest
 from bertsmith.data.shards import verify as verify_shards
 from bertsmith.errors import UserError
 from bertsmith.metrics import read_metrics
-from bertsmith.output_folder import CONFIG, LOCK
+from bertsmith.output_folder import CONFIG, FINETUNE, LOCK
 from bertsmith.run_folder import Run, read_run
 
 RECENT_STEPS = 100
@@ -56,7 +56,7 @@ def run_facts(folder: Path, *, verify: bool = False) -> dict[str, Any]:
 def _other_kind(folder: Path) -> str:
     """What a folder is that is no run of pretraining."""
     for name, kind in (
-        ("finetune.json", "a fine-tuning run, whose scores are in its metrics.json"),
+        (FINETUNE, "a fine-tuning run, whose scores are in its metrics.json"),
         ("comparison.json", "a comparison, whose table is in its comparison.json"),
         ("modules.json", "a model of sentence-transformers"),
         ("model/modules.json", "a run of `finetune --embeddings`, whose figures are in its metrics.json"),

@@ -12,6 +12,11 @@ from bertsmith import atomic
 from bertsmith.errors import UserError
 
 CONFIG = "config.toml"
+"""Marks a run of `pretrain`, and holds its settings."""
+
+FINETUNE = "finetune.json"
+"""The same of `finetune`."""
+
 LOCK = ".lock"
 LOCK_ATTEMPTS = 5
 """Tenths of a second to wait for a lock."""

@@ -17,7 +17,7 @@ from bertsmith.checkpoint import load_checkpoint
 from bertsmith.checkpoint_folders import newest_checkpoint
 from bertsmith.errors import UserError
 from bertsmith.model import AnyPretrainingModel, load_model
-from bertsmith.model_source import local_folder
+from bertsmith.model_source import find_model, local_folder
 from bertsmith.output_folder import CONFIG
 from bertsmith.planning.from_settings import model_of
 from bertsmith.reporter import Reporter
@@ -61,22 +61,9 @@ def load_for_prediction(source: Path, reporter: Reporter | None = None) -> tuple
         UserError: There is no model, or it cannot be read.
     """
     source = local_folder(source)
-    if (source / CONFIG).is_file():
-        finished = source / "model"
-        return _read_folder(finished) if finished.is_dir() else _read_checkpoint(source, reporter or Reporter())
-    for folder in (source, source / "model"):  # the latter: of `finetune`, which says there what it lacks
-        if (folder / "config.json").is_file():
-            return _read_folder(folder)
-    if not source.exists():
-        raise UserError(f"{source} does not exist; give the folder of a run, or of a BERT that save_pretrained wrote")
-    if (source / "data").is_dir():
-        raise UserError(f"{source} holds prepared text but no model; run `bertsmith pretrain {source}` first")
-    raise UserError(
-        f"{source} is neither a run nor a model ({CONFIG} and config.json are missing); give another folder"
-    )
-
-
-def _read_folder(folder: Path) -> tuple[AnyPretrainingModel, Tokenizer]:
+    if (source / CONFIG).is_file() and not (source / "model").is_dir():
+        return _read_checkpoint(source, reporter or Reporter())
+    folder = find_model(source)
     model = load_model(folder, heads=True)
     return model, load_fitting_tokenizer(folder, model.config.vocab_size)
 

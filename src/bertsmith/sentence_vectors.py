@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from bertsmith.errors import UserError
-from bertsmith.finetuning.folder import find_model
 from bertsmith.finetuning.tasks.batches import CPU_PLACES, GPU_PLACES, by_length, collate
 from bertsmith.finetuning.tasks.encoding import encode_texts
 from bertsmith.model import AnyModel, BertModel, BertPooler, Packed, architecture_of
 from bertsmith.model.classifier import SEQUENCE
 from bertsmith.model.folder import ModelFolder, read_config
 from bertsmith.model.packed import mean_tokens
+from bertsmith.model_source import find_model
 from bertsmith.step import autocast
 from bertsmith.tokenizer import Tokenizer, load_fitting_tokenizer
 

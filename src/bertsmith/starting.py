@@ -19,9 +19,9 @@ from bertsmith import atomic
 from bertsmith.data.keyed import Stream, keyed_seed
 from bertsmith.data.shards import read_manifest
 from bertsmith.errors import UserError
-from bertsmith.finetuning.folder import find_model, model_hash
 from bertsmith.model import MODEL_TYPES, AnyConfig, AnyPretrainingModel, architecture, model_type_of, new_model
 from bertsmith.model.folder import ModelFolder
+from bertsmith.model_source import find_model, model_hash
 from bertsmith.planning.from_settings import SPECIAL_IDS
 from bertsmith.prepare.adopt import prepared_source
 from bertsmith.presets import FIRST_WEIGHTS, PRESETS, sizes_of

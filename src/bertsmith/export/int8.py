@@ -23,7 +23,7 @@ from bertsmith.errors import UserError
 from bertsmith.evaluation.held_out import TextTokens, sample_sections, sample_sentences, text_rows
 from bertsmith.export.runtime import MaskedGraph, Session
 from bertsmith.finetuning.config import FinetuneConfig
-from bertsmith.finetuning.folder import SETTINGS, read_settings
+from bertsmith.finetuning.folder import read_settings
 from bertsmith.finetuning.tasks.batches import by_length
 from bertsmith.finetuning.tasks.dataset import Part, encode_part, load_task
 from bertsmith.finetuning.tasks.encoding import Input, encode_texts
@@ -32,7 +32,7 @@ from bertsmith.finetuning.tasks.rows import Columns
 from bertsmith.finetuning.tasks.scoring import judge
 from bertsmith.model.classifier import Head, read_head
 from bertsmith.objective import sum_losses
-from bertsmith.output_folder import CONFIG
+from bertsmith.output_folder import CONFIG, FINETUNE
 from bertsmith.planning.from_settings import rows_of
 from bertsmith.prepare import held_out_sections
 from bertsmith.run_folder import read_run
@@ -111,7 +111,7 @@ def make_judge(source: Path, folder: Path, task: str, *, tokenizer: Tokenizer, l
     Raises:
         UserError: There are none, or they cannot be read.
     """
-    is_run, is_tuned = (source / CONFIG).is_file(), (source / SETTINGS).is_file()
+    is_run, is_tuned = (source / CONFIG).is_file(), (source / FINETUNE).is_file()
     classifies = task.endswith("classification")
     if data is None and not (is_tuned if classifies else is_run):
         what = "labelled rows" if classifies else "text"

@@ -15,9 +15,9 @@ from bertsmith.export.folder import carried_card, staged
 from bertsmith.export.graph import Agreement, compare, our_outputs, task_of, write_graph
 from bertsmith.export.int8 import Cost, Judge, make_judge, quantize
 from bertsmith.export.runtime import Session, require_onnx
-from bertsmith.finetuning.folder import find_model
 from bertsmith.finetuning.outcome import shown
 from bertsmith.model import architecture
+from bertsmith.model_source import find_model
 from bertsmith.reporter import Reporter
 from bertsmith.tokenizer import load_fitting_tokenizer, longest_input
 

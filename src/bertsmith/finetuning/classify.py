@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,7 +12,7 @@ from bertsmith import atomic
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.errors import UserError
 from bertsmith.finetuning.any_classifier import AnyClassifier, read_classifier, tokenizer_of
-from bertsmith.finetuning.folder import SETTINGS, find_model, read_settings
+from bertsmith.finetuning.folder import read_settings
 from bertsmith.finetuning.outcome import answer, csv_line
 from bertsmith.finetuning.tasks.batches import CPU_PLACES, GPU_PLACES
 from bertsmith.finetuning.tasks.cells import is_missing, words_of
@@ -23,6 +23,9 @@ from bertsmith.finetuning.tasks.rows import Columns, Fields, NumberedRow, choose
 from bertsmith.finetuning.tasks.scores import FloatArray
 from bertsmith.finetuning.tasks.scoring import all_logits
 from bertsmith.machine.device import find_device
+from bertsmith.model.classifier import Head
+from bertsmith.model_source import find_model
+from bertsmith.output_folder import FINETUNE
 from bertsmith.reporter import Reporter
 from bertsmith.tokenizer import Tokenizer, longest_input, replace_surrogates
 
@@ -36,24 +39,28 @@ FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx", ".npy", ".npz
 """Ends of names that promise a format."""
 
 
+@dataclass(slots=True)
 class Classifier:
     """A fine-tuned model with its tokenizer, ready to predict."""
 
-    def __init__(
-        self, model: AnyClassifier, tokenizer: Tokenizer, columns: Columns | None, *, longest: int, precision: str
-    ) -> None:
-        self.model = model
-        self.head = model.head
-        self.tokenizer = tokenizer
-        self.columns = columns
-        """What the training rows had, where that is known."""
+    model: AnyClassifier
+    tokenizer: Tokenizer
+    columns: Columns | None
+    """What the training rows had, where that is known."""
 
-        self.precision = precision
-        self.longest = longest
-        """Tokens of a text that are read: as many as in training."""
+    longest: int
+    """Tokens of a text that are read: as many as in training."""
 
-        self.cut = 0
-        """Texts so far that were longer."""
+    precision: str
+    """Number format of the products: "float32" or "bfloat16"."""
+
+    cut: int = 0
+    """Texts so far that were longer."""
+
+    @property
+    def head(self) -> Head:
+        """What is predicted."""
+        return self.model.head
 
     def predict(self, texts: list[Text], pairs: list[str | None]) -> list[FloatArray]:
         """Probabilities of each text.
@@ -92,7 +99,7 @@ def load_classifier(source: Path, *, device: str = "auto", precision: str = "flo
     if numbers > 1:
         raise UserError(f"{folder} gives {numbers} numbers for a text, and only one is read here; use transformers")
     tokenizer = tokenizer_of(folder, model)
-    columns = Columns(**read_settings(source)["columns"]) if (source / SETTINGS).is_file() else None
+    columns = Columns(**read_settings(source)["columns"]) if (source / FINETUNE).is_file() else None
     longest = min(model.config.max_position_embeddings, longest_input(folder))
     return Classifier(model, tokenizer, columns, longest=longest, precision=precision)
 
@@ -149,8 +156,10 @@ def predict_file(
     with atomic.growing(output, "w", encoding="utf-8", newline="") as handle:
         handle.write(csv_line(header))
         for chunk in chunks(rows, report, "repair it, since each row gets one prediction"):
-            texts = [read_text(path, row, columns.text, as_words=per_token) for row in chunk]
-            pairs = [_pair(path, row, columns.pair) for row in chunk]
+            texts = [
+                read_words(row, columns.text) if per_token else read_text(path, row, columns.text) for row in chunk
+            ]
+            pairs = [read_text(path, row, columns.pair) if columns.pair else None for row in chunk]
             empty += sum(not each or (isinstance(each, str) and not each.strip()) for each in texts)
             for number, (each, given) in enumerate(zip(texts, classifier.predict(texts, pairs), strict=True), 1):
                 for place, target in enumerate(given):
@@ -235,16 +244,14 @@ def input_columns(path: str, sample: list[Fields], classifier: Classifier, wante
     return chosen if trained is None or trained.pair else chosen._replace(pair=wanted.pair)
 
 
-def read_text(path: str, row: NumberedRow, column: str, *, as_words: bool) -> Text:
-    """The text of a row, "" where there is none; as words for tagging."""
+def read_text(path: str, row: NumberedRow, column: str) -> str:
+    """The text of a row, "" where there is none."""
     number, fields = row
-    value: Any = fields.get(column)
-    value = "" if is_missing(value) else value
-    if as_words:
-        return tuple(replace_surrogates(str(word)) for word in words_of(value))
-    return as_text(value, f"{path}:{number}")
+    value = fields.get(column)
+    return "" if is_missing(value) else as_text(value, f"{path}:{number}")
 
 
-def _pair(path: str, row: NumberedRow, column: str | None) -> str | None:
-    text = read_text(path, row, column, as_words=False) if column else None
-    return text if isinstance(text, str) else None
+def read_words(row: NumberedRow, column: str) -> tuple[str, ...]:
+    """The words of a row, none where it has none."""
+    value = row[1].get(column)
+    return () if is_missing(value) else tuple(replace_surrogates(str(word)) for word in words_of(value))

@@ -1,4 +1,4 @@
-"""The folder of a fine-tuning run: its settings and what it was made from, in finetune.json, and whose model it is.
+"""The folder of a fine-tuning run: its settings and what it was made from, in finetune.json.
 
 RUN/finetune.json   model, data, every setting, columns and labels, hashes of model and rows
 RUN/tries/          one folder for each try (`tuning.py`)
@@ -6,7 +6,6 @@ RUN/metrics.json    scores; RUN/mistakes.csv: the rows it got most wrong
 RUN/model/          the Hugging Face folder
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -17,44 +16,8 @@ from typing import Any
 from bertsmith import atomic
 from bertsmith.errors import UserError
 from bertsmith.finetuning.config import FOUND_OUT, FREE_SETTINGS, FinetuneConfig
-from bertsmith.model_source import local_folder
-from bertsmith.output_folder import CONFIG
+from bertsmith.output_folder import FINETUNE
 from bertsmith.strict import from_mapping
-
-SETTINGS = "finetune.json"
-
-
-def find_model(source: Path) -> Path:
-    """The Hugging Face folder that a path means: that of a finished run, the path itself, or a model of the hub.
-
-    Raises:
-        UserError: There is none.
-    """
-    source = local_folder(source)
-    if (source / CONFIG).is_file() or (source / SETTINGS).is_file():
-        if not (source / "model").is_dir():
-            raise UserError(f"{source} has no model yet; let the run finish, the same command goes on with it")
-        return source / "model"
-    for folder in (source, source / "model"):  # the latter: what `finetune --embeddings` wrote
-        if (folder / "config.json").is_file():
-            return folder
-    if not source.exists():
-        raise UserError(
-            f"{source} does not exist; give the folder of a run, or of a model that save_pretrained wrote, or the id "
-            "of one on the hub, as OWNER/NAME"
-        )
-    raise UserError(
-        f"{source} is neither a run nor a model ({CONFIG}, {SETTINGS} and config.json are missing); give another folder"
-    )
-
-
-def model_hash(folder: Path) -> str:
-    """Hash of the weights, the shape and the vocabulary of a model."""
-    words = folder / "tokenizer.json"
-    words = words if words.exists() else folder / "vocab.txt"
-    files = sorted([*folder.glob("*.safetensors"), folder / "config.json", words])
-    hashes = [atomic.sha256(path) for path in files if path.exists()]
-    return hashlib.sha256("".join(hashes).encode("ascii")).hexdigest()
 
 
 def open_settings(folder: Path, model: Path, data: str, given: Mapping[str, Any]) -> FinetuneConfig:
@@ -77,11 +40,10 @@ def open_settings(folder: Path, model: Path, data: str, given: Mapping[str, Any]
     for name in ("validation", "test"):
         if name in given:
             given[name] = os.path.realpath(os.path.expanduser(given[name]))
-    path = folder / SETTINGS
-    if not path.exists() or not (folder / "tries").exists():
+    if not _is_begun(folder):
         return from_mapping(FinetuneConfig, given)
     saved = read_settings(folder)
-    now = {"model": str(model.resolve()), "data": str(Path(data).resolve())} | given
+    now = _sources(model, data) | given
     before = {"model": saved["model"], "data": saved["data"]} | saved["settings"]
     different = [
         f"{name} is {before.get(name)} in the run and {value} now"
@@ -103,7 +65,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: It is damaged.
     """
-    path = folder / SETTINGS
+    path = folder / FINETUNE
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         saved["settings"], saved["columns"], saved["hashes"]
@@ -125,10 +87,18 @@ def save_settings(folder: Path, model: Path, data: str, config: FinetuneConfig, 
     Raises:
         UserError: The model or the rows have changed since the run began.
     """
-    if (folder / "tries").exists() and (folder / SETTINGS).exists():
+    if _is_begun(folder):
         before = read_settings(folder)["hashes"]
         for name, value in facts["hashes"].items():
             if before.get(name) != value:
                 raise UserError(f"the {name} changed since {folder} was begun; give the run a new folder with -o")
-    paths = {"model": str(model.resolve()), "data": str(Path(data).resolve())}
-    atomic.write_json(folder / SETTINGS, {**paths, "settings": asdict(config), **facts})
+    atomic.write_json(folder / FINETUNE, {**_sources(model, data), "settings": asdict(config), **facts})
+
+
+def _is_begun(folder: Path) -> bool:
+    """Whether a try was begun with the settings that are there."""
+    return (folder / FINETUNE).exists() and (folder / "tries").exists()
+
+
+def _sources(model: Path, data: str) -> dict[str, str]:
+    return {"model": str(model.resolve()), "data": str(Path(data).resolve())}

@@ -10,11 +10,10 @@ import torch
 from bertsmith.errors import UserError
 from bertsmith.finetuning.any_classifier import AnyClassifier
 from bertsmith.finetuning.classify import Classifier, load_classifier
-from bertsmith.finetuning.folder import SETTINGS
 from bertsmith.model import AnyModel, AnyPretrainingModel, load_model, read_config
 from bertsmith.model.classifier import SEQUENCE, TOKEN, types_that_exist
-from bertsmith.model_source import local_folder
-from bertsmith.output_folder import CONFIG
+from bertsmith.model_source import find_model, local_folder
+from bertsmith.output_folder import CONFIG, FINETUNE
 from bertsmith.playground.attention import attention_weights
 from bertsmith.predict import fill, load_for_prediction
 from bertsmith.reporter import Reporter
@@ -142,18 +141,16 @@ class Subject:
 
 def _read(source: Path, reporter: Reporter | None) -> tuple[AnyPretrainingModel | AnyModel, Tokenizer]:
     """A model that fills masks; the encoder alone of a folder without that head, as for sentence vectors."""
-    is_run = (source / CONFIG).is_file()
-    inside = source / "model"  # where `finetune --embeddings` puts it
-    folder = inside if (inside / "config.json").is_file() and not (source / "config.json").is_file() else source
-    if is_run or not (folder / "config.json").is_file():
+    if (source / CONFIG).is_file():
         return load_for_prediction(source, reporter)
+    folder = find_model(source)
     model = load_model(folder)
     return model, load_fitting_tokenizer(folder, model.config.vocab_size)
 
 
 def _is_classifier(source: Path) -> bool:
     """Whether a folder is a run of `finetune`, or a model that was fine-tuned."""
-    if (source / SETTINGS).is_file():
+    if (source / FINETUNE).is_file():
         return True
     if not (source / "config.json").is_file():
         return False
