@@ -9,7 +9,7 @@ from bertsmith.report.html import add, add_table, bar, section
 def add_data(main: Element, facts: RunFacts) -> None:
     """Counts, lengths of the documents, most frequent pieces."""
     part = section(main, "Text", "" if facts.manifest else "The text is not prepared yet.")
-    if facts.manifest is None or not {"train", "validation"} <= facts.manifest["splits"].keys():
+    if not {"train", "validation"} <= facts.manifest.get("splits", {}).keys():
         return
     columns = add(part, "div", class_="columns")
     add_table(add(columns, "div"), ("", "count"), _counts(facts), class_="numbers")
@@ -40,7 +40,7 @@ def _interval(power: int) -> str:
 
 
 def _counts(facts: RunFacts) -> list[tuple[str, str]]:
-    manifest = facts.manifest or {}
+    manifest = facts.manifest
     corpus, splits = manifest.get("corpus", {}).get("text", {}), manifest["splits"]
     counted = [
         ("documents", corpus.get("documents")),

@@ -9,7 +9,7 @@ from bertsmith import atomic
 from bertsmith.data.shards import MANIFEST, read_manifest
 from bertsmith.errors import UserError
 from bertsmith.metrics import EVALUATION, FILLINGS, MEASURED, iterate_metrics, read_metrics
-from bertsmith.output_folder import CONFIG
+from bertsmith.output_folder import CONFIG, FINETUNE
 from bertsmith.report.steps import Steps
 from bertsmith.run_folder import ENVIRONMENT, Run, read_run
 from bertsmith.tokenizer import load_tokenizer
@@ -17,21 +17,23 @@ from bertsmith.tokenizer import load_tokenizer
 
 @dataclass(frozen=True)
 class RunFacts:
-    """A run as its folder tells it; what is not there yet is empty or None."""
+    """A run as its folder tells it; what is not there yet is empty."""
 
     folder: Path
     run: Run
     environment: dict[str, Any]
-    manifest: dict[str, Any] | None
+    manifest: dict[str, Any]
+    """Of the prepared text."""
+
     steps: Steps
 
     fillings: list[dict[str, Any]]
     """Of each time the masked sentences were filled."""
 
-    evaluation: dict[str, Any] | None
+    evaluation: dict[str, Any]
     """Means over the held-out text at the end."""
 
-    measured: dict[str, Any] | None
+    measured: dict[str, Any]
     """What `bertsmith evaluate` found last."""
 
     pieces: list[tuple[str, int]]
@@ -57,32 +59,32 @@ def read_facts(folder: Path) -> RunFacts:
     Raises:
         UserError: It is no run, or its settings or its manifest are damaged.
     """
-    if (folder / "finetune.json").is_file() and not (folder / CONFIG).exists():
+    if (folder / FINETUNE).is_file() and not (folder / CONFIG).exists():
         raise UserError(f"{folder} is a fine-tuning run, whose scores are in its metrics.json; give a pretraining run")
     run = read_run(folder)
-    manifest = read_manifest(folder / "data") if (folder / "data" / MANIFEST).exists() else None
+    manifest = read_manifest(folder / "data") if (folder / "data" / MANIFEST).exists() else {}
     weights = run.model / "model.safetensors"
     return RunFacts(
         folder=folder,
         run=run,
-        environment=_read_json(folder / ENVIRONMENT) or {},
+        environment=_read_json(folder / ENVIRONMENT),
         manifest=manifest,
         steps=Steps(iterate_metrics(folder)),
         fillings=[line for line in read_metrics(folder, FILLINGS) if _is_whole(line.get("sentences"))],
         evaluation=_read_json(folder / EVALUATION),
         measured=_read_json(folder / MEASURED),
-        pieces=_frequent_pieces(folder, manifest or {}),
+        pieces=_frequent_pieces(folder, manifest),
         weights_hash=atomic.sha256(weights) if weights.is_file() else None,
     )
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where it is missing or damaged."""
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, empty where it is missing or damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _is_whole(sentences: Any) -> bool:

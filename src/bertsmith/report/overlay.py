@@ -44,7 +44,7 @@ def _add_curves(main: Element, runs: Sequence[RunFacts], names: Sequence[str]) -
         "Dots: held-out text; faint lines: training text. Steps of any size compare by the tokens read.",
     )
     charts = add(part, "div", class_="charts")
-    levels = {(facts.manifest or {}).get("unigram_loss") for facts in runs}
+    levels = {facts.manifest.get("unigram_loss") for facts in runs}
     for title, name, percent in (
         ("masked words: loss, nats", "mlm_loss", False),
         ("pairs of sentences: loss, nats", "nsp_loss", False),

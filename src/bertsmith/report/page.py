@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -59,11 +60,10 @@ def state(facts: RunFacts) -> str:
 def _add_cards(main: Element, facts: RunFacts) -> None:
     """The numbers that are looked for first."""
     cards = add(main, "div", class_="cards")
-    final = held_out(facts)
-    levels = facts.manifest or {}
+    final, unigram_loss = held_out(facts), facts.manifest.get("unigram_loss")
     shown = []
     if final.get("mlm_loss") is not None:
-        level = f"nats; token frequencies alone {levels['unigram_loss']:.2f}" if "unigram_loss" in levels else "nats"
+        level = "nats" if unigram_loss is None else f"nats; token frequencies alone {unigram_loss:.2f}"
         shown.append(("held-out masked words", f"{final['mlm_loss']:.3f}", level))
         shown.append(("masked words right", _value("accuracy", final.get("mlm_accuracy")), "of the held-out ones"))
     if final.get("nsp_accuracy") is not None:
@@ -81,7 +81,7 @@ def _add_cards(main: Element, facts: RunFacts) -> None:
 
 def held_out(facts: RunFacts) -> Mapping[str, Any]:
     """Means over the held-out text, at the end or when it was measured last."""
-    if facts.evaluation is not None and facts.evaluation.get("step") == facts.steps.last:
+    if facts.evaluation.get("step") == facts.steps.last:
         return facts.evaluation
     last = facts.steps.validations[-1] if facts.steps.validations else {}
     return {name.removeprefix("validation_"): value for name, value in last.items() if name.startswith("validation_")}
@@ -95,22 +95,16 @@ def _share_of_peak(facts: RunFacts) -> str:
 def _add_curves(main: Element, facts: RunFacts) -> None:
     part = section(main, "Training", "" if facts.steps else "No step is done yet.")
     charts = add(part, "div", class_="charts")
-    levels = facts.manifest or {}
-    masked = [
-        *value_series(facts, "mlm_loss"),
-        *level_series("token frequencies alone", levels.get("unigram_loss")),
-    ]
-    x_label = "step"
-    add_chart(charts, "masked words: loss, nats", masked, x_label=x_label)
-    chance = level_series("chance", 0.5)
-    add_chart(charts, "pairs of sentences: loss, nats", value_series(facts, "nsp_loss"), x_label=x_label)
-    accuracy = value_series(facts, "mlm_accuracy")
-    add_chart(charts, "masked words: guessed right", accuracy, x_label=x_label, from_zero=True, percent=True)
-    pairs = value_series(facts, "nsp_accuracy")
-    add_chart(charts, "pairs of sentences: told right", [*pairs, *chance], x_label=x_label, percent=True)
+    add_step_chart = partial(add_chart, charts, x_label="step")
+    level = level_series("token frequencies alone", facts.manifest.get("unigram_loss"))
+    add_step_chart("masked words: loss, nats", value_series(facts, "mlm_loss") + level)
+    add_step_chart("pairs of sentences: loss, nats", value_series(facts, "nsp_loss"))
+    right = value_series(facts, "mlm_accuracy")
+    add_step_chart("masked words: guessed right", right, from_zero=True, percent=True)
+    right = value_series(facts, "nsp_accuracy")
+    add_step_chart("pairs of sentences: told right", right + level_series("chance", 0.5), percent=True)
     for title, name, percent in RATES:
-        line = [Series("", facts.steps.curve(name))]
-        add_chart(charts, title, line, x_label=x_label, from_zero=True, percent=percent)
+        add_step_chart(title, [Series("", facts.steps.curve(name))], from_zero=True, percent=percent)
 
 
 def value_series(facts: RunFacts, name: str) -> list[Series]:
@@ -174,10 +168,10 @@ def _guess(guess: Sequence[Any], truth: str) -> Element:
 
 def _add_evaluation(main: Element, facts: RunFacts) -> None:
     """What was measured on held-out text."""
-    if not facts.steps.validations and facts.evaluation is None:
+    if not facts.steps.validations and not facts.evaluation:
         return
     part = section(main, "Held-out text")
-    if facts.evaluation is not None and facts.evaluation.get("step") == facts.steps.last:
+    if facts.evaluation.get("step") == facts.steps.last:
         add(part, "p", "At the end, on up to 4,096 rows:", class_="note")
         add_table(part, ("", "value"), evaluation_rows(facts), class_="numbers")
     if facts.steps.validations:
@@ -192,9 +186,9 @@ def _add_evaluation(main: Element, facts: RunFacts) -> None:
         add_table(part, header, rows, class_="numbers")
 
 
-def _add_measured(main: Element, measured: Mapping[str, Any] | None) -> None:
+def _add_measured(main: Element, measured: Mapping[str, Any]) -> None:
     """What `bertsmith evaluate` found."""
-    values, notes = (measured or {}).get("values"), (measured or {}).get("notes")
+    values, notes = measured.get("values"), measured.get("notes")
     if isinstance(values, dict) and isinstance(notes, list):
         part = section(main, "Measured by bertsmith evaluate", " ".join(map(str, notes)))
         rows = [(str(label), str(text)) for label, text in values.items()]
@@ -209,7 +203,7 @@ def _value(kind: str, value: float | None) -> str:
 
 def evaluation_rows(facts: RunFacts) -> list[tuple[str, str]]:
     """The last measurement, by name; what cannot be said yet is "-"."""
-    final, levels = held_out(facts), facts.manifest or {}
+    final, levels = held_out(facts), facts.manifest
     rows = [
         ("masked words: loss, nats", _value("loss", final.get("mlm_loss"))),
         ("the same when only token frequencies are known", _value("loss", levels.get("unigram_loss"))),

@@ -34,7 +34,7 @@ def hashes(facts: RunFacts) -> list[tuple[str, str]]:
     """What identifies the text, the tokenizer and the model."""
     known = {
         "text and its preparation": facts.environment.get("data"),
-        "tokenizer": (facts.manifest or {}).get("tokenizer"),
+        "tokenizer": facts.manifest.get("tokenizer"),
         "model/model.safetensors": facts.weights_hash,
     }
     return [(name, str(value)) for name, value in known.items() if value]
