@@ -156,7 +156,8 @@ def inspect_folder(folder: Path) -> Start:
             network, _ = load_network(folder, transformers.AutoModel, "encoder")
         tokenizer, longest = load_foreign_tokenizer(folder, network)
         size = sum(parameter.numel() for parameter in network.parameters())
-        return Start(network.config.hidden_size, tokenizer, longest, size, _by_transformers(network))
+        reads = f"what the classifiers of transformers read of a {type(network).__name__}"
+        return Start(network.config.hidden_size, tokenizer, longest, size, reads)
     kind = architecture_of(folder)
     source = ModelFolder(folder, kind.naming)
     config = kind.config(**source.shape)
@@ -172,10 +173,6 @@ def _reads(source: ModelFolder) -> str:
         trained = "next sentences had trained" if source.has("cls.seq_relationship.") else "the model brought"
         return f"the pooled output, whose pooler {trained}"
     return "the pooled output of [CLS], with a pooler that is new: the pretrained model had none"
-
-
-def _by_transformers(network: Any) -> str:
-    return f"what the classifiers of transformers read of a {type(network).__name__}"
 
 
 def _size(source: ModelFolder) -> int:

@@ -49,8 +49,9 @@ def words_of(value: Any) -> list[Any]:
     if isinstance(value, list):
         return ["" if is_missing(each) else each for each in value]
     spelt = list_of(value)
-    is_list = spelt is not None and all(isinstance(each, str) for each in spelt)
-    return spelt if is_list and spelt is not None else str(value).split()
+    if spelt is not None and all(isinstance(each, str) for each in spelt):
+        return spelt
+    return str(value).split()
 
 
 def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:

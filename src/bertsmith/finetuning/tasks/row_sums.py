@@ -92,7 +92,7 @@ def _share(sums: FloatArray) -> FloatArray:
 
 
 _F1: dict[str, Callable[[FloatArray], FloatArray]] = {
-    "precision": lambda sums: _ratio(sums[..., 0], sums[..., 1]),
+    "precision": _share,
     "recall": lambda sums: _ratio(sums[..., 0], sums[..., 2]),
     "f1": lambda sums: _ratio(2 * sums[..., 0], sums[..., 1] + sums[..., 2]),
 }

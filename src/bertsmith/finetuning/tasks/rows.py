@@ -247,6 +247,7 @@ def choose_columns(path: str, sample: Sequence[Fields], wanted: Columns, *, labe
     """
     text, pair, label = wanted
     names = list(dict.fromkeys(name for row in sample for name in row))
+    lower = {name.lower(): name for name in reversed(names)}
     for name in filter(None, (text, pair, label if labelled else None)):
         if name not in names:
             raise UserError(f"{path} has no column {name!r}{suggestion(name, map(printable, names))}")
@@ -254,7 +255,6 @@ def choose_columns(path: str, sample: Sequence[Fields], wanted: Columns, *, labe
     is_counted = is_columns and len(names) > 1 and all(_is_count(row.get("1")) for row in sample)
     words = ("2" if is_counted else "1") if is_columns else ""
     if labelled and not label:
-        lower = {name.lower(): name for name in reversed(names)}
         last = None if is_counted and len(names) == CONLLU_COLUMNS else names[-1]
         label = last if is_columns else next((lower[n] for n in LABEL_FIELDS if n in lower), None)
         if label in (None, words):
@@ -264,7 +264,6 @@ def choose_columns(path: str, sample: Sequence[Fields], wanted: Columns, *, labe
     if pair is None:
         text, pair = _usual_pair(names, text, label)
     if not text:
-        lower = {name.lower(): name for name in reversed(names)}
         text = words or next((lower[n] for n in WORD_FIELDS if n in lower), "")
     if not text:
         others = [name for name in names if name not in (label, pair)]
