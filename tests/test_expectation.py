@@ -7,6 +7,7 @@ import pytest
 from bertsmith.cli import run as command_line
 from bertsmith.planning.expectation import BELOW_UNIGRAM, UNIGRAM, expected_loss
 from bertsmith.presets import PRESETS
+from bertsmith.reporter import counted
 
 from runs import FLAGS
 
@@ -91,3 +92,7 @@ def test_a_setting_without_effect_is_said(text: Path, tmp_path: Path, capsys: py
     assert "replay_share has no effect without replay" in said.out + said.err
     assert command_line(["plan", str(text), "-o", str(tmp_path / "b"), "--steps", "3", *FLAGS]) == 0
     assert "no effect" not in str(capsys.readouterr())
+
+
+def test_one_thing_is_said_as_one() -> None:
+    assert [counted(number, "step") for number in (0, 1, 1200)] == ["0 steps", "1 step", "1,200 steps"]

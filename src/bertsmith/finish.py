@@ -17,7 +17,7 @@ from bertsmith.metrics import EVALUATION
 from bertsmith.model import AnyPretrainingModel, architecture, new_model, with_dropout
 from bertsmith.model.first_weights import without_weights
 from bertsmith.planning.plan import Plan
-from bertsmith.reporter import Reporter
+from bertsmith.reporter import Reporter, counted
 from bertsmith.step import Measured
 from bertsmith.tokenizer import Tokenizer
 
@@ -155,8 +155,8 @@ def results(
         )
     speed = state["tokens"] / max(state["seconds"], 1e-9)
     lines.append(
-        f"trained {state['step']:,} steps on {state['tokens']:,} tokens in {state['seconds'] / 60:.1f} min "
-        f"({speed:,.0f} tokens/s)" + (f", {state['skipped']:,} steps skipped" if state["skipped"] else "")
+        f"trained {counted(state['step'], 'step')} on {state['tokens']:,} tokens in {state['seconds'] / 60:.1f} min "
+        f"({speed:,.0f} tokens/s)" + (f", {counted(state['skipped'], 'step')} skipped" if state["skipped"] else "")
     )
     return lines
 

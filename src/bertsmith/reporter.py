@@ -17,6 +17,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def counted(number: int, noun: str) -> str:
+    """So many things as a person says it, such as "1 step" or "1,200 steps"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 class Reporter:
     """Takes what a program has to say and passes the lines to `logging`."""
 

@@ -7,7 +7,7 @@ from bertsmith.planning.decisions import CONTINUED_RATE
 from bertsmith.planning.expectation import MANY_EPOCHS, expected_loss
 from bertsmith.planning.plan import Plan
 from bertsmith.presets import PRESETS
-from bertsmith.reporter import Reporter
+from bertsmith.reporter import Reporter, counted
 
 MUCH_UNKNOWN = 0.02
 """Share of unknown tokens from which on a run warns: in a language without spaces words are whole phrases."""
@@ -41,10 +41,10 @@ def describe(plan: Plan, reporter: Reporter, *, first_step: int, seconds: float)
         f"{parameters / 1e6:.1f} M parameters, vocabulary {config.vocab_size:,}"
     )
     reporter.say(
-        f"run: {training.objective}, {steps:,} steps x {last.rows} rows x "
+        f"run: {training.objective}, {counted(steps, 'step')} x {counted(last.rows, 'row')} x "
         f"{last.sequence_length} places{_before(plan)} = {places / 1e6:.1f} M, "
         f"{epochs:.1f} epochs; "
-        f"{training.precision} on {plan.device.type}, {training.micro_batch_size} rows at once"
+        f"{training.precision} on {plan.device.type}, {counted(training.micro_batch_size or 1, 'row')} at once"
         + (", compiled" if training.compile == "yes" else "")
         + (f", {distributed.world_size()} processes" if distributed.world_size() > 1 else "")
         + f"; {_about(seconds)} on this machine"
