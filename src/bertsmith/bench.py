@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from bertsmith.config import flat
 from bertsmith.data.batch import Batch
 from bertsmith.data.shards import read_manifest
 from bertsmith.errors import UserError, first_line
@@ -25,7 +26,7 @@ from bertsmith.objective import sum_losses
 from bertsmith.optim import make_optimizer, set_learning_rate
 from bertsmith.output_folder import CONFIG
 from bertsmith.planning.decisions import TOKEN_GOAL
-from bertsmith.presets import PRESETS
+from bertsmith.presets import PRESETS, SHAPE
 from bertsmith.recorder import recorder_on
 from bertsmith.reporter import duration
 from bertsmith.run_folder import read_run
@@ -36,10 +37,11 @@ VOCAB_SIZE = 30522
 
 STEPS = 5
 
-SHAPE = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
-OF_MODEL = ("preset", *SHAPE, "hidden_dropout_prob", "attention_probs_dropout_prob")
-OF_TRAINING = ("sequence_length", "global_batch_size", "optimizer", "precision")
-"""What says how long the steps of a run take."""
+OF_STEPS = (
+    "preset", *SHAPE, "hidden_dropout_prob", "attention_probs_dropout_prob",
+    "sequence_length", "global_batch_size", "optimizer", "precision",
+)  # fmt: skip
+"""Settings that say how long the steps of a run take."""
 
 
 def run_bench(given: Mapping[str, Any], prepared: Path | None = None) -> dict[str, Any]:
@@ -128,10 +130,8 @@ def settings_of_run(folder: Path) -> dict[str, Any]:
     """What of a run's settings says how long its steps take, by name; nothing of a text that was prepared alone."""
     if not (folder / CONFIG).exists():
         return {}
-    config = read_run(folder).config
-    known = {name: getattr(config.model, name) for name in OF_MODEL}
-    known |= {name: getattr(config.training, name) for name in OF_TRAINING}
-    return {name: value for name, value in known.items() if value is not None}
+    values = flat(read_run(folder).config)
+    return {name: values[name] for name in OF_STEPS if values[name] is not None}
 
 
 class Update:

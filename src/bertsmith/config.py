@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from bertsmith.budget import MOST_STEPS, parse_budget
 from bertsmith.errors import UserError, require, suggestion
-from bertsmith.presets import PRESETS
+from bertsmith.presets import PRESETS, SHAPE
 from bertsmith.strict import from_mapping, setting
 
 TRAINED = ("wordpiece", "bpe")
@@ -86,7 +86,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require(self.preset in PRESETS, f"preset is '{self.preset}'{suggestion(self.preset, PRESETS)}")
-        for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"):
+        for name in SHAPE:
             value = getattr(self, name)
             require(value is None or 0 < value < 1_000_000, f"{name} is {value}; give 1 to 999999")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
@@ -95,9 +95,9 @@ class ModelConfig:
 
 
 _ABOVE_0 = (
-    *("global_batch_size", "micro_batch_size", "gradient_accumulation_steps", "epochs", "steps", "learning_rate"),
-    *("muon_scale", "max_grad_norm", "checkpoint_every", "keep", "validation_every", "threads"),
-)
+    "global_batch_size", "micro_batch_size", "gradient_accumulation_steps", "epochs", "steps", "learning_rate",
+    "muon_scale", "max_grad_norm", "checkpoint_every", "keep", "validation_every", "threads",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

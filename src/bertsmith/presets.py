@@ -7,6 +7,9 @@ FIRST_WEIGHTS = (("output_bias", "unigram"), ("embedding_init", "ppmi"), ("atten
 """What can be counted in the text need not be learnt: all new models begin with it (docs/log.md, "BERT whose first
 weights are counted")."""
 
+SHAPE = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+"""Fields of a model's config that a preset fills in; settings of the same names win over it."""
+
 FEW_ROWS, LONG_RUN = 16, 2e6
 """Rows of a step, and tokens of a run from which on twice as many rows were better."""
 

@@ -24,14 +24,13 @@ from bertsmith.model.folder import ModelFolder
 from bertsmith.model_source import find_model, model_hash
 from bertsmith.planning.from_settings import SPECIAL_IDS
 from bertsmith.prepare.adopt import prepared_source
-from bertsmith.presets import FIRST_WEIGHTS, PRESETS, sizes_of
+from bertsmith.presets import FIRST_WEIGHTS, PRESETS, SHAPE, sizes_of
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import GIVEN, Run
 from bertsmith.tokenizer import ROLES, Tokenizer, load_fitting_tokenizer, load_tokenizer, same_pieces
 
 INIT, START = "init", "start.json"
 
-SHAPE = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
 OF_PIECES = ("bert.embeddings.word_embeddings.weight", "mlm_head.bias")
 """Tensors with a row for each piece of the vocabulary."""
 
