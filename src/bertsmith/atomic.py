@@ -46,6 +46,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, empty where it is missing or damaged: for what a run can do without."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 @contextmanager
 def growing(path: Path, mode: str, **options: Any) -> Iterator[IO[Any]]:
     """Open a file that is written bit by bit, and is there when the block ends without an error.

@@ -73,7 +73,7 @@ class Run:
     def begin_with(self, data_fingerprint: str) -> None:
         """Forget what was decided for other data, before the first checkpoint."""
         path = self.folder / ENVIRONMENT
-        known = _read_environment(path).get("data", data_fingerprint)
+        known = atomic.read_json(path).get("data", data_fingerprint)
         if known != data_fingerprint:
             self.forget_decisions()
         atomic.write_json(path, {"data": data_fingerprint})
@@ -253,15 +253,6 @@ def _toml_value(value: Any) -> str:
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _read_environment(path: Path) -> dict[str, Any]:
-    """environment.json, or nothing where it is missing or torn: it only informs."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -285,7 +276,7 @@ def note_environment(folder: Path, reporter: Reporter, **facts: Any) -> None:
         "cores": os.cpu_count(),
         **facts,
     }
-    before = _read_environment(path)
+    before = atomic.read_json(path)
     for name in ("torch", "device", "threads", "ranks", "machine"):
         if before.get(name, now[name]) != now[name]:
             reporter.warn(

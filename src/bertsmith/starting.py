@@ -6,7 +6,6 @@
 Once RUN/init/ is there the model it came from is needed no more.
 """
 
-import json
 import shutil
 from dataclasses import fields, replace
 from math import log
@@ -278,9 +277,9 @@ def _publish(run: Run, model: AnyPretrainingModel, tokenizer: Tokenizer, facts: 
 
 def _holds_start(run: Run) -> bool:
     """Whether RUN/init/ is what is asked for now, and fits the tokenizer that the run has."""
+    facts = atomic.read_json(run.folder / INIT / START)
     try:
-        facts: dict[str, Any] = json.loads((run.folder / INIT / START).read_text(encoding="utf-8"))
-        fits = facts["tokenizer"] == load_tokenizer(run.folder / "tokenizer").fingerprint()
-    except (OSError, ValueError, KeyError, UserError):
+        own = load_tokenizer(run.folder / "tokenizer").fingerprint()
+    except (OSError, ValueError):
         return False
-    return fits and facts.items() >= _asked(run).items()
+    return facts.items() >= {**_asked(run), "tokenizer": own}.items()

@@ -1,6 +1,5 @@
 """All that a page says of a run, read from the run's folder alone. Nothing here needs PyTorch."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,24 +66,15 @@ def read_facts(folder: Path) -> RunFacts:
     return RunFacts(
         folder=folder,
         run=run,
-        environment=_read_json(folder / ENVIRONMENT),
+        environment=atomic.read_json(folder / ENVIRONMENT),
         manifest=manifest,
         steps=Steps(iterate_metrics(folder)),
         fillings=[line for line in read_metrics(folder, FILLINGS) if _is_whole(line.get("sentences"))],
-        evaluation=_read_json(folder / EVALUATION),
-        measured=_read_json(folder / MEASURED),
+        evaluation=atomic.read_json(folder / EVALUATION),
+        measured=atomic.read_json(folder / MEASURED),
         pieces=_frequent_pieces(folder, manifest),
         weights_hash=atomic.sha256(weights) if weights.is_file() else None,
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, empty where it is missing or damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _is_whole(sentences: Any) -> bool:
