@@ -11,6 +11,8 @@ from bertsmith.adamw import AdamW, StableAdamW
 from bertsmith.errors import require, suggestion
 from bertsmith.muon import Muon
 
+Schedule = Literal["linear", "cosine", "constant", "trapezoid"]
+
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Split the parameters into those that decay, the matrices, and those that do not: biases and LayerNorm."""
@@ -19,9 +21,6 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-
-
-Schedule = Literal["linear", "cosine", "constant", "trapezoid"]
 
 
 class MuonWithAdamW:

@@ -15,7 +15,7 @@ from torch import nn
 from bertsmith.data.batch import Batch
 from bertsmith.errors import UserError
 from bertsmith.machine.memory import MakeBatch, even_part
-from bertsmith.machine.work import product_rate, synchronize
+from bertsmith.machine.work import product_rate, seconds_of_one
 from bertsmith.objective import sum_losses
 from bertsmith.recorder import Recorder, directly, recorder_on
 from bertsmith.step import SumLosses, add_gradients
@@ -71,10 +71,7 @@ def seconds_per_micro_batch(model: nn.Module, losses: SumLosses, batch: Any, pre
     recorder = recorder_on(next(model.parameters()).device, model.parameters()) if can_record else None
     warm = 1 if recorder is None else 2
     try:
-        while len(times) <= warm or (
-            len(times) < warm + MOST_PASSES
-            and sum(times[warm:]) < (MOST_SECONDS_PER_CHOICE if len(times) < warm + 4 else SECONDS_PER_CHOICE)
-        ):
+        while not _are_enough(times[warm:]):
             times.append(_time_pass(model, losses, batch, precision, recorder))
             if recorder is not None and recorder.lacked_room and len(batch) > 1:
                 raise torch.OutOfMemoryError("no room to record so many rows")
@@ -83,6 +80,12 @@ def seconds_per_micro_batch(model: nn.Module, losses: SumLosses, batch: Any, pre
     finally:  # a GPU without room must have it again
         model.zero_grad(set_to_none=True)
     return min(times[warm:] or times)
+
+
+def _are_enough(times: list[float]) -> bool:
+    """Whether a choice has been timed for long enough, by the seconds of its passes."""
+    seconds = MOST_SECONDS_PER_CHOICE if len(times) < 4 else SECONDS_PER_CHOICE
+    return len(times) >= MOST_PASSES or (len(times) > 0 and sum(times) >= seconds)
 
 
 def is_on_cpu(model: nn.Module) -> bool:
@@ -97,12 +100,13 @@ def has_own_memory(model: nn.Module) -> bool:
 
 def _time_pass(model: Any, losses: SumLosses, batch: Any, precision: str, recorder: Recorder | None = None) -> float:
     """Of a pass as the steps of a run do it: on a GPU recorded and replayed from the second on."""
-    before = time.perf_counter()
-    if recorder is not None:
-        recorder.begin_step([batch])
-    (recorder or directly)("pass", lambda batch: add_gradients(model, losses, precision, batch, 1.0), batch)
-    synchronize(batch.input_ids.device)
-    return time.perf_counter() - before
+
+    def work() -> None:
+        if recorder is not None:
+            recorder.begin_step([batch])
+        (recorder or directly)("pass", lambda batch: add_gradients(model, losses, precision, batch, 1.0), batch)
+
+    return seconds_of_one(work, batch.input_ids.device)
 
 
 class Speed(NamedTuple):

@@ -46,11 +46,16 @@ def seconds_of(work: Callable[[], object], device: torch.device, *, repeats: int
     """The fastest of a few runs, fewer where they are slow, after one to warm up."""
     times: list[float] = []
     while len(times) < 2 or (len(times) <= repeats and sum(times) < ENOUGH_SECONDS):
-        before = time.perf_counter()
-        work()
-        synchronize(device)
-        times.append(time.perf_counter() - before)
+        times.append(seconds_of_one(work, device))
     return min(times[1:])
+
+
+def seconds_of_one(work: Callable[[], object], device: torch.device) -> float:
+    """Of one run, all of it done."""
+    before = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - before
 
 
 def synchronize(device: torch.device) -> None:
@@ -103,10 +108,8 @@ def joules_of(work: Callable[[], object], device: torch.device) -> float | None:
     """Energy of the processor (RAPL) or GPU (NVML) during some work, None where the machine does not report it."""
     if device.type == "cuda":
         try:
-            before = time.perf_counter()
-            work()
-            synchronize(device)
-            return torch.cuda.power_draw(device) / 1e3 * (time.perf_counter() - before)
+            seconds = seconds_of_one(work, device)
+            return torch.cuda.power_draw(device) / 1e3 * seconds
         except Exception:  # NVML's Python package is missing, or the driver does not tell
             return None
     counters = sorted(Path("/sys/class/powercap").glob("intel-rapl:?/energy_uj"))
