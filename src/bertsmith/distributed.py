@@ -181,15 +181,20 @@ def from_main(value: float) -> float:
     """A number as the main rank has it."""
     if not dist.is_initialized():
         return value
-    device = torch.device("cuda", local_rank()) if dist.get_backend() == "nccl" else torch.device("cpu")
-    return float(sum_over_ranks(torch.tensor(value if is_main() else 0.0, dtype=torch.float64, device=device)).item())
+    return _sum_of_numbers(value if is_main() else 0.0)
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
+def any_rank(flag: bool) -> bool:
     """Whether the flag is set on any rank; all ranks get the same answer."""
     if not dist.is_initialized():
         return flag
-    return bool(sum_over_ranks(torch.tensor(float(flag), device=device)).item())
+    return bool(_sum_of_numbers(float(flag)))
+
+
+def _sum_of_numbers(value: float) -> float:
+    """The sum over all ranks of a number that each has."""
+    device = torch.device("cuda", local_rank()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    return float(sum_over_ranks(torch.tensor(value, dtype=torch.float64, device=device)).item())
 
 
 def share(tensors_of_rank: Sequence[Sequence[Tensor]]) -> None:

@@ -123,12 +123,12 @@ def train(
                 reporter.step(record | {"unigram_loss": plan.manifest["unigram_loss"], "max_steps": plan.steps})
             watch.look(step, result)
             stopping = distributed.any_rank(
-                stop.signal_number is not None or (log is not None and log.error is not None), device
+                stop.signal_number is not None or (log is not None and log.error is not None)
             )
-            due = distributed.any_rank(now - last_save > 60 * training.checkpoint_every, device)
+            due = distributed.any_rank(now - last_save > 60 * training.checkpoint_every)
             if stopping or due or step == plan.steps:
                 save(plan, model, optimizer, state, average)
-                stopping = stopping or distributed.any_rank(stop.signal_number is not None, device)  # asked meanwhile
+                stopping = stopping or distributed.any_rank(stop.signal_number is not None)  # asked meanwhile
                 last_save = last_step = time.monotonic()
             last_step += diary.write_page(at_once=stopping)  # nor is this
             if stopping:

@@ -160,7 +160,7 @@ def train_step(
         return do(("gradients", number > 0, len(batch.input_ids)), work, batch, divisor)  # type: ignore[no-any-return]
 
     try:
-        sums = _sum_or_fail(gradients, micro_batches, device)
+        sums = _sum_or_fail(gradients, micro_batches)
     except (StepTooLarge, CompilerFailed):
         optimizer.zero_grad()
         raise
@@ -205,7 +205,7 @@ def _key_dropout(key: tuple[int, int], number: int, micro_batches: Sequence[Any]
         set_rows(first_row + before, len(micro_batches[number]))
 
 
-def _sum_or_fail(work: Callable[[int, Any], Tensor], micro_batches: Sequence[Any], device: torch.device) -> Tensor:
+def _sum_or_fail(work: Callable[[int, Any], Tensor], micro_batches: Sequence[Any]) -> Tensor:
     """Sum what is made of the micro-batches; what fails on one rank fails on all."""
     sums: Tensor | None = None
     has_room, compiler_said = True, ""  # the error itself would keep what was computed, and a GPU has no room for it
@@ -221,8 +221,8 @@ def _sum_or_fail(work: Callable[[int, Any], Tensor], micro_batches: Sequence[Any
             compiler_said = first_line(error)
             break
         sums = made.clone() if sums is None else sums + made
-    if distributed.any_rank(not has_room or bool(compiler_said), device):
-        if distributed.any_rank(not has_room, device):
+    if distributed.any_rank(not has_room or bool(compiler_said)):
+        if distributed.any_rank(not has_room):
             raise StepTooLarge
         raise CompilerFailed(compiler_said or "in another process")
     assert sums is not None
