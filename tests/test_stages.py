@@ -8,7 +8,7 @@ import pytest
 
 from bertsmith.config import TrainingConfig, run_config
 from bertsmith.errors import UserError
-from bertsmith.loading import _RowNumbers
+from bertsmith.loading import row_numbers
 from bertsmith.planning.decisions import decide_length
 from bertsmith.planning.measuring import _take_accumulation
 from bertsmith.planning.stages import Stage, make_stages, turns_of
@@ -110,7 +110,7 @@ def test_ranks_share_the_rows_of_a_step_each_once(ranks: int, monkeypatch: pytes
     for rank in range(ranks):
         monkeypatch.setattr("bertsmith.distributed.rank", lambda rank=rank: rank)
         division = stage.divide(training)
-        batches = list(_RowNumbers(stage, division, range(3, 4)))
+        batches = list(row_numbers(stage, division, range(3, 4)))
         assert len(batches) == division.micro_batches
         read += [number for batch in batches for number in batch]
     assert read == list(range(48, 64))

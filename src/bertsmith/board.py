@@ -1,7 +1,8 @@
 """The same numbers as in metrics.jsonl, as TensorBoard files, where that is installed."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,34 +29,31 @@ class Board:
         except Exception as error:  # a part of it is missing, or too old: of many kinds
             warn(f"TensorBoard does not load here ({first_line(error)}); going on without")
             return
-        self._attempt(self._open, SummaryWriter, first_step + 1)
+        with self._ended_by_a_full_disk():
+            self._writer = SummaryWriter(str(folder), purge_step=first_step + 1)
 
     def write(self, values: dict[str, Any]) -> None:
         """Add the numbers of a step, if the last were long ago or something was measured on held-out text."""
         now = time.monotonic()
-        if now - self._last >= SECONDS_BETWEEN or any(name.startswith("validation_") for name in values):
-            self._last = now
-            self._attempt(self._add, values)
+        is_due = now - self._last >= SECONDS_BETWEEN or any(name.startswith("validation_") for name in values)
+        if self._writer is None or not is_due:
+            return
+        self._last = now
+        with self._ended_by_a_full_disk():
+            for name, value in values.items():
+                if name != "step" and isinstance(value, int | float):
+                    self._writer.add_scalar(name, value, values["step"])
 
     def close(self) -> None:
         """Finish the files."""
-        self._attempt(self._close)
+        with self._ended_by_a_full_disk():
+            if self._writer is not None:
+                self._writer.close()
 
-    def _open(self, kind: Any, purge_step: int) -> None:
-        self._writer = kind(str(self._folder), purge_step=purge_step)
-
-    def _add(self, values: dict[str, Any]) -> None:
-        for name, value in values.items():
-            if self._writer is not None and name != "step" and isinstance(value, int | float):
-                self._writer.add_scalar(name, value, values["step"])
-
-    def _close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-    def _attempt(self, action: Callable[..., None], *arguments: Any) -> None:
+    @contextmanager
+    def _ended_by_a_full_disk(self) -> Iterator[None]:
         try:
-            action(*arguments)
-        except OSError as error:  # a full disk; the writer's own thread hands it on at a later call
+            yield
+        except OSError as error:  # the writer's own thread hands it on at a later call
             self._writer = None
             self._warn(f"{self._folder} could not be written: {error.strerror or error}; going on without TensorBoard")

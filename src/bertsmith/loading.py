@@ -67,7 +67,7 @@ def load_batches(plan: Plan, *, first_step: int) -> Iterator[Batch]:
         rows.course = stage.course()
         loader: DataLoader[Batch] = DataLoader(
             rows,  # type: ignore[arg-type]  # any object with len() and [] will do
-            batch_sampler=_RowNumbers(stage, stage.divide(training), steps),
+            batch_sampler=row_numbers(stage, stage.divide(training), steps),
             collate_fn=collate,
             num_workers=_loader_workers(plan),
             worker_init_fn=leave_signals_to_the_run,
@@ -81,19 +81,10 @@ def _loader_workers(plan: Plan) -> int:
     return given if given is not None else GPU_LOADER_WORKERS if plan.device.type == "cuda" else 0
 
 
-class _RowNumbers:
+def row_numbers(stage: Stage, division: Division, steps: range) -> Iterator[list[int]]:
     """Row numbers of each micro-batch of one rank."""
-
-    def __init__(self, stage: Stage, division: Division, steps: range) -> None:
-        self.stage = stage
-        self.division = division
-        self.steps = steps
-
-    def __len__(self) -> int:
-        return len(self.steps) * self.division.micro_batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in self.steps:
-            first = self.stage.row_of(step) + self.division.first
-            for start in range(first, first + self.division.rows, self.division.micro_batch_size):
-                yield list(range(start, min(start + self.division.micro_batch_size, first + self.division.rows)))
+    for step in steps:
+        first = stage.row_of(step) + division.first
+        rows = range(first, first + division.rows)
+        for start in range(0, division.rows, division.micro_batch_size):
+            yield list(rows[start : start + division.micro_batch_size])

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def cut_after(path: Path, step: int) -> None:
             end = start
             lines = tail.split(b"\n")
             for number in range(len(lines) - 2, -1 if start == 0 else 0, -1):  # the last one is torn or empty
-                if _step_of(lines[number]) is not None and (_step_of(lines[number]) or 0) <= step:
+                if _step_of(lines[number]) <= step:
                     handle.truncate(start + len(b"\n".join(lines[: number + 1])) + 1)
                     return
             if start == 0:
@@ -84,11 +85,12 @@ def cut_after(path: Path, step: int) -> None:
                 return
 
 
-def _step_of(line: bytes) -> int | None:
+def _step_of(line: bytes) -> float:
+    """Step of a line; infinite where it is torn."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        return None
+        return inf
 
 
 def read_metrics(run: Path, name: str = METRICS) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ output.py                   what encoder and heads give
 first_weights.py            how weights begin; first_embeddings.py, first_attention.py: at what is counted in the text
 folder.py                   Hugging Face folders; naming.py, bert_folder.py, modernbert_folder.py: the names in them
 architecture.py             what the program must know of each architecture beside its classes
-check.py                    what configs and inputs are held against
+check.py                    what configs are held against
 """
 
 from pathlib import Path

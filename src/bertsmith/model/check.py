@@ -1,10 +1,8 @@
-"""What the shape of a model and of its input may be, said in one line when it is something else."""
+"""What the shape of a model may be, said in one line when it is something else."""
 
 from dataclasses import asdict
 from math import inf
 from typing import Any
-
-from torch import Tensor
 
 from bertsmith.errors import require
 
@@ -47,22 +45,3 @@ def check_shape(config: Any) -> None:
     require(width % heads == 0, f"num_attention_heads is {heads}; give a divisor of hidden_size, {width}")
     fits = pad is None or (type(pad) is int and 0 <= pad < config.vocab_size)
     require(fits, f"pad_token_id is {pad!r}; give an id below vocab_size, {config.vocab_size}")
-
-
-def check_padded(input_ids: Tensor, attention_mask: Tensor | None, longest: int) -> None:
-    """Check a padded batch.
-
-    Args:
-        input_ids: int64 [B, L].
-        attention_mask: [B, L].
-        longest: Positions that the model has.
-
-    Raises:
-        UserError: The input is not [B, L], its rows are too long, or the mask has another shape.
-    """
-    shape = tuple(input_ids.shape)
-    require(len(shape) == 2, f"input_ids has the shape {shape}; give [rows, tokens], or say where sequences are packed")
-    require(0 < shape[1] <= longest, f"a row has {shape[1]} tokens; this model takes 1 to {longest}, cut the text")
-    if attention_mask is not None:
-        given = tuple(attention_mask.shape)
-        require(given == shape, f"attention_mask has the shape {given}; give it that of input_ids, {shape}")

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from bertsmith.errors import require
-from bertsmith.model.check import check_padded
 from bertsmith.model.output import BertOutput
 from bertsmith.model.packed import pad, unpad
 
@@ -35,10 +34,15 @@ def encode_padded(
             and queries.
     """
     input_ids = ids[0]
-    check_padded(input_ids, attention_mask, longest)
-    problem = "attention_mask is given with queries, which are for rows without padding; give masked_index as [M]"
-    require(queries is None or attention_mask is None, problem)
-    rows, length = input_ids.shape
+    shape = tuple(input_ids.shape)
+    require(len(shape) == 2, f"input_ids has the shape {shape}; give [rows, tokens], or say where sequences are packed")
+    rows, length = shape
+    require(0 < length <= longest, f"a row has {length} tokens; this model takes 1 to {longest}, cut the text")
+    if attention_mask is not None:
+        given = tuple(attention_mask.shape)
+        require(given == shape, f"attention_mask has the shape {given}; give it that of input_ids, {shape}")
+        problem = "attention_mask is given with queries, which are for rows without padding; give masked_index as [M]"
+        require(queries is None, problem)
     if position_ids is None:
         position_ids = torch.arange(length, device=input_ids.device)
     tokens, indices, packed = unpad(input_ids, attention_mask)
