@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +60,30 @@ class Listener(Reporter):
 
 
 def train(
-    folder: Path, text: Path, reporter: Reporter | None = None, *, started: float | None = None, **changes: Any
+    folder: Path,
+    text: Path | str,
+    reporter: Reporter | None = None,
+    *,
+    started: float | None = None,
+    plan_only: bool = False,
+    **changes: Any,
 ) -> Path:
-    """Train a model of two small layers for three steps, settings given by flags."""
+    """Train a model of two small layers for three steps, settings given by flags; None: not given."""
     given = {**TINY, "text": (str(text),), **changes}
-    return pretrain(folder, given, dict.fromkeys(given, "flag"), reporter, started=started)
+    given = {name: value for name, value in given.items() if value is not None}
+    return pretrain(folder, given, dict.fromkeys(given, "flag"), reporter, started=started, plan_only=plan_only)
+
+
+def flags_of(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as they are said on the command line."""
+    return [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

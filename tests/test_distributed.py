@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,7 +21,9 @@ from bertsmith.machine.device import find_device
 from bertsmith.pretrain import pretrain, wait_for_settings
 
 from prose import write_prose
-from runs import TINY, train
+from runs import TINY, flags_of, free_port, train
+
+TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 @pytest.mark.slow
@@ -37,11 +38,8 @@ def test_a_run_of_two_processes_is_that_of_one(preset: str, tmp_path: Path) -> N
         "hidden_dropout_prob": 0.1,
     }
     train(tmp_path / "one", text, **changes)
-    flags = [
-        part for name, value in {**TINY, **changes}.items() for part in (f"--{name.replace('_', '-')}", str(value))
-    ]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, "-m", "bertsmith", "pretrain", str(text), "-o", str(tmp_path / "two"), *flags]
+    flags = flags_of({**TINY, **changes})
+    command = [*TWO_PROCESSES, "-m", "bertsmith", "pretrain", str(text), "-o", str(tmp_path / "two"), *flags]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
@@ -55,17 +53,14 @@ def rendezvous(folder: Path) -> list[str]:
     """Where the launchers of a run on several machines meet: a free port of this one, the same for all."""
     place = folder.with_suffix(".port")
     if not place.exists():
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            place.write_text(str(free.getsockname()[1]))
+        place.write_text(str(free_port()))
     return ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{place.read_text()}", "--rdzv-id", folder.name]
 
 
 def launch(
     text: Path, folder: Path, processes: int = 2, restarts: int = 0, nodes: int = 1, **changes: object
 ) -> subprocess.Popen[str]:
-    settings = {**TINY, "micro_batch_size": 2, "checkpoint_every": 1e-6, **changes}
-    flags = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    flags = flags_of({**TINY, "micro_batch_size": 2, "checkpoint_every": 1e-6, **changes})
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     launcher += ["--max-restarts", str(restarts)]
     launcher += ["--nnodes", str(nodes), *(["--standalone"] if nodes == 1 else rendezvous(folder))]
@@ -81,9 +76,8 @@ def test_two_processes_decide_together_what_nobody_gave(length: dict[str, object
     """Precision, micro-batch, compiling and the steps of a budget are measured, and all ranks must take part."""
     text = write_prose(tmp_path / "prose.txt")
     settings = {name: value for name, value in TINY.items() if name not in PINNED}
-    flags = [part for k, value in {**settings, **length}.items() for part in (f"--{k.replace('_', '-')}", str(value))]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, "-m", "bertsmith", "pretrain", str(text), "-o", str(tmp_path / "two"), *flags]
+    flags = flags_of({**settings, **length})
+    command = [*TWO_PROCESSES, "-m", "bertsmith", "pretrain", str(text), "-o", str(tmp_path / "two"), *flags]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert (tmp_path / "two" / "model").is_dir()
@@ -164,8 +158,7 @@ def test_ranks_take_what_the_main_rank_has_measured(tmp_path: Path) -> None:
         "assert distributed.from_main(10.0 + distributed.rank()) == 10.0\n"
         "assert distributed.from_main(distributed.rank() == 0) == 1.0\n"
     )
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    result = subprocess.run([*launcher, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run([*TWO_PROCESSES, str(script)], capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
 
 
@@ -240,10 +233,9 @@ def test_settings_may_be_seen_late_on_another_machine(tmp_path: Path, monkeypatc
 
 
 def test_one_rank_alone_writes_a_plan(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {**TINY, "text": (str(text),)}
-    pretrain(tmp_path / "run", given, dict.fromkeys(given, "flag"), plan_only=True)
+    train(tmp_path / "run", text, plan_only=True)
     before = (tmp_path / "run" / "config.toml").stat()
     monkeypatch.setattr(distributed, "is_main", lambda: False)
-    pretrain(tmp_path / "run", given, dict.fromkeys(given, "flag"), plan_only=True)
+    train(tmp_path / "run", text, plan_only=True)
     after = (tmp_path / "run" / "config.toml").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)

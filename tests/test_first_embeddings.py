@@ -27,11 +27,10 @@ from bertsmith.planning.making import make_plan
 from bertsmith.prepare import neighbours
 from bertsmith.prepare.facts import count_ids
 from bertsmith.prepare.neighbours import count_neighbours
-from bertsmith.pretrain import pretrain
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import read_run
 
-from runs import TINY, Listener, train, weights
+from runs import Listener, train, weights
 
 VOCABULARY = 160
 NO_STEP = {"steps": 1, "learning_rate": 1e-30, "validation_every": 1}
@@ -241,15 +240,13 @@ def test_a_plan_counts_nothing_without_a_budget_of_time(
     counted: list[int] = []
     monkeypatch.setattr(from_settings, "count_neighbours", lambda *_: counted.append(1) or np.ones((160, 160), "f"))
     for number, changes in enumerate(({"steps": 3}, {"budget": "1e12flop"}, {"budget": "1h"})):
-        given = {name: value for name, value in TINY.items() if name != "steps"} | {"text": (str(text),), **changes}
-        pretrain(tmp_path / str(number), given, dict.fromkeys(given, "flag"), plan_only=True)
+        train(tmp_path / str(number), text, **{"steps": None, **changes}, plan_only=True)
     assert len(counted) == 1
 
 
 def test_what_was_measured_begins_as_what_was_not(text: Path, tmp_path: Path) -> None:
     """What is measured is the model that the run begins with, before anything is counted."""
-    given = {**TINY, "text": (str(text),)}
-    pretrain(tmp_path / "run", given, dict.fromkeys(given, "flag"), plan_only=True)
+    train(tmp_path / "run", text, plan_only=True)
     run, device = read_run(tmp_path / "run"), torch.device("cpu")
     plan = make_plan(run, device, Reporter(), started=0.0, seconds_before=0.0, is_begun=False)
     plan.new_model(counted=False)  # forget what was measured

@@ -17,7 +17,6 @@ from bertsmith.errors import UserError
 from bertsmith.interrupt import Interrupted
 from bertsmith.model import BertConfig, BertModel, load_model
 from bertsmith.prepare import prepare
-from bertsmith.pretrain import pretrain
 from bertsmith.replay import MixedRows
 from bertsmith.starting import nearest_preset
 from bertsmith.tokenizer import extend_tokenizer, load_tokenizer, same_pieces, train_tokenizer
@@ -25,7 +24,7 @@ from labelled import tiny_encoder, tiny_modern
 
 from corpora import lognormal, make_corpus, make_rows
 from prose import write_prose
-from runs import TINY, Listener, train
+from runs import Listener, train
 
 EMBEDDINGS, BIAS = "bert.embeddings.word_embeddings.weight", "cls.predictions.bias"
 
@@ -40,11 +39,8 @@ def source(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def further(folder: Path, text: Path | str, init: Path, reporter: Any = None, **changes: Any) -> Path:
     """Go on from a model for three steps."""
-    left = ("preset", "hidden_size", "num_attention_heads", "vocab_size")
-    given = {name: value for name, value in TINY.items() if name not in left}
-    given |= {"text": (str(text),), "init": str(init), **changes}
-    given = {name: value for name, value in given.items() if value is not None}
-    return pretrain(folder, given, dict.fromkeys(given, "flag"), reporter)
+    open_ones = dict.fromkeys(("preset", "hidden_size", "num_attention_heads", "vocab_size"))
+    return train(folder, text, reporter, **{**open_ones, "init": str(init), **changes})
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

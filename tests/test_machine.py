@@ -25,9 +25,8 @@ from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.objective import sum_losses
 from bertsmith.optim import make_optimizer
 from bertsmith.planning import duration
-from bertsmith.pretrain import pretrain
 
-import runs
+from runs import train
 
 GB = 1 << 30
 TINY = BertConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
@@ -478,6 +477,5 @@ def test_averaged_weights_take_memory_where_there_are_any(
 
     monkeypatch.setattr("bertsmith.planning.measuring.rows_that_fit", count)
     for number, decay in enumerate((0.0, 0.9)):
-        given = {**runs.TINY, "text": (str(text),), "average_decay": decay}
-        pretrain(tmp_path / str(number), given, dict.fromkeys(given, "flag"), plan_only=True)
+        train(tmp_path / str(number), text, average_decay=decay, plan_only=True)
     assert counted[0] == 0 < counted[1]

@@ -1,7 +1,6 @@
 """One update: exact whatever it is divided into, and never taken when it is not finite."""
 
 import math
-import socket
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -24,6 +23,7 @@ from bertsmith.step import CompilerFailed, Measured, StepResult, StepTooLarge, e
 from bertsmith.watch import Watch
 
 from corpora import lognormal, make_corpus, make_rows
+from runs import free_port
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 STEP = partial(train_step, max_grad_norm=1.0, precision="float32")
@@ -296,10 +296,7 @@ def run_rank(rank: int, folder: str, world_size: int, port: int) -> None:
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     """With rows that do not divide evenly; both ranks hold the same weights bit for bit."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(run_rank, (str(tmp_path), 2, port), nprocs=2)
+    mp.spawn(run_rank, (str(tmp_path), 2, free_port()), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for case, found in first.items():
         weights, told = train_together(*case)
