@@ -21,7 +21,7 @@ from bertsmith.machine.measure import Speed
 from bertsmith.machine.work import step_operations
 from bertsmith.model import BertConfig
 from bertsmith.objective import sum_losses
-from bertsmith.planning.decisions import decide_by_budget, decide_family, decide_length, decide_shape, row_speed
+from bertsmith.planning.decisions import decide_family, decide_length, decide_shape
 from bertsmith.planning.duration import (
     FEWEST_QUICK_ROWS,
     FORWARD_SHARE,
@@ -36,14 +36,20 @@ from bertsmith.planning.duration import (
 from bertsmith.planning.making import make_plan
 from bertsmith.planning.pace import Pace
 from bertsmith.planning.plan import Plan, stages_of
-from bertsmith.planning.sizing import TOKENS_PER_PARAMETER, block_weights, choose_size
+from bertsmith.planning.sizing import (
+    TOKENS_PER_PARAMETER,
+    block_weights,
+    choose_size,
+    decide_by_budget,
+    row_speed,
+)
 from bertsmith.planning.stages import make_stages, work_of_step
 from bertsmith.presets import PRESETS
 from bertsmith.pretrain import pretrain
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run, read_run
 
-from runs import TINY, Listener
+from runs import TINY, Listener, flags_of
 from runs import train as train_run
 
 
@@ -94,13 +100,17 @@ def test_revisions_are_kept_and_read_by_step(tmp_path: Path) -> None:
     revisions.record(10, 90, seconds=21.0, write=True)
     again = Revisions(tmp_path, 1)
     assert again.seconds == 21.0
-    assert [again.steps_at(step) for step in (0, 4, 5, 9, 10, 50)] == [300, 300, 120, 120, 90, 90]
+    assert again.until(50) == [(0, 300), (5, 120), (10, 90)]
+    assert again.until(9) == [(0, 300), (5, 120)]
     assert again.recorded(7) is None
 
 
 def train(folder: Path, text: Path, listener: Listener | None = None, **changes: Any) -> Path:
-    given = {name: value for name, value in TINY.items() if name != "steps"}
-    return train_run(folder, text, listener, **{**given, "steps": None, "budget": "1h", **changes})
+    return train_run(folder, text, listener, **{"steps": None, "budget": "1h", **changes})
+
+
+OPEN_SHAPE = {"preset": None, "hidden_size": None, "num_attention_heads": None}
+"""A size that a budget finds."""
 
 
 @pytest.fixture
@@ -177,9 +187,7 @@ def test_a_budget_of_work_is_counted(text: Path, tmp_path: Path) -> None:
 
 
 def test_a_budget_of_work_finds_the_size_on_any_machine(text: Path, tmp_path: Path) -> None:
-    given = {name: value for name, value in TINY.items() if name not in {"preset", "steps", "hidden_size"}}
-    given |= {"text": (str(text),), "num_attention_heads": None, "budget": "4e14flop"}
-    folder = pretrain(tmp_path / "run", given, dict.fromkeys(given, "flag"), plan_only=True)
+    folder = train(tmp_path / "run", text, **OPEN_SHAPE, budget="4e14flop", plan_only=True)
     config, length = read_run(folder).config, TINY["sequence_length"]
     shape = BertConfig(
         vocab_size=160, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024
@@ -190,10 +198,8 @@ def test_a_budget_of_work_finds_the_size_on_any_machine(text: Path, tmp_path: Pa
 
 
 def test_a_budget_finds_the_size_of_the_family_that_is_asked_for(text: Path, tmp_path: Path) -> None:
-    given = {name: value for name, value in TINY.items() if name not in {"preset", "steps", "hidden_size"}}
-    given |= {"text": (str(text),), "num_attention_heads": None, "budget": "2e8flop", "family": "modern"}
     for _ in range(2):  # again, and nothing is left to decide
-        pretrain(tmp_path / "run", given, dict.fromkeys(given, "flag"))
+        train(tmp_path / "run", text, **OPEN_SHAPE, budget="2e8flop", family="modern")
     assert read_run(tmp_path / "run").config.model.preset == "modern-tiny"
     with pytest.raises(UserError, match="family is 'modern', but preset bert-tiny is of 'bert'"):
         train(tmp_path / "other", text, family="modern")
@@ -218,7 +224,7 @@ def decided(
         rows = run.config.training.global_batch_size or 1
         return Speed("float32", seconds * max(free, rows) / rows)
 
-    monkeypatch.setattr("bertsmith.planning.decisions.row_speed", speed)
+    monkeypatch.setattr("bertsmith.planning.sizing.row_speed", speed)
     origin = {"preset": "flag" if model else "default"}
     run = Run(Path("unused"), run_config({"model": model or {}, "training": training}), origin)
     ids = dict.fromkeys(("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"), 0)
@@ -304,8 +310,7 @@ def test_without_a_budget_the_family_is_a_mini() -> None:
 
 
 def test_a_plan_of_either_family_is_run(text: Path, tmp_path: Path) -> None:
-    flags = [part for name, value in TINY.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    flags[flags.index("bert-tiny")] = "modern-tiny"
+    flags = flags_of({**TINY, "preset": "modern-tiny"})
     assert run(["plan", str(text), "-o", str(tmp_path / "a"), *flags]) == 0
     assert read_run(tmp_path / "a").config.model.family == "modern"
     for name, plan in (("b", tmp_path / "a" / "config.toml"), ("c", tmp_path / "a")):
@@ -314,8 +319,7 @@ def test_a_plan_of_either_family_is_run(text: Path, tmp_path: Path) -> None:
 
 
 def test_a_plan_of_before_a_setting_existed_is_run_as_it_was(text: Path, tmp_path: Path) -> None:
-    flags = [part for name, value in TINY.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    flags[flags.index("bert-tiny")] = "modern-tiny"
+    flags = flags_of({**TINY, "preset": "modern-tiny"})
     assert run(["plan", str(text), "-o", str(tmp_path / "a"), *flags]) == 0
     lines = (tmp_path / "a" / "config.toml").read_text(encoding="utf-8").splitlines()
     old = [line for line in lines if not line.startswith(("embedding_init", "attention_init"))]
@@ -458,8 +462,7 @@ def test_updates_and_measurements_have_their_part_of_the_time(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int
 ) -> None:
     """Ranks share the rows, learnt and measured; what an update takes of each is in `Tried`."""
-    settings = {**TINY, "text": (str(text),), "validation_every": None}
-    pretrain(tmp_path / "run", settings, dict.fromkeys(settings, "flag"), plan_only=True)
+    train_run(tmp_path / "run", text, validation_every=None, plan_only=True)
     plan = make_plan(
         read_run(tmp_path / "run"), torch.device("cpu"), Reporter(), started=0.0, seconds_before=0.0, is_begun=False
     )
@@ -478,8 +481,7 @@ def test_updates_and_measurements_have_their_part_of_the_time(
 
 
 def test_as_many_steps_as_fit(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {**TINY, "text": (str(text),), "validation_every": None, "steps": None, "budget": "1h"}
-    pretrain(tmp_path / "run", settings, dict.fromkeys(settings, "flag"), plan_only=True)
+    train(tmp_path / "run", text, validation_every=None, plan_only=True)
     plan = make_plan(
         read_run(tmp_path / "run"), torch.device("cpu"), Reporter(), started=0.0, seconds_before=0.0, is_begun=False
     )
@@ -501,8 +503,7 @@ def test_a_function_that_is_called_late_has_all_of_its_budget(
     """A command's time begins with its process, that of a call, as in a notebook, with the call."""
     monkeypatch.setattr("bertsmith.budget.STARTED", time.monotonic() - 1e6)
     listener = Listener()
-    given = {name: value for name, value in TINY.items() if name != "steps"} | {"text": (str(text),), "budget": "1h"}
-    pretrain(tmp_path / "run", given, dict.fromkeys(given, "flag"), listener, plan_only=True)
+    train(tmp_path / "run", text, listener, plan_only=True)
     assert any("about 58 min on this machine" in line for line in listener.lines)
 
 
@@ -549,9 +550,9 @@ def test_a_row_is_timed_with_no_more_rows_than_are_computed_at_once(
         asked.append(most)
         return 1.0, most
 
-    monkeypatch.setattr("bertsmith.planning.decisions.compare_precisions", compare)
-    monkeypatch.setattr("bertsmith.planning.decisions.halving", halving)
-    monkeypatch.setattr("bertsmith.planning.decisions.rows_that_fit", lambda *_, **_options: 1 << 30)
+    monkeypatch.setattr("bertsmith.planning.sizing.compare_precisions", compare)
+    monkeypatch.setattr("bertsmith.planning.sizing.halving", halving)
+    monkeypatch.setattr("bertsmith.planning.sizing.rows_that_fit", lambda *_, **_options: 1 << 30)
     run = Run(Path("unused"), run_config({"model": {"preset": "bert-tiny"}, "training": given}), {})
     decide_shape(run)
     ids = dict.fromkeys(("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"), 0)

@@ -11,6 +11,7 @@ The time of a command that was killed counts up to its last look.
 import json
 import re
 import time
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,11 +67,13 @@ class Clock:
         self.budget = budget
         self._started = time.monotonic() if started is None else started
         self._used_before = used_before
+        seconds = budget.seconds if budget else None
+        self._planned = inf if seconds is None else GOAL * seconds
 
     @property
     def limits_time(self) -> bool:
         """Whether the clock decides when the run ends."""
-        return self.budget is not None and self.budget.seconds is not None
+        return self._planned < inf
 
     def used(self) -> float:
         """Seconds of all commands."""
@@ -78,18 +81,16 @@ class Clock:
 
     def left(self) -> float:
         """Seconds that may still be planned for; infinite without a budget of time."""
-        seconds = self.budget.seconds if self.budget else None
-        return float("inf") if seconds is None else max(0.0, GOAL * seconds - self.used())
+        return max(0.0, self._planned - self.used())
 
     def share_used(self) -> float:
         """Part of the time that is planned for; 0 without a budget of time."""
-        seconds = self.budget.seconds if self.budget else None
-        return 0.0 if seconds is None else self.used() / (GOAL * seconds)
+        return self.used() / self._planned
 
 
 def first_estimate(run: Path) -> int | None:
     """The number of steps that a run with a budget of time began with; None before it has begun."""
-    return Revisions(run, 0).steps_at(0) or None
+    return Revisions(run, 0).recorded(0) or None
 
 
 def seconds_at_last_look(run: Path) -> float:
@@ -112,10 +113,6 @@ class Revisions:
                 self.seconds = float(kept["seconds"])
             except (OSError, ValueError, TypeError, LookupError) as error:
                 raise UserError(f"{self._path} is damaged ({error}); start a new run with --fresh") from error
-
-    def steps_at(self, step: int) -> int:
-        """Steps of the whole run, as planned at `step`."""
-        return self._known[max(known for known in self._known if known <= step)]
 
     def until(self, step: int) -> list[tuple[int, int]]:
         """The looks up to `step`, in order, after the first estimate: at which step, and steps of the whole run."""

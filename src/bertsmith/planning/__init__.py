@@ -1,6 +1,6 @@
 """What is decided before the first step, and kept with the run.
 
-decisions.py       settings that nobody gave, from the text, the preset and the budget; sizing.py: size of the model
+decisions.py       settings that nobody gave, from the text and the preset; sizing.py: from the budget
 from_settings.py   the model and the rows of a run, as its settings say
 measuring.py       settings that this machine decides
 making.py          the plan of a run is made of all these; plan.py: what it holds

@@ -1,31 +1,19 @@
-"""Settings that nobody gave, where they follow from the text, the preset and the budget.
+"""Settings that nobody gave, where they follow from the text and the preset.
 
 Each is decided once, written to the run and read again on resume.
 """
 
-from dataclasses import replace
-from math import ceil, inf
+from math import ceil
 from typing import Any
 
-import torch
-
-from bertsmith import distributed
-from bertsmith.budget import MOST_STEPS, Clock, first_estimate
-from bertsmith.config import changed
-from bertsmith.data.batch import Batch, collate
-from bertsmith.data.masking import share_at
+from bertsmith.budget import first_estimate
 from bertsmith.errors import UserError
-from bertsmith.machine.device import require_memory
-from bertsmith.machine.measure import Speed, compare_precisions, halving, seconds_per_micro_batch
-from bertsmith.machine.memory import rows_that_fit, training_state
-from bertsmith.machine.work import step_operations
 from bertsmith.model.first_attention import can_begin_beside
-from bertsmith.objective import sum_losses
-from bertsmith.planning.from_settings import model_config, model_of, parameters_of
-from bertsmith.planning.sizing import choose_size
-from bertsmith.planning.stages import mean_rows, mean_work
-from bertsmith.presets import FIRST_WEIGHTS, PRESETS, sizes_of
+from bertsmith.planning.from_settings import model_config
+from bertsmith.planning.stages import mean_rows
+from bertsmith.presets import FIRST_WEIGHTS, PRESETS
 from bertsmith.replay import AnyRows
+from bertsmith.reporter import counted
 from bertsmith.run_folder import Run
 from bertsmith.tokenizer import Tokenizer
 
@@ -38,13 +26,6 @@ WARMUP_SHARE, FEWEST_WARMUP_STEPS, MOST_WARMUP_SHARE = 0.06, 150, 0.25
 
 CONTINUED_RATE = 0.5
 """Of the preset's peak learning rate, where a run goes on from a model: more of what it knew stays (docs/log.md)."""
-
-SPEED_ROWS = 16
-"""Rows that the speed of a size is measured with on a CPU, at most."""
-
-GPU_STEP_PLACES, GPU_GAIN = 8192, 1.3
-"""A step on a GPU gets twice the rows, and twice again, up to so many places, as long as each time that many times as
-many rows are computed in the same time."""
 
 
 def decide_family(run: Run) -> None:
@@ -95,53 +76,7 @@ def decide_recipe(run: Run) -> None:
     run.decide("preset", **{name: value for name, value in recipe.items() if name not in run.origin})
 
 
-def decide_by_budget(run: Run, clock: Clock, rows: AnyRows, tokenizer: Tokenizer, device: torch.device) -> None:
-    """Choose the size, if none was given, the schedule, and the number of steps, which the clock will correct."""
-    training, budget = run.config.training, clock.budget
-    assert budget is not None
-    if "schedule" not in run.origin:
-        run.decide("preset", schedule="trapezoid")
-
-    def sized(preset: str) -> Run:
-        probe = replace(run, config=changed(run.config, preset=preset), origin={})
-        decide_shape(probe)
-        return probe
-
-    found: dict[str, tuple[bool, int]] = {}
-
-    def seconds_per_row(preset: str) -> float:
-        """All processes together."""
-        speed, count = speed_on_device(sized(preset), tokenizer, rows, device)
-        is_half = bool(distributed.from_main(speed.precision == "bfloat16"))
-        found[preset] = is_half, int(distributed.from_main(count))
-        return distributed.from_main(speed.seconds) / distributed.world_size()
-
-    def operations_per_row(preset: str) -> float:
-        return distributed.from_main(row_operations(sized(preset), tokenizer, device))
-
-    amount = budget.operations or distributed.from_main(clock.left())
-    price_per_row = seconds_per_row if budget.operations is None else operations_per_row
-    is_open = run.origin["preset"] == "default"
-    sizes = sizes_of(run.config.model.family) if is_open else (run.config.model.preset,)
-    choice = choose_size(sizes, amount, training.sequence_length, price_per_row)
-    if is_open:
-        run.decide("measured", preset=choice.preset)
-    if choice.preset in found:
-        _take_measured(run, *found[choice.preset])
-    decide_shape(run)
-    price = choice.price_per_row * (run.config.training.global_batch_size or 1)
-    if budget.operations is not None:
-        price = mean_work(model_config(run, tokenizer), run.config.training)
-    if amount / price >= MOST_STEPS:
-        raise UserError(
-            f"budget is '{training.budget}', which {choice.preset} would spend in {amount / price:.0e} steps; give less"
-        )
-    steps = amount / price
-    tokens = steps * (run.config.training.global_batch_size or 1) * training.sequence_length
-    run.decide("measured", steps=max(1, int(steps / _more_rows(run, tokens))))
-
-
-def _more_rows(run: Run, tokens: float) -> float:
+def more_rows(run: Run, tokens: float) -> float:
     """Give the steps of a run over so many tokens the rows that suit it, and tell how many times as many they are."""
     number = run.config.training.global_batch_size or 1
     if run.origin.get("global_batch_size") != "preset" or run.config.model.init is not None:
@@ -150,75 +85,6 @@ def _more_rows(run: Run, tokens: float) -> float:
     if rows != number:
         run.decide("default", global_batch_size=rows)
     return rows / number
-
-
-def _take_measured(run: Run, is_half: bool, rows: int) -> None:
-    """What was found while the speed of a size was measured, where it was not given."""
-    if run.config.training.precision == "auto":
-        run.decide("measured", precision="bfloat16" if is_half else "float32")
-    if run.config.training.global_batch_size is None and rows > PRESETS[run.config.model.preset].global_batch_size:
-        run.decide("measured", global_batch_size=rows)
-
-
-def row_operations(run: Run, tokenizer: Tokenizer, device: torch.device) -> float:
-    """Floating-point operations that a run spends on a row, in the mean; infinite where its model does not fit."""
-    training = run.config.training
-    try:
-        require_memory(parameters_of(run, tokenizer), device)
-    except UserError:
-        return inf
-    length = training.sequence_length
-    predictions = share_at(training.mlm_probability, training.end_probability, 0.5) * length
-    return step_operations(model_config(run, tokenizer), tokens=length, row_length=length, predictions=predictions)
-
-
-def speed_on_device(run: Run, tokenizer: Tokenizer, rows: AnyRows, device: torch.device) -> tuple[Speed, int]:
-    """The time of a row with the model of a run, and the rows of a step that it is the time of.
-
-    A GPU computes many rows in nearly the time of few, and a model learns as much from a token in a larger step, as far
-    as that was tried (docs/log.md, "More rows where they cost nothing"), so there a step gets more than the preset has.
-    """
-    number = run.config.training.global_batch_size or 1
-    speed = row_speed(run, tokenizer, rows, device)
-    if device.type != "cuda" or run.origin.get("global_batch_size") != "preset":
-        return speed, number
-    while 2 * number * run.config.training.sequence_length <= GPU_STEP_PLACES:
-        larger = replace(run, config=changed(run.config, global_batch_size=2 * number))
-        its_speed = row_speed(larger, tokenizer, rows, device)
-        if its_speed.seconds * GPU_GAIN > speed.seconds:
-            break
-        speed, number = its_speed, 2 * number
-    return speed, number
-
-
-def row_speed(run: Run, tokenizer: Tokenizer, rows: AnyRows, device: torch.device) -> Speed:
-    """Measure the time of a row with the model of a run; infinite where it does not fit into memory.
-
-    With no more rows than are computed at once: a GPU takes hardly longer for many than for few.
-    """
-
-    def first_rows(count: int) -> Batch:
-        return collate(rows.__getitems__(list(range(count)))).to(device)
-
-    training = run.config.training
-    precision = training.precision
-    try:
-        require_memory(parameters_of(run, tokenizer), device)
-        model = model_of(run, tokenizer).to(device)
-        state = training_state(model, optimizer=training.optimizer, averaged=training.average_decay > 0)
-        share = ceil((training.global_batch_size or 1) / distributed.world_size())
-        most = min(rows_that_fit(model, first_rows, precision, state=state), training.micro_batch_size or share, share)
-        if precision == "auto":
-            speed, count = compare_precisions(model, first_rows, most)
-        else:
-            seconds, count = halving(
-                most if device.type == "cuda" else min(SPEED_ROWS, most),
-                lambda rows: seconds_per_micro_batch(model, sum_losses, first_rows(rows), precision),
-            )
-            speed = Speed(precision, seconds)
-    except UserError:
-        return Speed("float32" if precision == "auto" else precision, inf)
-    return speed._replace(seconds=speed.seconds / count)
 
 
 def decide_shape(run: Run) -> None:
@@ -256,7 +122,7 @@ def decide_length(run: Run, rows: AnyRows) -> None:
     training = run.config.training
     if training.steps is None:
         epochs = training.epochs or min(MAX_EPOCHS, max(1.0, round(TOKEN_GOAL / rows.source.num_tokens)))
-        _more_rows(run, epochs * rows.source.num_tokens)
+        more_rows(run, epochs * rows.source.num_tokens)
         steps = max(1, ceil(epochs * rows.rows_per_epoch / mean_rows(run.config.training)))
         run.decide("default", steps=steps)
     steps = run.config.training.steps or 1
@@ -264,8 +130,8 @@ def decide_length(run: Run, rows: AnyRows) -> None:
     at_first = first_estimate(run.folder) or steps  # a budget may have made a run shorter since
     if is_given and training.warmup_steps is not None and training.warmup_steps > at_first:
         raise UserError(
-            f"warmup_steps is {training.warmup_steps:,} and the run has {steps:,} steps: the learning rate would never "
-            "reach its peak; give fewer, or leave it out"
+            f"warmup_steps is {training.warmup_steps:,} and the run has {counted(steps, 'step')}: the learning rate "
+            "would never reach its peak; give fewer, or leave it out"
         )
     if training.warmup_steps is None:
         run.decide("default", warmup_steps=default_warmup(steps))

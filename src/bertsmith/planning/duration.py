@@ -3,7 +3,6 @@
 A run consists of rows to learn from, an update for each step, and rows to measure on, now and then and at the end.
 """
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,15 +15,15 @@ from bertsmith import distributed
 from bertsmith.adamw import AdamW
 from bertsmith.errors import UserError, first_line
 from bertsmith.machine.measure import halving, seconds_per_micro_batch
-from bertsmith.machine.work import synchronize
+from bertsmith.machine.work import seconds_of_one, synchronize
 from bertsmith.model import AnyPretrainingModel
 from bertsmith.muon import alike, orthogonal
 from bertsmith.objective import sum_losses
 from bertsmith.optim import is_of_muon
 from bertsmith.planning.plan import Plan
-from bertsmith.planning.stages import Stage
+from bertsmith.planning.stages import Stage, places_of
 from bertsmith.recorder import Work, recorded
-from bertsmith.reporter import Reporter
+from bertsmith.reporter import Reporter, counted
 from bertsmith.step import SumLosses
 
 LAST_ROWS, FEWEST_LAST_ROWS, LAST_SHARE = 4096, 256, 0.08
@@ -63,7 +62,7 @@ def quick_rows(plan: Plan) -> int:
 
 def _rows_learnt(stages: Sequence[Stage]) -> int:
     """In rows of the last length."""
-    return sum(len(stage.steps) * stage.places for stage in stages) // stages[-1].sequence_length
+    return places_of(stages, range(stages[-1].max_steps)) // stages[-1].sequence_length
 
 
 def seconds_of_last_rows(plan: Plan, seconds_per_row: float) -> float:
@@ -149,10 +148,7 @@ def _seconds(work: Work, device: torch.device) -> float:
     """Of one call as a step does it, all of it done."""
     work = recorded(work, device)
     synchronize(device)
-    before = time.perf_counter()
-    work()
-    synchronize(device)
-    return time.perf_counter() - before
+    return seconds_of_one(work, device)
 
 
 def seconds_left(plan: Plan, tried: Tried, *, first_step: int) -> float:
@@ -177,6 +173,5 @@ def fit_into_budget(plan: Plan, tried: Tried, reporter: Reporter) -> None:
     if needed > max(TOO_LONG * plan.clock.left(), 1):
         reporter.warn(
             f"the budget is {plan.run.config.training.budget}, and getting ready took {used:.0f} s of it; "
-            f"{plan.steps:,} step{'s' if plan.steps > 1 else ''} and what is measured take about {needed:.0f} s more; "
-            "give more"
+            f"{counted(plan.steps, 'step')} and what is measured take about {needed:.0f} s more; give more"
         )

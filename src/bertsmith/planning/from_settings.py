@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 from bertsmith.config import TrainingConfig
+from bertsmith.data.batch import Batch, collate
 from bertsmith.data.examples import TrainingRows, open_rows
 from bertsmith.errors import UserError
 from bertsmith.machine.limits import free_memory
@@ -24,7 +25,7 @@ from bertsmith.model.first_weights import begin_at_frequencies, without_weights
 from bertsmith.model.folder import ModelFolder
 from bertsmith.prepare.facts import count_ids, log_frequencies
 from bertsmith.prepare.neighbours import contexts_of, count_neighbours
-from bertsmith.presets import PRESETS
+from bertsmith.presets import PRESETS, SHAPE
 from bertsmith.replay import REPLAY, AnyRows, MixedRows
 from bertsmith.run_folder import Run
 from bertsmith.tokenizer import Tokenizer
@@ -52,7 +53,7 @@ def model_config(run: Run, tokenizer: Tokenizer) -> AnyConfig:
         hidden_dropout_prob=model.hidden_dropout_prob,
         attention_probs_dropout_prob=model.attention_probs_dropout_prob,
         vocab_size=tokenizer.vocab_size,
-        **{name: getattr(model, name) for name in PRESETS[model.preset].shape()},
+        **{name: getattr(model, name) for name in SHAPE},
     )
 
 
@@ -108,6 +109,11 @@ def training_rows(run: Run, sequence_length: int) -> AnyRows:
     if training.replay is None:
         return rows
     return MixedRows(rows, rows_of(run, "train", sequence_length, run.folder / REPLAY), training.replay_share)
+
+
+def first_rows(rows: AnyRows, number: int, device: torch.device) -> Batch:
+    """The first rows, on a device: what speed and memory are measured with."""
+    return collate(rows.__getitems__(list(range(number)))).to(device)
 
 
 def rows_of(

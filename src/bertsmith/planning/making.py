@@ -1,16 +1,15 @@
 """The plan of a run is made: its data is opened, and the settings that nobody gave are found.
 
-They follow from the text and the budget (`decisions.py`) and from the machine (`measuring.py`), and are written to the
-run; on resume nothing is missing, so nothing is found out twice.
+They follow from the text (`decisions.py`), the budget (`sizing.py`) and the machine (`measuring.py`), and are written
+to the run; on resume nothing is missing, so nothing is found out twice.
 """
 
 import torch
 
-from bertsmith.budget import Clock, first_estimate, parse_budget, seconds_at_last_look
+from bertsmith.budget import Clock, parse_budget, seconds_at_last_look
 from bertsmith.data.shards import read_manifest
 from bertsmith.machine.device import require_memory
 from bertsmith.planning.decisions import (
-    decide_by_budget,
     decide_family,
     decide_first_attention,
     decide_length,
@@ -20,8 +19,8 @@ from bertsmith.planning.decisions import (
 )
 from bertsmith.planning.from_settings import rows_of, training_rows
 from bertsmith.planning.measuring import decide_by_measuring
-from bertsmith.planning.plan import Plan, stages_of
-from bertsmith.planning.stages import turns_of
+from bertsmith.planning.plan import Plan
+from bertsmith.planning.sizing import decide_by_budget
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
 from bertsmith.tokenizer import load_tokenizer
@@ -58,11 +57,8 @@ def make_plan(
     if not is_begun:
         decide_first_attention(run, tokenizer)
     decide_length(run, rows[training.sequence_length])
-    steps = run.config.training.steps or 1
-    first_stages = stages_of(run, rows, first_estimate(run.folder) or steps if clock.limits_time else steps)
     held_out = rows_of(run, "validation", training.sequence_length)
-    turns, stages = turns_of(run.config.training), stages_of(run, rows, steps)
-    plan = Plan(run, manifest, tokenizer, first_stages, turns, stages, rows, held_out, device, clock, is_begun)
+    plan = Plan(run, manifest, tokenizer, rows, held_out, device, clock, is_begun)
     require_memory(plan.parameters(), device)
     decide_by_measuring(plan, reporter)
     if run.config.training.device == "auto":

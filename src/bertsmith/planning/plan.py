@@ -1,25 +1,30 @@
 """The plan of a run: everything that it works with, decided (`making.py` decides)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
 import torch
 
 from bertsmith import distributed
-from bertsmith.budget import Clock
-from bertsmith.data.batch import Batch, collate
+from bertsmith.budget import Clock, first_estimate
+from bertsmith.data.batch import Batch
 from bertsmith.data.examples import TrainingRows
 from bertsmith.data.keyed import Stream, keyed_seed
 from bertsmith.machine.compiling import compiled_losses, has_compiler
 from bertsmith.model import AnyConfig, AnyPretrainingModel
 from bertsmith.objective import sum_losses
-from bertsmith.planning.decisions import (
-    decide_length,
+from bertsmith.planning.decisions import decide_length
+from bertsmith.planning.from_settings import (
+    begin_as_set,
+    drawn_model,
+    first_rows,
+    model_config,
+    model_of,
+    parameters_of,
 )
-from bertsmith.planning.from_settings import begin_as_set, drawn_model, model_config, model_of, parameters_of
-from bertsmith.planning.stages import Stage, Turns, make_stages, turns_of
+from bertsmith.planning.stages import Stage, Turns, make_stages, places_of, turns_of
 from bertsmith.presets import FIRST_WEIGHTS
 from bertsmith.replay import AnyRows
 from bertsmith.reporter import Reporter
@@ -36,15 +41,6 @@ class Plan:
     run: Run
     manifest: dict[str, Any]
     tokenizer: Tokenizer
-    first_stages: tuple[Stage, ...]
-    """As the first estimate of the number of steps made them: they fix how many rows are measured on the way."""
-
-    turns: Turns
-    """Of `stages`; it depends on all revisions so far, since what is done stays."""
-
-    stages: tuple[Stage, ...]
-    """With the number of steps of now."""
-
     rows: dict[int, AnyRows]
     """What is learnt from, by length."""
 
@@ -55,11 +51,25 @@ class Plan:
     is_begun: bool
     """There is a checkpoint."""
 
+    stages: tuple[Stage, ...] = field(init=False)
+    """With the number of steps of now."""
+
+    turns: Turns = field(init=False)
+    """Of `stages`; it depends on all revisions so far, since what is done stays."""
+
+    first_stages: tuple[Stage, ...] = field(init=False)
+    """As the first estimate of the number of steps made them: they fix how many rows are measured on the way."""
+
     micro_batch_seconds: float | None = None
     """Time of a micro-batch, not compiled, where it was measured."""
 
     _measured: AnyPretrainingModel | None = None
     """Given out by the next `new_model`, lest a large one be made twice."""
+
+    def __post_init__(self) -> None:
+        self._take_turns(turns_of(self.run.config.training))
+        begun_with = first_estimate(self.run.folder) if self.clock.limits_time else None
+        self.first_stages = stages_of(self.run, self.rows, begun_with or self.steps)
 
     @property
     def config(self) -> AnyConfig:
@@ -111,9 +121,8 @@ class Plan:
 
     def losses(self) -> SumLosses:
         """The objective, compiled where the run does so and there is a compiler."""
-        return (
-            compiled_losses() if has_compiler(self.device) and self.run.config.training.compile == "yes" else sum_losses
-        )
+        is_compiled = self.run.config.training.compile == "yes" and has_compiler(self.device)
+        return compiled_losses() if is_compiled else sum_losses
 
     @property
     def steps(self) -> int:
@@ -124,15 +133,13 @@ class Plan:
         """Make the run so many steps long from step `at` on."""
         if steps != self.steps:
             self.run.decide("measured", steps=steps)
-            self.turns = self.turns.revised(self.run.config.training, at=at)
-            self.stages = stages_of(self.run, self.rows, steps, self.turns)
+            self._take_turns(self.turns.revised(self.run.config.training, at=at))
 
     def take_revisions(self, revisions: Sequence[tuple[int, int]]) -> None:
         """Do again what earlier looks at the clock did: from which step on the run was so many steps long, in order."""
         (_, first), *others = revisions
         self.run.decide("measured", steps=first)
-        self.turns = turns_of(self.run.config.training)
-        self.stages = stages_of(self.run, self.rows, first, self.turns)
+        self._take_turns(turns_of(self.run.config.training))
         for at, steps in others:
             self.take_steps(steps, at=at)
 
@@ -140,7 +147,7 @@ class Plan:
         """Token places from step `at` on if the run were so many steps long, padding included."""
         training = replace(self.run.config.training, steps=steps)
         stages = stages_of(self.run, self.rows, steps, self.turns.revised(training, at=at))
-        return sum(stage.places * len(range(max(at, stage.steps.start), stage.steps.stop)) for stage in stages)
+        return places_of(stages, range(at, steps))
 
     def fit_into(self, seconds: float) -> None:
         """Before the first step: make the run as long as its time allows, when all of it would take `seconds`."""
@@ -149,8 +156,11 @@ class Plan:
         again = [name for name in ("warmup_steps", "validation_every") if self.run.origin.get(name) == "default"]
         self.run.decide("default", **dict.fromkeys(again))
         decide_length(self.run, self.rows[self.run.config.training.sequence_length])
-        self.turns = turns_of(self.run.config.training)
-        self.first_stages = self.stages = stages_of(self.run, self.rows, self.steps)
+        self._take_turns(turns_of(self.run.config.training))
+        self.first_stages = self.stages
+
+    def _take_turns(self, turns: Turns) -> None:
+        self.turns, self.stages = turns, stages_of(self.run, self.rows, self.steps, turns)
 
     def save(self) -> None:
         """Write the decisions to the run, on the main rank."""
@@ -159,14 +169,11 @@ class Plan:
 
     def places(self, steps: range) -> int:
         """Token places of some steps, padding included."""
-        common = (range(max(steps.start, s.steps.start), min(steps.stop, s.steps.stop)) for s in self.stages)
-        return sum(stage.places * len(part) for stage, part in zip(self.stages, common, strict=True))
+        return places_of(self.stages, steps)
 
     def first_rows(self, number: int) -> Batch:
-        """The first full-length rows, on the device: what speed is measured with."""
-        return collate(self.rows[self.run.config.training.sequence_length].__getitems__(list(range(number)))).to(
-            self.device
-        )
+        """The first full-length rows, on the device: what speed and memory are measured with."""
+        return first_rows(self.rows[self.run.config.training.sequence_length], number, self.device)
 
     def watch(self, reporter: Reporter) -> Watch:
         """Who looks at the losses of this run."""

@@ -5,7 +5,7 @@ more of them, so that a step has as many places. Each stage has a closed form fo
 the rows of a step, so a run goes on anywhere at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -153,6 +153,12 @@ def make_stages(
     return tuple(stages)
 
 
+def places_of(stages: Sequence[Stage], steps: range) -> int:
+    """Token places of some steps, padding included."""
+    parts = (range(max(steps.start, stage.steps.start), min(steps.stop, stage.steps.stop)) for stage in stages)
+    return sum(stage.places * len(part) for stage, part in zip(stages, parts, strict=True))
+
+
 def work_of_step(config: AnyConfig, training: TrainingConfig, stage: Stage, step: float) -> float:
     """Operations that a step cannot do without, all ranks together."""
     progress = step / stage.max_steps
@@ -171,8 +177,7 @@ def mean_work(config: AnyConfig, training: TrainingConfig) -> float:
 
 def mean_rows(training: TrainingConfig) -> float:
     """Rows of a step, the mean over a run, whatever its number of steps; short ones count by their places."""
-    places = sum(len(stage.steps) * stage.places for stage in _stages_of_some_run(training))
-    return places / SOME_STEPS / training.sequence_length
+    return places_of(_stages_of_some_run(training), range(SOME_STEPS)) / SOME_STEPS / training.sequence_length
 
 
 def _stages_of_some_run(training: TrainingConfig) -> tuple[Stage, ...]:
