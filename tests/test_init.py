@@ -251,7 +251,6 @@ def test_a_bare_encoder_gets_new_heads(source: Path, text: Path, tmp_path: Path)
         ({"extend_vocab": 100_000}, r"only [\d,]+ words that are cut into pieces are seen 5 times or more"),
         ({"extend_vocab": 10, "tokenizer": "wordpiece"}, "the tokenizer is trained on the text anyway"),
         ({"init": "nowhere"}, "nowhere does not exist"),
-        ({"replay": "nowhere"}, "nowhere"),
         ({"replay_share": 1.0}, "replay_share is 1.0; give a share between"),
         ({"replay_share": 1 - 1e-9}, "replay_share is 0.999999999; give a share between"),
     ],
@@ -262,6 +261,12 @@ def test_a_contradiction_is_one_line(
     with pytest.raises(UserError, match=message) as caught:
         further(tmp_path / "run", text, **{"init": source, **changes})
     assert "\n" not in str(caught.value)
+
+
+def test_a_replay_that_is_not_there_is_refused_before_the_text_is_prepared(text: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="replay is nowhere: nowhere does not exist"):
+        train(tmp_path / "run", text, replay="nowhere")
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_models_are_refused(text: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from bertsmith.planning.making import make_plan
 from bertsmith.planning.overview import describe
 from bertsmith.prepare import prepare
 from bertsmith.recorder import set_recording
-from bertsmith.replay import prepare_replay
+from bertsmith.replay import prepare_replay, refuse_missing
 from bertsmith.reporter import Reporter, Silent
 from bertsmith.run_folder import GIVEN, Run, mistakes_forgotten, note_environment, open_run, read_run, refuse_edits
 from bertsmith.starting import take_init, write_start
@@ -197,6 +197,9 @@ def wait_for_settings(folder: Path) -> None:
 
 def prepare_text(run: Run, reporter: Reporter, *, keep_existing: bool) -> None:
     """Make the tokenizer and the shards, or find them made; forget what was decided for other text."""
+    replay = run.config.training.replay
+    if replay is not None and not keep_existing:
+        refuse_missing(replay)
     prepared = prepare(
         run.config.data,
         run.folder,
@@ -208,7 +211,7 @@ def prepare_text(run: Run, reporter: Reporter, *, keep_existing: bool) -> None:
     )
     if not keep_existing:
         run.begin_with(fingerprint_of(prepared.manifest))
-    if (replay := run.config.training.replay) is not None:
+    if replay is not None:
         prepare_replay(
             run.folder,
             replay,

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertsmith.config import DataConfig
+from bertsmith.corpus import open_corpus
 from bertsmith.data.examples import Course, TrainingRows
 from bertsmith.data.rows import IGNORE_INDEX, Row
 from bertsmith.data.shards import Shards, open_shards
@@ -74,6 +75,19 @@ class MixedRows:
 
 
 AnyRows = TrainingRows | MixedRows
+
+
+def refuse_missing(text: str) -> None:
+    """See that the general text can be opened, before any work is done.
+
+    Raises:
+        UserError: It cannot.
+    """
+    try:
+        if prepared_source(DataConfig(text=(text,))) is None:
+            open_corpus((text,))
+    except UserError as error:
+        raise UserError(f"replay is {text}: {error}") from error
 
 
 def prepare_replay(
