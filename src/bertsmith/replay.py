@@ -56,13 +56,18 @@ class MixedRows:
 
     def __getitems__(self, numbers: list[int]) -> list[Row]:
         """Several rows at once."""
-        before = [int(number * self.share) for number in numbers]
-        is_replay = [int((number + 1) * self.share) > n for number, n in zip(numbers, before, strict=True)]
-        main = iter(
-            self.main.__getitems__([i - n for i, n, r in zip(numbers, before, is_replay, strict=True) if not r])
-        )
-        replay = iter(self.replay.__getitems__([n for n, r in zip(before, is_replay, strict=True) if r]))
-        return [self._with_room(next(replay) if each else next(main)) for each in is_replay]
+        places = [self._place(number) for number in numbers]
+        rows = {
+            text: iter(text.__getitems__([number for owner, number in places if owner is text]))
+            for text in (self.main, self.replay)
+        }
+        return [self._with_room(next(rows[text])) for text, _ in places]
+
+    def _place(self, number: int) -> tuple[TrainingRows, int]:
+        """The text that a row is of, and its number there."""
+        before = int(number * self.share)  # rows of the replay
+        is_replay = int((number + 1) * self.share) > before
+        return (self.replay, before) if is_replay else (self.main, number - before)
 
     def _with_room(self, row: Row) -> Row:
         """A row with as many places for sequences as the other text needs: empty ones before the last."""
