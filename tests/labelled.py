@@ -173,22 +173,16 @@ def tiny_modern(folder: Path, *, heads: bool = True, dropout: float = 0.0) -> Pa
 
 def other_model(kind: str, bert: Path, folder: Path) -> Path:
     """The same vocabulary with another model: "without next sentences", "fine-tuned", "ModernBERT" or "bare"."""
-    tokenizer = load_tokenizer(bert)
-    torch.manual_seed(0)
     if kind == "without next sentences":
         return tiny_encoder(folder, pooler=False)
+    if kind == "ModernBERT":
+        return tiny_modern(folder)
+    torch.manual_seed(0)
     if kind == "fine-tuned":
         BertClassifier.start(bert, Head("classification", ("a", "b"))).save_pretrained(folder)
-    elif kind == "ModernBERT":
-        ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "cls_token_id", "sep_token_id")}
-        shape = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
-        config = ModernBertConfig(
-            vocab_size=tokenizer.vocab_size, max_position_embeddings=LONGEST, local_attention=6, **shape, **ids
-        )
-        ModernBertPretrainingModel(config).save_pretrained(folder)
-    elif kind == "bare":
+    else:
         BertModel.from_pretrained(bert).save_pretrained(folder)
-    tokenizer.save(folder, model_max_length=LONGEST)
+    load_tokenizer(bert).save(folder, model_max_length=LONGEST)
     return folder
 
 

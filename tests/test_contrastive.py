@@ -11,7 +11,7 @@ import pytest
 from bertsmith.cli import run as command
 from bertsmith.contrastive import Pairs, correlate, read_pairs, train_embeddings
 from bertsmith.sentence_vectors import load_sentence_encoder
-from labelled import other_model, tiny_encoder, topic_rows, write_rows
+from labelled import tiny_encoder, tiny_modern, topic_rows, write_rows
 
 from runs import Listener, refused
 
@@ -73,8 +73,8 @@ def test_the_trained_folder_loads_in_sentence_transformers_and_is_measured(
     assert not any(text in page for text in texts)
 
 
-def test_a_model_without_dropout_gets_some_and_its_run_can_be_embedded(bert: Path, tmp_path: Path) -> None:
-    modern = other_model("ModernBERT", bert, tmp_path / "modern")
+def test_a_model_without_dropout_gets_some_and_its_run_can_be_embedded(tmp_path: Path) -> None:
+    modern = tiny_modern(tmp_path / "modern")
     data, out = write_rows(tmp_path / "rows.csv", topic_rows(20)), tmp_path / "run"
     flags = ["--threads", "1", "--device", "cpu", "--embeddings", "--text", "text", "--max-length", "9"]
     assert command(["finetune", str(modern), str(data), "-o", str(out), *flags]) == 0

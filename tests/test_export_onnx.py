@@ -21,9 +21,9 @@ from bertsmith.export.runtime import Session
 from bertsmith.model.classifier import BertClassifier, Head, ModernBertClassifier
 from bertsmith.run_folder import read_run
 from bertsmith.tokenizer import load_tokenizer
-from labelled import LONGEST, other_model, tagged_rows, tiny_encoder, topic_rows, tune, write_rows
+from labelled import LONGEST, tagged_rows, tiny_encoder, tiny_modern, topic_rows, tune, write_rows
 
-from runs import Listener, train
+from runs import Listener, refused, train
 
 for library in ("onnxruntime", "onnxscript", "transformers"):
     pytest.importorskip(library)
@@ -40,8 +40,8 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def modern(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return other_model("ModernBERT", bert, tmp_path_factory.mktemp("modern") / "model")
+def modern(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_modern(tmp_path_factory.mktemp("modern") / "model")
 
 
 def tuned(bert: Path, folder: Path, task: str) -> Path:
@@ -237,12 +237,6 @@ def test_8_bit_weights_without_rows_to_measure_on_are_refused(
 
 def read_card(folder: Path) -> str:
     return (folder / "README.md").read_text(encoding="utf-8")
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    assert command([str(each) for each in arguments]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
 
 
 def test_what_cannot_be_exported_is_said_in_one_line(

@@ -242,7 +242,7 @@ def test_half_a_character_is_answered(port: int) -> None:
 def test_a_model_without_a_head_shows_pieces_and_attention(encoder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"  # as `finetune --embeddings` leaves it
     other_model("bare", encoder, run / "model")
-    for folder in (run, run / "model", other_model("ModernBERT", encoder, tmp_path / "modern")):
+    for folder in (run, run / "model", tiny_modern(tmp_path / "modern")):
         subject = Subject(folder)
         has_head = folder.name == "modern"
         assert subject.facts()["can"] == ["pieces", *(["fill"] if has_head else []), "attention"]
