@@ -169,6 +169,15 @@ def test_a_gpu_without_room_for_a_large_product_is_measured_with_a_small_one(mon
     assert work.matrix_rate(torch.device("cpu"), "float32") > 0
 
 
+@pytest.mark.parametrize(("small", "rate"), [(5e9, 1e11), (2e8, 2e8)])
+def test_a_small_product_that_had_to_wait_is_not_the_rate_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch, small: float, rate: float
+) -> None:
+    monkeypatch.setattr(work, "CPU_SHAPES", ((4096, 768, 3072),))
+    monkeypatch.setattr(work, "product_rate", lambda _device, _precision, shape=None: 1e11 if shape else small)
+    assert work.matrix_rate(torch.device("cpu"), "float32") == rate
+
+
 def test_there_is_at_least_one_thread(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["playground", "m"], ["embed", "m", "d", "-o", "o"], ["predict", "m", "d", "-o", "o"]):
         assert command([*arguments, "--threads", "-2"]) == 2

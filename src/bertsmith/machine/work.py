@@ -22,9 +22,10 @@ GPU_SHAPES = ((8192, 8192, 8192),)
 ENOUGH_SECONDS = 15.0
 """Something slow is not timed again after this long."""
 
-LOOK_SHAPE, MOST_SECONDS = (64, 768, 768), 2.0
-"""A small product first: where the large ones would take longer than this, its rate is told. A processor that
-multiplies bfloat16 in software would take minutes."""
+LOOK_SHAPE, NEXT_SHAPE, MOST_SECONDS = (64, 768, 768), (512, 768, 3072), 2.0
+"""A small product first, then larger ones, none that would take longer than this at the best rate so far. A processor
+that multiplies bfloat16 in software would take minutes; one with other programs on it may be 20 times as slow in the
+small product, whose threads wait for each other, as in a large one."""
 
 
 def step_operations(config: AnyConfig, *, tokens: int, row_length: int, predictions: float) -> float:
@@ -72,10 +73,11 @@ def matrix_rate(device: torch.device, precision: str, *, quick: bool = False) ->
     Args:
         device: Where.
         precision: "float32" or "bfloat16".
-        quick: Only the first shape, for a look of a few tenths of a second.
+        quick: Only the first of the large shapes, for a look of a few tenths of a second.
     """
     best = product_rate(device, precision)
-    for shape in (GPU_SHAPES if device.type == "cuda" else CPU_SHAPES)[: 1 if quick else None]:
+    large = (GPU_SHAPES if device.type == "cuda" else CPU_SHAPES)[: 1 if quick else None]
+    for shape in (NEXT_SHAPE, *large):
         if operations_of(shape) / best <= MOST_SECONDS:
             with suppress(torch.OutOfMemoryError):  # of a GPU on which a run has its place already
                 best = max(best, product_rate(device, precision, shape))
