@@ -4,13 +4,10 @@ import codecs
 import encodings.aliases
 import re
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
 
 from bertsmith.corpus.files import BLOCK_BYTES
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.errors import UserError, suggestion
-
-_Text = TypeVar("_Text", str, bytes)
 
 MAX_LINE_BYTES = 1 << 20
 """A longer line is handed on in pieces, cut at a sentence end or space where there is one."""
@@ -153,12 +150,14 @@ def read_lines(
             report.note_encoding(guess)
         if guess in _ONE_BYTE and not chunk.isascii():
             chunk, encoding = b"\n".join(_line_as_utf8(line, guess) for line in chunk.split(b"\n")), "utf-8"
+        if b"\r" in chunk:
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         codec = encoding or guess
         try:
-            lines: Iterable[str | None] = _one_line_end(chunk.decode(codec), "\r\n", "\r", "\n").split("\n")
+            lines: Iterable[str | None] = chunk.decode(codec).split("\n")
         except UnicodeDecodeError:
-            pieces = _one_line_end(chunk, b"\r\n", b"\r", b"\n").split(b"\n")
-            lines = (_decode_line(piece, codec, f"{name}:{at}", report) for at, piece in enumerate(pieces, number))
+            pieces = enumerate(chunk.split(b"\n"), number)
+            lines = (_decode_line(piece, codec, f"{name}:{at}", report) for at, piece in pieces)
         at = number
         for at, line in enumerate(lines, number):
             if line is not None:
@@ -233,11 +232,6 @@ def _place_to_cut(line: bytes | bytearray) -> int:
         if line[cut] >= 0xC0:
             break
     return cut
-
-
-def _one_line_end(text: _Text, windows: _Text, macintosh: _Text, unix: _Text) -> _Text:
-    """Give every line the same end."""
-    return text.replace(windows, unix).replace(macintosh, unix) if macintosh in text else text
 
 
 def _decode_line(line: bytes, encoding: str, place: str, report: CorpusReport) -> str | None:

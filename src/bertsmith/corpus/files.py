@@ -36,9 +36,6 @@ _BINARY_STARTS = (
     (b"ARROW1\x00", "an Arrow file; convert it to Parquet"),
     (b"\xff\xff\xff\xff", "an Arrow file; convert it to Parquet"),
 )
-BINARY_DATA = "binary data"
-"""What a file is called of which no more is known than that it is not text."""
-
 _BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 _MAX_CONTROL_SHARE = 0.02
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\r\f\x1b")) + b"\x7f"
@@ -268,7 +265,7 @@ def why_binary(head: bytes) -> str | None:
         head: Its first bytes.
 
     Returns:
-        "a PDF", "binary data", ..., with what to do after a semicolon where that can be said, or None for text.
+        "a PDF", "an image", ..., with what to do after a semicolon where that can be said, or None for text.
     """
     for start, what in _BINARY_STARTS:
         if head.startswith(start):
@@ -278,4 +275,5 @@ def why_binary(head: bytes) -> str | None:
     if head.startswith(_BOMS):
         return None
     controls = len(head) - len(head.translate(None, _CONTROL))
-    return BINARY_DATA if controls > _MAX_CONTROL_SHARE * len(head) else None
+    is_text = controls <= _MAX_CONTROL_SHARE * len(head)
+    return None if is_text else "binary data, not text; if it is text, save it as UTF-8 or name its --encoding"

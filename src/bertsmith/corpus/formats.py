@@ -7,9 +7,9 @@ from typing import NamedTuple
 from bertsmith.corpus.delimited import csv_rows
 from bertsmith.corpus.documents import group_documents
 from bertsmith.corpus.encoding import MAX_LINE_BYTES, lacks_mark, read_lines, wide_encoding
-from bertsmith.corpus.files import BINARY_DATA, Damage, FoundFile, read_blocks, why_binary
-from bertsmith.corpus.layout import Document, Layout, detect_layout, paragraphs, wrap_width
-from bertsmith.corpus.records import Opened, Row, Unusable, open_rows
+from bertsmith.corpus.files import Damage, FoundFile, read_blocks, why_binary
+from bertsmith.corpus.layout import Document, Layout, detect_layout, paragraphs
+from bertsmith.corpus.records import Opened, Row, Unusable, open_table
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.corpus.tables import MAX_RECORD_BYTES, json_lines, json_rows, parquet_rows
 
@@ -41,7 +41,7 @@ def open_file(file: FoundFile, options: ReadOptions, report: CorpusReport) -> Op
         return _open_text(open_lines(file, options, report), options.document)
     is_parquet = file.kind in PARQUET
     rows = parquet_rows(file, options.text_field, report) if is_parquet else record_rows(file, options, report)
-    return open_rows(rows, options.text_field, options.document, file.name, report)
+    return open_table(rows, options.text_field, options.document, file.name, report)
 
 
 def record_rows(file: FoundFile, options: ReadOptions, report: CorpusReport) -> Iterator[Row]:
@@ -70,8 +70,7 @@ def open_lines(
     encoding = options.encoding
     if encoding is None:
         if what := why_binary(head):
-            hint = "; if it is text, save it as UTF-8 or name its --encoding" if what == BINARY_DATA else ""
-            raise Unusable(f"is {what}" if ";" in what else f"is {what}, not text{hint}")
+            raise Unusable(f"is {what}" if ";" in what else f"is {what}, not text")
         encoding = wide_encoding(head)
     if lacks_mark(head, encoding):
         raise Unusable(f"has no byte-order mark, which {encoding} needs; name {encoding}-le or {encoding}-be")
@@ -101,8 +100,8 @@ def _open_text(lines: Iterator[tuple[int, str]], document: Document) -> Opened:
             break
     if not sample:
         raise Unusable("has no text in it")
-    layout = detect_layout(sample)
-    stream = paragraphs(chain(sample, texts), layout, document, wrap_width(sample))
+    layout, width = detect_layout(sample)
+    stream = paragraphs(chain(sample, texts), layout, document, width)
     return Opened(_text_choice(layout, document), group_documents(stream))
 
 
@@ -113,5 +112,5 @@ def _text_choice(layout: Layout, document: Document) -> str:
     if document == "auto" and layout in (Layout.WIKITEXT, Layout.SENTENCES):
         return str(layout.value)
     unit = "text between blank lines" if document == "blank-line" else "file"
-    joined = "wrapped lines joined" if layout is Layout.WRAPPED else "each line a paragraph"
-    return f"one document per {unit}, {joined}"
+    lines = layout if layout is Layout.WRAPPED else Layout.LINES
+    return f"one document per {unit}, {lines.value}"

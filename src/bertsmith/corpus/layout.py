@@ -16,11 +16,11 @@ Document = Literal["auto", "file", "blank-line", "line"]
 
 
 class Layout(Enum):
-    """How the lines of a text make paragraphs and documents. The first two values are what the user is told."""
+    """How the lines of a text make paragraphs and documents. The values are what the user is told."""
 
     WIKITEXT = "WikiText, one document from each ' = Title = ' to the next"
     SENTENCES = "one sentence per line, one document between blank lines"
-    WRAPPED = "wrapped lines, joined into paragraphs"
+    WRAPPED = "wrapped lines joined"
     LINES = "each line a paragraph"
 
 
@@ -78,7 +78,7 @@ _MAX_PARAGRAPH = 1 << 18
 """Characters after which wrapped lines are no longer joined: a paragraph is held in memory."""
 
 
-def detect_layout(lines: Sequence[str]) -> Layout:
+def detect_layout(lines: Sequence[str]) -> tuple[Layout, int]:
     """Tell the layout from the first lines of a text.
 
     - WikiText if a line like " = Title = " comes first or after a blank line;
@@ -90,18 +90,26 @@ def detect_layout(lines: Sequence[str]) -> Layout:
 
     Args:
         lines: The first lines, some thousands if there are as many.
+
+    Returns:
+        The layout, and the columns that a text was wrapped to, 0 if it was not.
     """
-    previous = ""
-    for line in lines:
-        if not previous.strip() and len(line) <= _MAX_HEADING and _TITLE.fullmatch(line):
-            return Layout.WIKITEXT
-        previous = line
-    if wrap_width(lines):
-        return Layout.WRAPPED
-    return Layout.SENTENCES if _is_sentence_per_line(lines) else Layout.LINES
+    if is_wikitext(lines):
+        return Layout.WIKITEXT, 0
+    if width := _wrap_width(lines):
+        return Layout.WRAPPED, width
+    return Layout.SENTENCES if _is_sentence_per_line(lines) else Layout.LINES, 0
 
 
-def wrap_width(lines: Sequence[str]) -> int:
+def is_wikitext(lines: Sequence[str]) -> bool:
+    """Whether a line like " = Title = " comes first or after a blank line."""
+    return any(
+        not before.strip() and len(line) <= _MAX_HEADING and _TITLE.fullmatch(line)
+        for before, line in pairwise(["", *lines])
+    )
+
+
+def _wrap_width(lines: Sequence[str]) -> int:
     """Width in columns that a text was wrapped to by hand or program, 0 if it was not."""
     kept = [line.rstrip() for line in lines if line.strip() and _REPLACED not in line]
     lengths = sorted(map(len, kept))
@@ -267,5 +275,5 @@ def unwrap(text: str) -> list[str]:
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     lines = text.split("\n")
-    width = wrap_width(lines) if len(lines) > 2 and max(map(len, lines)) <= _MAX_WIDTH else 0
+    width = _wrap_width(lines) if len(lines) > 2 and max(map(len, lines)) <= _MAX_WIDTH else 0
     return list(filter(None, _join_wrapped(lines, width) if width else map(str.strip, lines)))

@@ -13,7 +13,7 @@ from bertsmith.corpus.files import COMPRESSED, FoundFile, SourceFile, find_files
 from bertsmith.corpus.formats import RECORDS, ReadOptions, open_file
 from bertsmith.corpus.hub import hub_id, hub_rows
 from bertsmith.corpus.layout import Document
-from bertsmith.corpus.records import Opened, Unusable, open_rows
+from bertsmith.corpus.records import Opened, Unusable, open_table
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.errors import UserError
 
@@ -83,7 +83,7 @@ class _Files:
         if field is not None and not any(file.kind in RECORDS for file in self._files):
             raise UserError(f"text field {field!r} was named, but plain text has no fields; leave it out")
         found: list[tuple[FoundFile, str]] = []
-        why = why_no_table = ""
+        unusable: list[tuple[FoundFile, str]] = []
         for file in self._files:
             if len(found) >= _INSPECTED_FILES and not file.is_named:
                 continue
@@ -93,12 +93,13 @@ class _Files:
                 if file.is_named:
                     hint = "" if ";" in str(error) else "; name a file with text"
                     raise UserError(f"{file.path} {error}{hint}") from None
-                why = why or f"; {file.name}, for one, {error}"
-                why_no_table = why_no_table or (f"; {file.name}, for one, {error}" if file.kind in RECORDS else "")
+                unusable.append((file, f"; {file.name}, for one, {error}"))
         if not found:
-            raise UserError(f"none of {len(self._files):,} files in {self._files[0].folder} can be read as text{why}")
+            folder, why = self._files[0].folder, unusable[0][1]
+            raise UserError(f"none of {len(self._files):,} files in {folder} can be read as text{why}")
         if field is not None and len(found) < _INSPECTED_FILES and not any(file.kind in RECORDS for file, _ in found):
-            raise UserError(f"text field {field!r} is in no table{why_no_table}")
+            why = next((why for file, why in unusable if file.kind in RECORDS), "")
+            raise UserError(f"text field {field!r} is in no table{why}")
         return found
 
     def describe(self) -> str:
@@ -135,7 +136,7 @@ class _Hub:
 
     def _open(self, report: CorpusReport) -> Opened:
         options = self._options
-        return open_rows(hub_rows(self._source), options.text_field, options.document, self._source, report)
+        return open_table(hub_rows(self._source), options.text_field, options.document, self._source, report)
 
     def describe(self) -> str:
         """Say what a document is."""

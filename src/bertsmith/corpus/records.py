@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from bertsmith.corpus.documents import SourceDocument, group_documents
 from bertsmith.corpus.encoding import without_control
-from bertsmith.corpus.layout import OTHER_ENDS, Document, Layout, detect_layout, paragraphs, unwrap
+from bertsmith.corpus.layout import OTHER_ENDS, Document, Layout, is_wikitext, paragraphs, unwrap
 from bertsmith.corpus.report import CorpusReport
 from bertsmith.errors import suggestion
 
@@ -46,7 +46,7 @@ class Opened(NamedTuple):
     """Its documents, once."""
 
 
-def open_rows(
+def open_table(
     rows: Iterator[Row], text_field: str | None, document: Document, name: str, report: CorpusReport
 ) -> Opened:
     """Read rows of texts, or of fields of which one is the text.
@@ -65,12 +65,12 @@ def open_rows(
     field, remark = choose_field([value for _, value in sample], text_field)
     chosen = f" (text field {field!r}{remark})" if field is not None else ""
     first = next((text for _, value in sample if (text := _text_of(value, field))), "")
-    is_wikitext = document == "auto" and detect_layout(first.strip("\n").split("\n")[:1]) is Layout.WIKITEXT
-    one_per_row = document in ("auto", "line") and not is_wikitext
+    holds_wikitext = document == "auto" and is_wikitext(first.strip("\n").split("\n")[:1])
+    one_per_row = document in ("auto", "line") and not holds_wikitext
     found = read_paragraphs(chain(sample, rows), field, name, report, count_empty=one_per_row)
     if one_per_row:
         return Opened(f"one document per row{chosen}", (SourceDocument(row) for row in found if row))
-    if is_wikitext:
+    if holds_wikitext:
         stream = paragraphs((line for row in found for line in row or [""]), Layout.WIKITEXT, document, 0)
         return Opened(f"{Layout.WIKITEXT.value}{chosen}", group_documents(stream))
     unit, ends = ("file", []) if document == "file" else ("block between empty rows", [None])
