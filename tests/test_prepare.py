@@ -85,7 +85,7 @@ def shard_times(folder: Path) -> dict[str, int]:
 
 def encoded(text: Path, tokenizer: Tokenizer, split: str) -> list[list[list[int]]]:
     """Ids of the sentences of each section of a split, straight from the text."""
-    corpus = open_corpus((str(text),), text_field=None, document="auto", encoding=None)
+    corpus = open_corpus((str(text),))
     sections = [section for section in corpus.sections() if split_of(section, 0.25) == split]
     return [tokenizer.encode_sentences(split_sentences(section.text)) for section in sections]
 
@@ -325,7 +325,7 @@ def test_text_that_is_added_moves_no_section_to_another_split(text: Path, tmp_pa
 
 def encoded_texts(text: Path) -> dict[str, set[str]]:
     """Texts of the sections by split."""
-    corpus = open_corpus((str(text),), text_field=None, document="auto", encoding=None)
+    corpus = open_corpus((str(text),))
     found: dict[str, set[str]] = {"train": set(), "validation": set()}
     for section in corpus.sections():
         found[split_of(section, 0.25)].add(section.text)
@@ -518,7 +518,7 @@ def test_more_of_a_small_text_is_held_out_when_no_share_is_given(text: Path, tmp
     share = prepared.manifest["validation_fraction"]
     assert any(f"{share:.0%} of its sections are held out instead of 1%" in line for line in lines)
     smaller = next(each for each in reversed(inputs.SHARES) if each < share)
-    sections = list(open_corpus((str(text),), text_field=None, document="auto", encoding=None).sections())
+    sections = list(open_corpus((str(text),)).sections())
     counts = {each: sum(split_of(section, each) == "validation" for section in sections) for each in (smaller, share)}
     assert prepared.manifest["sizes"]["validation"]["sections"] == counts[share] > counts[smaller]
     held_out = list(held_out_sections(config, prepared.manifest))
@@ -693,7 +693,7 @@ def test_multi_sentence_fraction_counts_documents_across_shards(tmp_path: Path) 
 
 
 def test_a_small_text_is_read_from_the_disk_once(text: Path) -> None:
-    held = Text(open_corpus((str(text),), text_field=None, document="auto", encoding=None))
+    held = Text(open_corpus((str(text),)))
     first = list(held.sections())
     text.unlink()
     assert list(held.sections()) == first
@@ -701,7 +701,7 @@ def test_a_small_text_is_read_from_the_disk_once(text: Path) -> None:
 
 def test_a_large_text_is_read_again_each_time(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "HELD_CHARACTERS", 10_000)
-    streamed = Text(open_corpus((str(text),), text_field=None, document="auto", encoding=None))
+    streamed = Text(open_corpus((str(text),)))
     first = list(streamed.sections())
     assert list(streamed.sections()) == first
     write_text(text, seed=1)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bertsmith.atomic import TEMPORARY_SUFFIX, publish, write_json
+from bertsmith.atomic import TEMPORARY_SUFFIX, publish, read_json, write_json
 from bertsmith.data.shards import MANIFEST, read_manifest
 from bertsmith.errors import UserError
 from bertsmith.tokenizer import Tokenizer, load_tokenizer
@@ -97,11 +97,8 @@ class PreparedFolder:
 
     def state(self) -> dict[str, Any] | None:
         """What an interrupted preparation knew, None when there was none."""
-        try:
-            state = json.loads(self.state_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return state if isinstance(state, dict) and "fingerprint" in state else None
+        state = read_json(self.state_path)
+        return state if "fingerprint" in state else None
 
     def write_state(self, state: dict[str, Any]) -> None:
         """Keep what is known so far."""

@@ -8,6 +8,7 @@ from typing import Any
 import tokenizers
 from tokenizers import models
 
+from bertsmith.atomic import read_json
 from bertsmith.errors import UserError, suggestion
 from bertsmith.tokenizer.assembly import DEFAULT_NAMES, assemble, bert_pipeline, complete
 from bertsmith.tokenizer.tokenizer import BERT_OPTIONS, ROLES, Tokenizer
@@ -54,9 +55,8 @@ def load_fitting_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
 def longest_input(folder: Path) -> int:
     """The longest input that a model folder's tokenizer_config.json names; without limit where it names none."""
     try:
-        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        return max(1, int(settings["model_max_length"]))  # some write 1e30 for "any"
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return max(1, int(read_json(folder / "tokenizer_config.json")["model_max_length"]))  # some write 1e30 for "any"
+    except (ValueError, KeyError, TypeError, OverflowError):
         return sys.maxsize
 
 
