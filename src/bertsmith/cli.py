@@ -13,7 +13,7 @@ import click
 
 from bertsmith.budget import STARTED
 from bertsmith.commands.exports import embed, export
-from bertsmith.commands.flags import default_folder, gather, settings
+from bertsmith.commands.flags import AS_JSON, PATH, default_folder, gather, settings
 from bertsmith.commands.group import Commands
 from bertsmith.commands.looks import playground, report
 from bertsmith.commands.models import compare, evaluate, fill, finetune, predict
@@ -35,6 +35,10 @@ BENCH_SETTINGS = (
     "threads",
 )
 
+RUN_FOLDER = click.option("-o", "--output", type=PATH, help="Folder of the run [runs/NAME OF THE INPUT].")
+NEW_FOLDER = click.option("-o", "--output", type=PATH, required=True, help="Folder to write.")
+CONFIG_FILE = click.option("--config", type=PATH, help="TOML file with settings; flags win over it [none].")
+
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="bertsmith")
@@ -48,11 +52,9 @@ def app(context: click.Context) -> None:
 
 @app.command()
 @click.argument("text", nargs=-1)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run [runs/NAME OF THE INPUT].")
-@click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings; flags win over it [none].")
-@click.option(
-    "--plan", type=click.Path(path_type=Path), help="RUN or RUN/config.toml: take what that run decided, too [none]."
-)
+@RUN_FOLDER
+@CONFIG_FILE
+@click.option("--plan", type=PATH, help="RUN or RUN/config.toml: take what that run decided, too [none].")
 @click.option("--fresh", is_flag=True, help="Start a new run beside an existing one: OUTPUT-2, OUTPUT-3, ...")
 @settings(DataConfig, ModelConfig, TrainingConfig)
 def pretrain(
@@ -80,8 +82,8 @@ def pretrain(
 
 @app.command("plan")
 @click.argument("text", nargs=-1)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run [runs/NAME OF THE INPUT].")
-@click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings; flags win over it [none].")
+@RUN_FOLDER
+@CONFIG_FILE
 @settings(DataConfig, ModelConfig, TrainingConfig)
 def plan_run(text: tuple[str, ...], output: Path | None, config: Path | None, **flags: Any) -> None:
     """Do what `pretrain` does before its first step, and say what it would do.
@@ -100,8 +102,8 @@ def plan_run(text: tuple[str, ...], output: Path | None, config: Path | None, **
 
 @app.command()
 @click.argument("text", nargs=-1)
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder to write.")
-@click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings; flags win over it [none].")
+@NEW_FOLDER
+@CONFIG_FILE
 @click.option("--sequence-length", type=int, help="Rows to train later, in tokens [128].")
 @settings(DataConfig)
 def prepare(text: tuple[str, ...], output: Path, config: Path | None, **flags: Any) -> None:
@@ -132,7 +134,7 @@ def tokenizer() -> None:
 
 @tokenizer.command("train")
 @click.argument("text", nargs=-1)
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+@NEW_FOLDER
 @click.option(
     "--sequence-length", type=int, help="Rows to train later: a small text holds out more for long ones [128]."
 )
@@ -158,9 +160,9 @@ def train_tokenizer(text: tuple[str, ...], output: Path, **flags: Any) -> None:
 
 
 @app.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option("--verify", is_flag=True, help="Check the hashes of all shards and checkpoints.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@AS_JSON
 def info(run: Path, verify: bool, as_json: bool) -> None:
     """Describe RUN: settings, data, progress, checkpoints."""
     from bertsmith.info import describe_run, run_facts
@@ -173,8 +175,8 @@ def info(run: Path, verify: bool, as_json: bool) -> None:
 
 
 @app.command()
-@click.argument("prepared", required=False, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.argument("prepared", required=False, type=PATH)
+@AS_JSON
 @settings(ModelConfig, TrainingConfig, only=BENCH_SETTINGS)
 def bench(prepared: Path | None, as_json: bool, **flags: Any) -> None:
     """Measure this machine and a training step on it; with PREPARED, prepared text or a run, the time of that."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from bertsmith.commands.flags import named, settings
+from bertsmith.commands.flags import PATH, named, settings
 from bertsmith.errors import UserError
 from bertsmith.finetuning.config import FinetuneConfig
 
@@ -25,9 +25,9 @@ POOLING_HELP = "what makes a vector [pooled output if labels of texts trained th
 
 
 @click.command("export")
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
 @click.option("--to", "form", type=click.Choice(FORMS), required=True, help="The form to write.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write [MODEL-FORM].")
+@click.option("-o", "--output", type=PATH, help="Folder to write [MODEL-FORM].")
 @click.option("--task", type=click.Choice(TASKS), default="auto", show_default=True, help="onnx: what it gives.")
 @click.option("--int8", is_flag=True, help="onnx: also with 8-bit weights, whose cost is measured and shown.")
 @click.option("--data", help="onnx: text or labelled rows to measure 8-bit weights on [what the run held out].")
@@ -58,14 +58,24 @@ def export(model: Path, form: str, output: Path | None, **flags: Any) -> None:
 
 
 @click.command("embed")
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
 @click.argument("data", callback=named)
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="NumPy file to write (.npy).")
+@click.option("-o", "--output", type=PATH, required=True, help="NumPy file to write (.npy).")
 @click.option("--text-field", "--text", "text_field", help="Column with the text [found].")
 @click.option("--pooling", type=click.Choice(POOLINGS), default="auto", help="W" + POOLING_HELP[1:])
 @settings(FinetuneConfig, only=("device", "threads"))
 @click.option("--half", is_flag=True, help="Compute the products in bfloat16: faster where the device has it.")
-def embed(model: Path, data: str, output: Path, **flags: Any) -> None:
+def embed(
+    model: Path,
+    data: str,
+    output: Path,
+    *,
+    text_field: str | None,
+    pooling: Any,
+    device: str | None,
+    threads: int | None,
+    half: bool,
+) -> None:
     """Write a vector for each row of DATA with MODEL, a run or a folder, also of sentence-transformers; order is kept.
 
     DATA is a table, JSON lines, Parquet, or plain text with one text a line. The vectors are float32 [rows, width].
@@ -75,12 +85,12 @@ def embed(model: Path, data: str, output: Path, **flags: Any) -> None:
     from bertsmith.machine.device import find_device, set_threads
     from bertsmith.sentence_vectors import load_sentence_encoder
 
-    set_threads(flags["threads"])
-    encoder = load_sentence_encoder(model, pooling=flags["pooling"])
-    encoder.model.to(find_device(flags["device"] or "auto"))
-    precision = "bfloat16" if flags["half"] else "float32"
+    set_threads(threads)
+    encoder = load_sentence_encoder(model, pooling=pooling)
+    encoder.model.to(find_device(device or "auto"))
+    precision = "bfloat16" if half else "float32"
     with closing(make_reporter()) as reporter:
-        embed_file(encoder, data, output, text_field=flags["text_field"], precision=precision, reporter=reporter)
+        embed_file(encoder, data, output, text_field=text_field, precision=precision, reporter=reporter)
 
 
 def only_for(form: str, flags: dict[str, Any]) -> dict[str, Any]:

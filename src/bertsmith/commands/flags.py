@@ -15,6 +15,9 @@ from bertsmith.strict import check_value
 
 Command = Callable[..., None]
 
+PATH = click.Path(path_type=Path)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
 
 def settings(*tables: type, only: tuple[str, ...] | None = None) -> Callable[[Command], Command]:
     """Give a command a flag for each setting of the tables, or for `only` these; those typed are passed on."""
@@ -118,10 +121,10 @@ def _refuse_another_size(typed: dict[str, Any], preset: str, plan: Path | None) 
             )
 
 
-def default_folder(text: tuple[str, ...]) -> Path:
-    """runs/NAME, with the name of the first input; runs/demo for the built-in text."""
+def default_folder(text: tuple[str, ...], suffix: str = "") -> Path:
+    """runs/NAME and a suffix, with the name of the first input; runs/demo for the built-in text."""
     name = Path(text[0]).resolve().name.split(".")[0] if text else "demo"
-    return Path("runs") / (name or "run")
+    return Path("runs") / f"{name or 'run'}{suffix}"
 
 
 def named(_context: click.Context, _parameter: click.Parameter, value: str) -> str:

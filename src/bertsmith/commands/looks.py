@@ -4,10 +4,12 @@ from pathlib import Path
 
 import click
 
+from bertsmith.commands.flags import PATH
+
 
 @click.command("report")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write [RUN/report.html].")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=PATH)
+@click.option("-o", "--output", type=PATH, help="File to write [RUN/report.html].")
 def report(runs: tuple[Path, ...], output: Path | None) -> None:
     """Write the page of RUN anew, or one page that lays several RUNs over each other.
 
@@ -26,7 +28,7 @@ def report(runs: tuple[Path, ...], output: Path | None) -> None:
 
 
 @click.command("playground")
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
 @click.option("--port", type=int, default=0, help="Port to listen on, on this machine alone [any that is free].")
 @click.option("--threads", type=int, help="Threads of the processor [all].")
 def playground(model: Path, port: int, threads: int | None) -> None:

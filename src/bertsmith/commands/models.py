@@ -9,21 +9,23 @@ from typing import Any, get_args
 import click
 
 from bertsmith.commands.exports import POOLINGS
-from bertsmith.commands.flags import default_folder, named, settings
+from bertsmith.commands.flags import AS_JSON, PATH, default_folder, named, settings
 from bertsmith.config import DataConfig, TrainingConfig
 from bertsmith.errors import UserError
 from bertsmith.finetuning.config import FinetuneConfig, Kind
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
 @click.argument("data", callback=named)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run [runs/NAME OF DATA].")
+@click.option("-o", "--output", type=PATH, help="Folder of the run [runs/NAME OF DATA].")
 @click.option("--fresh", is_flag=True, help="Start a new run beside an existing one: OUTPUT-2, OUTPUT-3, ...")
 @click.option("--embeddings", is_flag=True, help="Learn sentence vectors from DATA, one sentence a row, unlabelled.")
 @click.option("--pooling", type=click.Choice(POOLINGS), help="--embeddings: as for `embed` [auto].")
 @settings(FinetuneConfig)
-def finetune(model: Path, data: str, output: Path | None, fresh: bool, **flags: Any) -> None:
+def finetune(
+    model: Path, data: str, output: Path | None, fresh: bool, *, embeddings: bool, pooling: str | None, **flags: Any
+) -> None:
     """Fine-tune MODEL, a run, a folder or a hub id, on labelled rows: CSV, TSV, JSON lines, Parquet, or words and tags.
 
     The same command again goes on with a run that was stopped; with --embeddings it begins anew. There --test names
@@ -32,7 +34,6 @@ def finetune(model: Path, data: str, output: Path | None, fresh: bool, **flags: 
     from bertsmith.atomic import next_free
     from bertsmith.commands.console import make_reporter
 
-    embeddings, pooling = flags.pop("embeddings"), flags.pop("pooling")
     if pooling is not None and not embeddings:
         raise UserError("--pooling is given without --embeddings; leave it out")
     folder = output or default_folder((data,))
@@ -50,32 +51,33 @@ def finetune(model: Path, data: str, output: Path | None, fresh: bool, **flags: 
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
 @click.argument("data", callback=named)
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="CSV file to write.")
+@click.option("-o", "--output", type=PATH, required=True, help="CSV file to write.")
 @click.option("--text", help="Column with the text [that of training].")
 @click.option("--text-pair", help="Column with the second text [that of training].")
 @click.option("--every-label", is_flag=True, help="Write the probability of every label; a number has none.")
 @settings(FinetuneConfig, only=("device", "threads"))
 @click.option("--half", is_flag=True, help="Compute the products in bfloat16: faster where the device has it.")
-def predict(model: Path, data: str, output: Path, **flags: Any) -> None:
+def predict(
+    model: Path, data: str, output: Path, *, device: str | None, threads: int | None, half: bool, **flags: Any
+) -> None:
     """Predict each row of DATA with MODEL, a run of `finetune` or a fine-tuned folder; order is kept."""
     from bertsmith.commands.console import make_reporter
     from bertsmith.finetuning.classify import load_classifier, predict_file
     from bertsmith.machine.device import set_threads
 
-    set_threads(flags.pop("threads"))
-    precision = "bfloat16" if flags.pop("half") else "float32"
-    classifier = load_classifier(model, device=flags.pop("device") or "auto", precision=precision)
+    set_threads(threads)
+    classifier = load_classifier(model, device=device or "auto", precision="bfloat16" if half else "float32")
     with closing(make_reporter()) as reporter:
         predict_file(classifier, data, output, **flags, reporter=reporter)
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
 @click.argument("text", nargs=-1, required=True)
 @click.option("--top-k", type=int, default=5, show_default=True, help="Candidates for each mask.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@AS_JSON
 def fill(model: Path, text: tuple[str, ...], top_k: int, as_json: bool) -> None:
     """Fill each [MASK] in TEXT with MODEL: a run, also one that is still training, or a BERT folder."""
     from bertsmith.commands.console import make_reporter
@@ -102,18 +104,29 @@ COMPARED = tuple(field.name for field in fields(FinetuneConfig) if field.name no
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--task", "data", required=True, callback=named, metavar="FILE", help="Labelled rows, as for `finetune`.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder [runs/NAME OF THE TASK-compared].")
+@click.option("-o", "--output", type=PATH, help="Folder [runs/NAME OF THE TASK-compared].")
 @click.option("--seeds", type=int, default=3, show_default=True, help="Runs of each model.")
 @click.option("--kind", type=click.Choice(get_args(Kind)), help="What is predicted [by the labels].")
 @click.option("--text", help="Column with the text [found].")
 @click.option("--held-out", metavar="FILE", help="Also measure bits per byte on this text, a file or folder [no].")
-@click.option("--blimp", type=click.Path(path_type=Path), metavar="FOLDER", help="Also measure minimal pairs [no].")
+@click.option("--blimp", type=PATH, metavar="FOLDER", help="Also measure minimal pairs [no].")
 @click.option("--pairs", type=int, help="Pairs of each paradigm, chosen by hash [all].")
 @click.option("--keep-models", is_flag=True, help="Keep the fine-tuned weights of every run.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@AS_JSON
 @settings(FinetuneConfig, only=COMPARED)
 def compare(
-    models: tuple[str, ...], data: str, output: Path | None, held_out: str | None, as_json: bool, **flags: Any
+    models: tuple[str, ...],
+    data: str,
+    output: Path | None,
+    held_out: str | None,
+    as_json: bool,
+    *,
+    seeds: int,
+    kind: str | None,
+    blimp: Path | None,
+    pairs: int | None,
+    keep_models: bool,
+    **flags: Any,
 ) -> None:
     """Fine-tune MODELs alike on one task, several seeds each, and tell which are better than the first.
 
@@ -128,11 +141,10 @@ def compare(
     from bertsmith.evaluation.table import evaluation_table
     from bertsmith.evaluation.table import notes as evaluation_notes
 
-    folder = output or default_folder((data,)).with_name(f"{default_folder((data,)).name}-compared")
-    seeds, keep_models, blimp, pairs = (flags.pop(name) for name in ("seeds", "keep_models", "blimp", "pairs"))
+    folder = output or default_folder((data,), "-compared")
     device, threads = flags["device"], flags["threads"]
     corpus = open_corpus([held_out]) if held_out is not None else None
-    given = {"task": flags.pop("kind"), **flags}
+    given = {"task": kind, **flags}
     with closing(make_reporter(aside=as_json)) as reporter:
         reporter.say(f"comparison: {folder}")
         wanted = Wanted(corpus, blimp, pairs) if corpus is not None or blimp is not None or pairs is not None else None
@@ -159,15 +171,15 @@ def compare(
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--text", metavar="FILE", help="Held-out text for all models, a file or folder [each run's own].")
-@click.option(
-    "--blimp", type=click.Path(path_type=Path), metavar="FOLDER", help="Minimal pairs, a .jsonl a paradigm [none]."
-)
+@click.option("--blimp", type=PATH, metavar="FOLDER", help="Minimal pairs, a .jsonl a paradigm [none].")
 @click.option("--pairs", type=int, help="Pairs of each paradigm, chosen by hash [all].")
 @click.option("--words", type=int, default=20_000, show_default=True, help="Most words for bits per byte; 0: none.")
 @click.option("--sequence-length", type=int, help="Rows of --text, in tokens [128].")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@AS_JSON
 @settings(DataConfig, TrainingConfig, only=("text_field", "document", "encoding", "device", "threads"))
-def evaluate(models: tuple[str, ...], text: str | None, as_json: bool, **flags: Any) -> None:
+def evaluate(
+    models: tuple[str, ...], text: str | None, as_json: bool, *, device: str | None, threads: int | None, **flags: Any
+) -> None:
     """Measure MODELs side by side: runs, or folders of any masked-language model."""
     from bertsmith.commands.console import make_reporter, print_json, print_table
     from bertsmith.corpus import open_corpus
@@ -182,7 +194,6 @@ def evaluate(models: tuple[str, ...], text: str | None, as_json: bool, **flags: 
             f"{name} is {given[name]}, and there is no --text that it could be of; name one, or leave it out"
         )
     length = given.pop("sequence_length", Wanted().sequence_length)
-    device, threads = flags.pop("device"), flags.pop("threads")
     with closing(make_reporter(aside=as_json)) as reporter:
         corpus = open_corpus([text], **given) if text is not None else None
         wanted = Wanted(corpus, **flags, sequence_length=length)
