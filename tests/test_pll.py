@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bertsmith.evaluation import pll
-from bertsmith.evaluation.any_model import AnyModel, open_model
+from bertsmith.evaluation.any_model import OpenModel, open_model
 from bertsmith.evaluation.pll import (
     SPECIAL,
     Scorer,
@@ -66,7 +66,7 @@ def model(request: pytest.FixtureRequest, tokenizers: dict[str, Tokenizer], tmp_
 
 
 @pytest.mark.parametrize("within_word", [False, True])
-def test_scores_equal_a_slow_loop_in_float64(model: AnyModel, within_word: bool) -> None:
+def test_scores_equal_a_slow_loop_in_float64(model: OpenModel, within_word: bool) -> None:
     texts = [text for text in TEXTS if "[MASK]" not in text]  # which transformers would read as the mask token
     found = pseudo_log_likelihoods(model.scorer, read_sentences(model.tokenizer, texts), within_word=within_word)
     expected = slow_scores(Path(model.source), texts, within_word=within_word)
@@ -75,7 +75,7 @@ def test_scores_equal_a_slow_loop_in_float64(model: AnyModel, within_word: bool)
     assert np.ptp(np.concatenate(expected)) > 1
 
 
-def test_words_of_several_pieces_score_lower_when_their_pieces_are_hidden_too(model: AnyModel) -> None:
+def test_words_of_several_pieces_score_lower_when_their_pieces_are_hidden_too(model: OpenModel) -> None:
     """Only tokens with a piece of their word to the right may change."""
     sentences = read_sentences(model.tokenizer, TEXTS)
     alone, hidden = (pseudo_log_likelihoods(model.scorer, sentences, within_word=within) for within in (False, True))
@@ -89,7 +89,7 @@ def test_words_of_several_pieces_score_lower_when_their_pieces_are_hidden_too(mo
 
 
 @pytest.mark.parametrize("places", [1, 100, 10_000])
-def test_batches_do_not_change_scores(model: AnyModel, places: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_do_not_change_scores(model: OpenModel, places: int, monkeypatch: pytest.MonkeyPatch) -> None:
     sentences = read_sentences(model.tokenizer, TEXTS)
     expected = pseudo_log_likelihoods(model.scorer, sentences, within_word=True)
     monkeypatch.setattr(pll, "CPU_PLACES", places)
@@ -124,13 +124,13 @@ def test_a_full_gpu_gets_fewer_copies_at_once(
     assert len(scores) == len(recorder.seen) == len({tuple(copy) for copy in recorder.seen}) == 12
 
 
-def test_special_tokens_in_a_text_are_words(model: AnyModel) -> None:
+def test_special_tokens_in_a_text_are_words(model: OpenModel) -> None:
     (sentence,) = read_sentences(model.tokenizer, [TEXTS[-1]])
     assert model.tokenizer.mask_token_id not in sentence.ids
     assert (sentence.words == SPECIAL).sum() == 2
 
 
-def test_equal_sentences_have_equal_scores(model: AnyModel) -> None:
+def test_equal_sentences_have_equal_scores(model: OpenModel) -> None:
     scores = pseudo_log_likelihoods(model.scorer, read_sentences(model.tokenizer, TEXTS), within_word=False)
     assert (scores[0] == scores[4]).all()
 
@@ -160,7 +160,7 @@ def test_a_model_that_reads_long_texts_is_shown_a_part_of_them(tokenizers: dict[
     assert {len(window) for window in recorder.seen} == {512}
 
 
-def test_long_texts_equal_windows_scored_by_themselves(model: AnyModel) -> None:
+def test_long_texts_equal_windows_scored_by_themselves(model: OpenModel) -> None:
     text = " ".join(["the old dog sees the quiet river"] * 12)
     (sentence,) = read_sentences(model.tokenizer, [text])
     assert len(sentence.ids) > model.max_length == 48
@@ -174,7 +174,7 @@ def test_long_texts_equal_windows_scored_by_themselves(model: AnyModel) -> None:
     )
 
 
-def test_bits_per_byte_are_those_of_the_text(model: AnyModel) -> None:
+def test_bits_per_byte_are_those_of_the_text(model: OpenModel) -> None:
     texts = ["The old dog.", "Née \N{SNOWMAN}", "\x00"]
     scores = pseudo_log_likelihoods(model.scorer, read_sentences(model.tokenizer, texts), within_word=True)
     found = pseudo_likelihood(model.scorer, texts)

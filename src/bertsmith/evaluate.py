@@ -1,6 +1,6 @@
 """Measuring models so that they can be set side by side.
 
-    MODEL ... --open_model--> AnyModel
+    MODEL ... --open_model--> OpenModel
     held-out text   --> evaluation/token_scores.py: masked tokens, next sentences; pll.py: bits per byte
     minimal pairs   --> evaluation/minimal_pairs.py
 
@@ -18,7 +18,7 @@ from bertsmith.corpus import Corpus, Section
 from bertsmith.data.examples import SHORTEST
 from bertsmith.data.shards import read_manifest
 from bertsmith.errors import UserError
-from bertsmith.evaluation.any_model import AnyModel, open_model
+from bertsmith.evaluation.any_model import OpenModel, open_model
 from bertsmith.evaluation.held_out import Sample, sample_sections, sample_sentences
 from bertsmith.evaluation.minimal_pairs import read_paradigms, score_pairs
 from bertsmith.evaluation.pll import PseudoLikelihoodScore, Tell, pseudo_likelihood
@@ -144,12 +144,12 @@ def _name(sample: Sample) -> str:
     return name
 
 
-def _teller(reporter: Reporter, model: AnyModel, task: str) -> Tell:
+def _teller(reporter: Reporter, model: OpenModel, task: str) -> Tell:
     return lambda share: reporter.progress(f"{model.source}: {task}", share)
 
 
 def _score_text(
-    model: AnyModel, sample: Sample | None, wanted: Wanted, reporter: Reporter
+    model: OpenModel, sample: Sample | None, wanted: Wanted, reporter: Reporter
 ) -> tuple[TokenScores | None, PseudoLikelihoodScore | None]:
     """Measure on the given text, or on the model's own; on nothing where there is neither."""
     tell = _teller(reporter, model, "masked tokens")

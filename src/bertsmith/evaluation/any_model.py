@@ -20,7 +20,7 @@ from bertsmith.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class AnyModel:
+class OpenModel:
     """A model with its tokenizer, in evaluation mode."""
 
     source: str
@@ -60,7 +60,7 @@ class AnyModel:
         return sum(parameter.numel() for parameter in self.network.parameters())
 
 
-def open_model(source: str, device: torch.device, reporter: Reporter | None = None) -> AnyModel:
+def open_model(source: str, device: torch.device, reporter: Reporter | None = None) -> OpenModel:
     """Read a model and its tokenizer, float32 and in evaluation mode.
 
     Args:
@@ -90,7 +90,7 @@ def open_model(source: str, device: torch.device, reporter: Reporter | None = No
                 network, tokenizer, longest = load_foreign(path)
             except UserError:
                 raise error from None
-    return AnyModel(source, network.to(device).eval(), tokenizer, longest, run, step)
+    return OpenModel(source, network.to(device).eval(), tokenizer, longest, run, step)
 
 
 def _step_of(run: Run) -> int:

@@ -16,7 +16,7 @@ from bertsmith.data.batch import Batch, batches_of
 from bertsmith.data.examples import Objective, TrainingRows
 from bertsmith.data.packing import Int64Array
 from bertsmith.data.shards import read_manifest
-from bertsmith.evaluation.any_model import AnyModel
+from bertsmith.evaluation.any_model import OpenModel
 from bertsmith.evaluation.held_out import TextTokens, text_rows
 from bertsmith.evaluation.pll import Tell
 from bertsmith.intervals import wilson_interval
@@ -75,7 +75,7 @@ class TokenScores:
     """None for a model without that head."""
 
 
-def score_own_rows(model: AnyModel, run: Run, tell: Tell) -> TokenScores:
+def score_own_rows(model: OpenModel, run: Run, tell: Tell) -> TokenScores:
     """Measure a run on its own held-out rows: what it says of itself at its end, in float32."""
     rows, manifest = rows_of(run, "validation", run.config.training.sequence_length), read_manifest(run.folder / "data")
     measured = _measure(model, rows, tell)
@@ -91,7 +91,7 @@ def score_own_rows(model: AnyModel, run: Run, tell: Tell) -> TokenScores:
     return TokenScores(masked, _next_sentences(measured))
 
 
-def score_text(model: AnyModel, sections: Sequence[Section], sequence_length: int, tell: Tell) -> TokenScores:
+def score_text(model: OpenModel, sections: Sequence[Section], sequence_length: int, tell: Tell) -> TokenScores:
     """Measure a model on a text.
 
     Masked tokens stand in rows without pairs, so that models with and without next sentences see the same
@@ -144,7 +144,7 @@ def _next_sentences(measured: Measured) -> NextSentenceScore | None:
     return NextSentenceScore(accuracy, wilson_interval(accuracy, pairs), pairs)
 
 
-def _measure(model: AnyModel, rows: TrainingRows, tell: Tell) -> Measured:
+def _measure(model: OpenModel, rows: TrainingRows, tell: Tell) -> Measured:
     """Mean losses over the rows of an epoch, or the first `MOST_ROWS` of them."""
     number = min(MOST_ROWS, rows.rows_per_epoch)
 
