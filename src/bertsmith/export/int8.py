@@ -21,10 +21,10 @@ from bertsmith.data.examples import TrainingRows
 from bertsmith.data.shards import read_manifest
 from bertsmith.errors import UserError
 from bertsmith.evaluation.held_out import TextTokens, sample_sections, sample_sentences, text_rows
-from bertsmith.export.runtime import MaskedGraph, Session
+from bertsmith.export.runtime import MaskedGraph, Session, padded
 from bertsmith.finetuning.config import FinetuneConfig
 from bertsmith.finetuning.folder import read_settings
-from bertsmith.finetuning.tasks.batches import by_length
+from bertsmith.finetuning.tasks.batches import CPU_PLACES, by_length, collate
 from bertsmith.finetuning.tasks.dataset import Part, encode_part, load_task
 from bertsmith.finetuning.tasks.encoding import Input, encode_texts
 from bertsmith.finetuning.tasks.examples import read_labelled, refuse_unseen
@@ -47,8 +47,6 @@ MOST_WORDS = 50_000
 """Of a text that is measured on."""
 
 BATCH_ROWS = 16
-PLACES = 2048
-"""Token places computed at once."""
 
 ROW_LENGTH = 128
 """Tokens in a row of a text; fewer where the model reads fewer."""
@@ -229,14 +227,6 @@ def _vectors(exact: Session, small: Session, inputs: Sequence[Input]) -> list[Me
 
 def _run(graph: Session, inputs: Sequence[Input]) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
     """Numbers of some inputs of like length, and the outputs for them as padded rows."""
-    for numbers in by_length(inputs, np.arange(len(inputs)), PLACES):
-        chosen = [inputs[number] for number in numbers]
-        longest = max(len(each.ids) for each in chosen)
-        rows = torch.zeros(3, len(chosen), longest, dtype=torch.int64)
-        for row, each in enumerate(chosen):
-            length = len(each.ids)
-            rows[0, row, :length] = torch.from_numpy(each.ids)
-            rows[1, row, :length] = 1
-            rows[2, row, each.second : length] = 1
-        names = ("input_ids", "attention_mask", "token_type_ids")
-        yield numbers, graph.run(dict(zip(names, rows, strict=True)))
+    for numbers in by_length(inputs, np.arange(len(inputs)), CPU_PLACES):
+        batch = collate([inputs[number] for number in numbers])
+        yield numbers, graph.run(padded(batch.input_ids, batch.token_type_ids, batch.cu_seqlens)[0])

@@ -61,6 +61,22 @@ class Session:
         return dict(zip(self.output_names, map(torch.from_numpy, self._session.run(None, given)), strict=True))
 
 
+def padded(input_ids: Tensor, token_type_ids: Tensor, cu_seqlens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """A packed batch as the inputs of a graph.
+
+    Args:
+        input_ids: int64 [T].
+        token_type_ids: int64 [T].
+        cu_seqlens: int32 [N + 1], the boundaries.
+
+    Returns:
+        int64 [N, L] by name, and the flat place of each token in them, int64 [T].
+    """
+    rows, types = to_rows(input_ids, cu_seqlens), to_rows(token_type_ids, cu_seqlens)
+    inputs = {"input_ids": rows.input_ids, "attention_mask": rows.attention_mask, "token_type_ids": types.input_ids}
+    return inputs, rows.places
+
+
 class MaskedGraph(nn.Module):
     """A graph for masked words with the face of `BertPretrainingModel`, without next sentences."""
 
@@ -89,11 +105,6 @@ class MaskedGraph(nn.Module):
             masked_index: int64 [M] or [R, Q]. Places in [0, T) to score the vocabulary at.
             packed: The boundaries.
         """
-        rows, types = to_rows(input_ids, packed.cu_seqlens), to_rows(token_type_ids, packed.cu_seqlens)
-        inputs = {
-            "input_ids": rows.input_ids,
-            "attention_mask": rows.attention_mask,
-            "token_type_ids": types.input_ids,
-        }
+        inputs, places = padded(input_ids, token_type_ids, packed.cu_seqlens)
         logits = self.session.run(inputs)["logits"].flatten(0, 1)
-        return BertPretrainingOutput(logits.index_select(0, rows.places[masked_index.flatten()]), None)
+        return BertPretrainingOutput(logits.index_select(0, places[masked_index.flatten()]), None)

@@ -161,12 +161,10 @@ def _parquet_rows(file: FoundFile) -> Iterator[NumberedRow]:
         packed = file.compression  # Parquet is read from its end
         table = pq.ParquetFile(pa.BufferReader(b"".join(read_blocks(file))) if packed else open_for_arrow(file.path))
         classes = class_names(table.schema_arrow.metadata)
-        number = 0
-        for batch in table.iter_batches(1_000):
-            for value in batch.to_pylist():
-                number += 1
-                value |= {name: named(value[name], names) for name, names in classes.items() if name in value}
-                yield number, {name: decoded(cell) for name, cell in value.items()}
+        values = chain.from_iterable(batch.to_pylist() for batch in table.iter_batches(1_000))
+        for number, value in enumerate(values, 1):
+            value |= {name: named(value[name], names) for name, names in classes.items() if name in value}
+            yield number, {name: decoded(cell) for name, cell in value.items()}
     except (OSError, ValueError, Damage, pa.ArrowException):
         raise UserError(f"{file.path} is not a Parquet file, or damaged; write it again") from None
 
