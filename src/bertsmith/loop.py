@@ -39,6 +39,7 @@ from bertsmith.step import (
     evaluate_loss,
     train_step,
 )
+from bertsmith.watch import Watch
 
 
 def train(
@@ -72,7 +73,12 @@ def train(
     training, device, config = plan.run.config.training, plan.device, plan.config
     pace = Pace(plan, state["step"])
     batches = batches_from(plan, state["step"])
-    watch = plan.watch(reporter)
+    watch = Watch(
+        reporter,
+        unigram_loss=plan.manifest["unigram_loss"],
+        learning_rate=training.learning_rate or 0.0,
+        max_steps=plan.steps,
+    )
     recorder = make_recorder(plan, model, reporter)
     peak = matrix_rate(device, training.precision, quick=True) * distributed.world_size()
     with open_log(plan, state["step"], reporter) as log, listening() as stop:

@@ -8,13 +8,9 @@ from math import ceil
 from bertsmith import distributed
 from bertsmith.errors import UserError
 from bertsmith.machine.compiling import has_compiler, worth_compiling
-from bertsmith.machine.measure import (
-    best_micro_batch,
-    compare_precisions,
-    halving,
-    has_fast_half,
-)
+from bertsmith.machine.measure import best_micro_batch, compare_precisions, halving, has_fast_half
 from bertsmith.machine.memory import even_part, rows_that_fit, training_state
+from bertsmith.model import AnyPretrainingModel
 from bertsmith.planning.plan import Plan
 from bertsmith.reporter import Reporter
 from bertsmith.run_folder import GIVEN, Run
@@ -28,12 +24,7 @@ def decide_by_measuring(plan: Plan, reporter: Reporter) -> None:
     """Measure precision, micro-batch size and compiling where they are not given, in about a second each."""
     run = plan.run
     if run.config.training.compile == "yes" and not has_compiler(plan.device):
-        if not plan.is_begun and run.origin.get("compile") != "measured":
-            raise UserError("compile is 'yes', but no C++ compiler was found; install g++ or give --compile no")
-        reporter.warn(
-            "this run compiles its steps and no C++ compiler was found: they are slower until g++ is there, and may "
-            "differ in rounding"
-        )
+        _do_without_compiler(plan, reporter)
     for stage in plan.stages:
         stage.divide(run.config.training)  # refuses more ranks than rows
     share = plan.largest_share
@@ -65,19 +56,40 @@ def decide_by_measuring(plan: Plan, reporter: Reporter) -> None:
         most = rows_that_fit(model, plan.first_rows, precision, state=state, share=share_of_free)
         take_what_fits(plan, most, reporter)
     if training.compile == "auto":
-        division = plan.stages[-1].divide(run.config.training)
-        good, _ = halving(  # a size that was given may be too large for a GPU, as the steps will find out, too
-            division.micro_batch_size,
-            lambda rows: worth_compiling(
-                model,
-                plan.first_rows(rows),
-                precision,
-                micro_batches=ceil(division.rows / rows) * (training.steps or 1),
-                plain=plan.micro_batch_seconds,
-            ),
-        )
-        run.decide("measured", compile="yes" if distributed.from_main(good) else "no")
+        pays = distributed.from_main(_compiling_pays(plan, model))
+        run.decide("measured", compile="yes" if pays else "no")
     reporter.progress("measuring this machine", 1.0)
+
+
+def _do_without_compiler(plan: Plan, reporter: Reporter) -> None:
+    """Let a run that compiled go on.
+
+    Raises:
+        UserError: The user asks a new one to compile.
+    """
+    if not plan.is_begun and plan.run.origin.get("compile") != "measured":
+        raise UserError("compile is 'yes', but no C++ compiler was found; install g++ or give --compile no")
+    reporter.warn(
+        "this run compiles its steps and no C++ compiler was found: they are slower until g++ is there, and may "
+        "differ in rounding"
+    )
+
+
+def _compiling_pays(plan: Plan, model: AnyPretrainingModel) -> bool:
+    """Measured with the micro-batch of the run; of a GPU a size that was given may be too large, as steps find out."""
+    training = plan.run.config.training
+    division = plan.stages[-1].divide(training)
+    pays, _ = halving(
+        division.micro_batch_size,
+        lambda rows: worth_compiling(
+            model,
+            plan.first_rows(rows),
+            training.precision,
+            micro_batches=ceil(division.rows / rows) * plan.steps,
+            plain=plan.micro_batch_seconds,
+        ),
+    )
+    return pays
 
 
 def _take_accumulation(run: Run, rows: int, share: int) -> None:

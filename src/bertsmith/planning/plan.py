@@ -27,11 +27,9 @@ from bertsmith.planning.from_settings import (
 from bertsmith.planning.stages import Stage, Turns, make_stages, places_of, turns_of
 from bertsmith.presets import FIRST_WEIGHTS
 from bertsmith.replay import AnyRows
-from bertsmith.reporter import Reporter
 from bertsmith.run_folder import Run
 from bertsmith.step import SumLosses
 from bertsmith.tokenizer import Tokenizer
-from bertsmith.watch import Watch
 
 
 @dataclass(slots=True)
@@ -174,16 +172,6 @@ class Plan:
     def first_rows(self, number: int) -> Batch:
         """The first full-length rows, on the device: what speed and memory are measured with."""
         return first_rows(self.rows[self.run.config.training.sequence_length], number, self.device)
-
-    def watch(self, reporter: Reporter) -> Watch:
-        """Who looks at the losses of this run."""
-        training = self.run.config.training
-        return Watch(
-            reporter,
-            unigram_loss=self.manifest["unigram_loss"],
-            learning_rate=training.learning_rate or 0.0,
-            max_steps=training.steps or 0,
-        )
 
 
 def stages_of(run: Run, rows: Mapping[int, AnyRows], steps: int, turns: Turns | None = None) -> tuple[Stage, ...]:
