@@ -51,7 +51,7 @@ def test_the_schedule_works_without_warm_up_and_with_nothing_else() -> None:
 
 def test_biases_and_norms_do_not_decay() -> None:
     model = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4), nn.LayerNorm(4))
-    decayed, kept = parameter_groups(model, 0.1)
+    decayed, kept = parameter_groups(model.parameters(), 0.1)
     assert [tuple(p.shape) for p in decayed["params"]] == [(3, 4), (4, 4)]
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
     assert len(kept["params"]) == 3

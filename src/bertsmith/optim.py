@@ -1,5 +1,6 @@
 """AdamW, or Muon for the matrices of the blocks, and the learning rate of each step."""
 
+from collections.abc import Iterable
 from math import ceil, cos, pi
 from typing import Any, Literal, get_args
 
@@ -14,12 +15,12 @@ from bertsmith.muon import Muon
 Schedule = Literal["linear", "cosine", "constant", "trapezoid"]
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split the parameters into those that decay, the matrices, and those that do not: biases and LayerNorm."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Split those that are trained into those that decay, the matrices, and those that do not: biases and LayerNorm."""
+    trained = [p for p in parameters if p.requires_grad]
     return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
 
 
@@ -105,9 +106,7 @@ def make_optimizer(
         muon_scale: Learning rate of Muon's matrices, as a multiple of that of the others.
     """
     chosen = {p for name, p in model.named_parameters() if kind == "muon" and is_of_muon(name, p)}
-    groups = parameter_groups(model, weight_decay)
-    for group in groups:
-        group["params"] = [p for p in group["params"] if p not in chosen]
+    groups = parameter_groups((p for p in model.parameters() if p not in chosen), weight_decay)
     if clip_updates:
         groups = [group | {"params": [p]} for group in groups for p in group["params"]]
     adamw = (StableAdamW if clip_updates else AdamW)(groups, beta2=beta2)

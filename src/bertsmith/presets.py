@@ -58,6 +58,10 @@ class Preset:
             "intermediate_size": max(1, self.intermediate_size * width // self.hidden_size),
         }
 
+    def is_shape_of(self, model: Any) -> bool:
+        """Whether a config, of a run or of a model, has this shape."""
+        return all(getattr(model, name) == value for name, value in self.shape().items())
+
 
 Family = Literal["bert", "modern"]
 """The 2018 architecture, or ModernBERT."""

@@ -95,10 +95,7 @@ def _refuse_contradictions(run: Run, source: Source) -> None:
                 f"{name} is {getattr(model, name)}, but {source.name} has {getattr(config, name)}; leave it out"
             )
     preset = PRESETS[model.preset]
-    fits = preset.model_type == config.model_type and all(
-        getattr(config, name) == value for name, value in preset.shape().items()
-    )
-    if "preset" in given and not fits:
+    if "preset" in given and not (preset.model_type == config.model_type and preset.is_shape_of(config)):
         raise UserError(
             f"preset is '{model.preset}', but {source.name} is a {source.folder.naming.title} of "
             f"{config.num_hidden_layers} layers x {config.hidden_size}; leave --preset out"

@@ -85,7 +85,7 @@ def describe(plan: Plan, reporter: Reporter, *, first_step: int, seconds: float)
 def _say_what_to_expect(plan: Plan, reporter: Reporter, tokens: int) -> None:
     """The loss at the end, where runs of this size were measured."""
     model = plan.run.config.model
-    if model.init or _is_reshaped(plan):
+    if model.init or not PRESETS[model.preset].is_shape_of(model):
         return
     expected = expected_loss(model.preset, tokens, plan.manifest["unigram_loss"])
     if expected is None:
@@ -96,12 +96,6 @@ def _say_what_to_expect(plan: Plan, reporter: Reporter, tokens: int) -> None:
         f"{expected.tokens / 1e6:.1f} M tokens of English Wikipedia (docs/benchmarks.md, one or two seeds); other text "
         "may differ by a nat"
     )
-
-
-def _is_reshaped(plan: Plan) -> bool:
-    """Whether the model has another shape than its preset."""
-    model = plan.run.config.model
-    return any(getattr(model, name) != value for name, value in PRESETS[model.preset].shape().items())
 
 
 def _before(plan: Plan) -> str:
