@@ -7,8 +7,8 @@ shards are the same for any number of workers and any interruptions.
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 
@@ -25,25 +25,29 @@ _SENTENCES_AT_ONCE = 2_000
 """Bounds the memory of encoding, about 100 bytes a token."""
 
 
-class Chunk(NamedTuple):
+@dataclass(slots=True)
+class Chunk:
     """Sections that become one shard."""
 
     split: Split
     number: int
-    documents: list[int]
+    documents: list[int] = field(default_factory=list)
     """Ordinal of the document of each section."""
 
-    texts: list[str]
+    texts: list[str] = field(default_factory=list)
+    characters: int = 0
+    """Size of its text."""
 
     @property
     def file(self) -> str:
         """Name of its shard."""
         return shard_name(self.split, self.number)
 
-    @property
-    def characters(self) -> int:
-        """Size of its text."""
-        return sum(map(len, self.texts))
+    def add(self, section: Section) -> None:
+        """Take a section."""
+        self.documents.append(section.document)
+        self.texts.append(section.text)
+        self.characters += len(section.text)
 
 
 def split_of(section: Section, fraction: float) -> Split:
@@ -72,15 +76,12 @@ def group(sections: Iterable[tuple[Split, Section]], size: int) -> Iterator[Chun
         sections: Each with its split.
         size: Characters after which a chunk is closed.
     """
-    chunks: dict[Split, Chunk] = {}
-    held: dict[Split, int] = {}
+    chunks: dict[Split, Chunk] = {"train": Chunk("train", 0), "validation": Chunk("validation", 0)}
     for split, section in sections:
-        chunk = chunks.setdefault(split, Chunk(split, 0, [], []))
-        chunk.documents.append(section.document)
-        chunk.texts.append(section.text)
-        held[split] = held.get(split, 0) + len(section.text)
-        if held[split] >= size:
-            chunks[split], held[split] = Chunk(split, chunk.number + 1, [], []), 0
+        chunk = chunks[split]
+        chunk.add(section)
+        if chunk.characters >= size:
+            chunks[split] = Chunk(split, chunk.number + 1)
             yield chunk
     yield from (chunk for chunk in chunks.values() if chunk.texts)
 
