@@ -10,7 +10,8 @@ Letters: P pieces (sequences) in an epoch, R rows asked for, L places in a row,
 S most sequences in a row, K most predictions in a row.
 """
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
@@ -134,17 +135,12 @@ class TrainingRows:
 
         documents = np.bincount(source.section_document, weights=np.diff(source.section_starts).astype(np.float64))
         self._one_document = bool(documents.max() > source.num_tokens / 2)
-        self._epoch = lru_cache(maxsize=2)(self._plan_epoch)  # a step may straddle two
 
     def __len__(self) -> int:
         return self.total_rows
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_epoch"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._epoch = lru_cache(maxsize=2)(self._plan_epoch)
 
     def __getitem__(self, number: int) -> Row:
         """Row `number`, counted over all epochs."""
@@ -159,6 +155,11 @@ class TrainingRows:
             where = np.flatnonzero(epochs == epoch)
             rows |= zip(where.tolist(), self._build(int(epoch), in_epoch[where]), strict=True)
         return [rows[place] for place in range(len(numbers))]
+
+    @cached_property
+    def _epoch(self) -> Callable[[int], _Epoch]:
+        """The plan of an epoch; two are kept, since a step may straddle two."""
+        return lru_cache(maxsize=2)(self._plan_epoch)
 
     def _plan_epoch(self, epoch: int) -> _Epoch:
         """Decide which tokens each piece holds, the pairs, and which piece goes into which slot."""
