@@ -1,8 +1,10 @@
 """Sentences of a section."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import accumulate, pairwise
+
+from sentencex import segment  # type: ignore[import-untyped]
 
 _WINDOW = 8_192
 """Characters given to the rules at once: on text full of opening quotes their time grows with the square."""
@@ -29,21 +31,16 @@ def split_sentences(text: str) -> list[str]:
         Sentences, stripped and not empty. Together they hold every character of
         the text that is not white space, in order.
     """
-    from sentencex import segment  # type: ignore[import-untyped]
-
     if not text.isascii():
         text = _WIDE_SPACE.sub(" ", text)  # sentencex fails on some of them beside a full stop
     sentences: list[str] = []
     for line in text.split("\n"):
-        parts = _segment(segment, line) if len(line) <= _WINDOW else _segment_long(segment, line)
+        parts = _segment(line) if len(line) <= _WINDOW else _segment_long(line)
         sentences += [stripped for part in parts if (stripped := part.strip())]
     return sentences
 
 
-_Segment = Callable[[str, str], list[str]]
-
-
-def _segment(segment: _Segment, line: str) -> list[str]:
+def _segment(line: str) -> list[str]:
     """Sentences of a line; the line itself if the rules fail on it or lose a part."""
     try:
         parts = segment("en", line if line.isascii() else _LACKING.sub("\u0964", line))  # one that it knows
@@ -55,16 +52,16 @@ def _segment(segment: _Segment, line: str) -> list[str]:
     return [line[start:end] for start, end in pairwise(ends)] if ends[-1] == len(line) else [line]
 
 
-def _segment_long(segment: _Segment, line: str) -> Iterator[str]:
+def _segment_long(line: str) -> Iterator[str]:
     """Sentences of a long line, window by window; the last one of each begins the next window."""
     start = 0
     while start + _WINDOW < len(line):
         window = line[start : start + _WINDOW]
-        parts = _segment(segment, window)
+        parts = _segment(window)
         if len(parts) > 1:
             parts = parts[:-1]
         elif (space := window.rfind(" ")) > 0:
             parts = [window[: space + 1]]
         yield from parts
         start += sum(map(len, parts))
-    yield from _segment(segment, line[start:])
+    yield from _segment(line[start:])
