@@ -161,7 +161,7 @@ def _open_parquet(source: Any, text_field: str | None) -> tuple[Any, list[Row]]:
         table = pq.ParquetFile(open_for_arrow(source) if isinstance(source, Path) else source)
     except (OSError, ValueError):
         raise Unusable("is not a Parquet file, or damaged") from None
-    columns = [field.name for field in table.schema_arrow if _holds_text(field.type, pa)]
+    columns = [field.name for field in table.schema_arrow if _holds_text(field.type)]
     if text_field in table.schema_arrow.names and text_field not in columns:
         raise Unusable(f"has no text in field {text_field!r}; its fields with text are {', '.join(columns)}")
     if not columns:
@@ -196,10 +196,11 @@ def decoded(value: Any) -> Any:
         return None
 
 
-def _holds_text(kind: Any, pa: Any) -> bool:
+def _holds_text(kind: Any) -> bool:
     """Whether a column of this type holds texts or lists of texts, or bytes, which may be texts."""
-    if pa.types.is_dictionary(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    from pyarrow import types
+
+    if types.is_dictionary(kind) or types.is_list(kind) or types.is_large_list(kind):
         kind = kind.value_type
-    types = pa.types
     is_bytes = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
     return bool(is_bytes or types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
