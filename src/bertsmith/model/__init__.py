@@ -34,7 +34,6 @@ from bertsmith.model.attention import attend
 from bertsmith.model.bert import (
     BertBlock,
     BertConfig,
-    BertEmbeddings,
     BertModel,
     BertPooler,
     BertPretrainingModel,
@@ -46,7 +45,7 @@ from bertsmith.model.modernbert import (
     ModernBertModel,
     ModernBertPretrainingModel,
 )
-from bertsmith.model.output import BertOutput, BertPretrainingOutput
+from bertsmith.model.output import BertPretrainingOutput
 from bertsmith.model.packed import Packed, pad, unpad
 
 __all__ = [
@@ -56,9 +55,7 @@ __all__ = [
     "AnyPretrainingModel",
     "BertBlock",
     "BertConfig",
-    "BertEmbeddings",
     "BertModel",
-    "BertOutput",
     "BertPooler",
     "BertPretrainingModel",
     "BertPretrainingOutput",

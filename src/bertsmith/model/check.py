@@ -19,8 +19,8 @@ PROBABILITIES = (
 )  # fmt: skip
 """Fields by the kind of number in them; each architecture has some."""
 
-LARGEST = 10**8
-"""A matrix of more rows and columns has more bytes than PyTorch counts."""
+LARGEST = 10**6
+"""Larger numbers are slips of the hand, and such a matrix may have more bytes than PyTorch counts."""
 
 
 def check_shape(config: Any) -> None:

@@ -129,21 +129,14 @@ class ModelFolder:
         """
         with without_weights():
             model = build()
-
-        def targets() -> dict[str, Tensor]:
-            trained = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(untrained)}
-            return _hf_tensors(trained, self.naming, encoder_only=encoder_only)
-
-        wanted = targets()  # without numbers: a shape that is far too large is refused before memory is taken
-        if any(name.startswith(self.naming.mlm_head) for name in wanted):
-            self.naming.read_shape(self._config, self.folder / "config.json")  # a head is tied, or refused
-        self._check_names(wanted, self.naming.encoder if encoder_only else "", unused)
-        files = sorted({self.places[name].path for name in wanted})
-        for path in files:
-            self._check_file(path, wanted)
         model.float().to_empty(device="cpu")  # whatever PyTorch's default dtype is
-        for path in files:
-            self._copy_file(path, targets())
+        trained = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(untrained)}
+        targets = _hf_tensors(trained, self.naming, encoder_only=encoder_only)
+        if any(name.startswith(self.naming.mlm_head) for name in targets):
+            self.naming.read_shape(self._config, self.folder / "config.json")  # a head is tied, or refused
+        self._check_names(targets, self.naming.encoder if encoder_only else "", unused)
+        for path in sorted({self.places[name].path for name in targets}):
+            self._copy_file(path, targets)
         return model.eval()
 
     def _check_names(self, targets: Mapping[str, Tensor], prefix: str, unused: tuple[str, ...]) -> None:
@@ -158,24 +151,17 @@ class ModelFolder:
         if left_out:
             logger.info("%s also holds %s, not used here", self.folder, _some(left_out))
 
-    def _keys_in(self, path: Path, targets: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
-        """Names in a file, and the tensors they are for."""
-        places = ((self.places[name], target) for name, target in targets.items())
-        return [(place.key, target) for place, target in places if place.path == path]
-
-    def _check_file(self, path: Path, targets: Mapping[str, Tensor]) -> None:
-        """Hold shapes and number formats in one file against those of the model."""
+    def _copy_file(self, path: Path, targets: Mapping[str, Tensor]) -> None:
+        """Copy from one file. A copy, and no view of the file, so that memory is aligned as in a new model."""
         with _opened(path) as file:
-            for key, target in self._keys_in(path, targets):
+            for name, target in targets.items():
+                where, key = self.places[name]
+                if where != path:
+                    continue
                 found, wanted = list(file.get_slice(key).get_shape()), list(target.shape)
                 require(found == wanted, f"{key} in {path} is {found}, but config.json asks for {wanted}")
                 kind = file.get_slice(key).get_dtype()
                 require(kind in FLOATS, f"{key} in {path} is {kind}; only {', '.join(FLOATS)} can be read")
-
-    def _copy_file(self, path: Path, targets: Mapping[str, Tensor]) -> None:
-        """Copy from one file. A copy, and no view of the file, so that memory is aligned as in a new model."""
-        with _opened(path) as file:
-            for key, target in self._keys_in(path, targets):
                 tensor = file.get_tensor(key)
                 is_sound = bool(tensor.isfinite().all())
                 require(is_sound, f"{key} in {path} has values that are no numbers; get the model again")
