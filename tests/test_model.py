@@ -1,4 +1,4 @@
-"""BERT on its own: how it begins, padding, packing, dropout, compiling, and what it refuses."""
+"""BERT on its own: how it begins, padding, packing, dropout, compiling (with ModernBERT), and what it refuses."""
 
 import copy
 import shutil
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from bertsmith.errors import UserError
 from bertsmith.model import BertConfig, BertModel, BertPretrainingModel, Packed
+
+from small_models import model_of
 
 VOCAB = 50
 
@@ -214,16 +216,24 @@ def test_dropout_is_decided_by_the_seed(kind: str) -> None:
 
 def summed_loss(net: nn.Module, batch: dict[str, Any], index: Tensor) -> Tensor:
     output = net(**batch, masked_index=index)
-    labels, next_labels = ids_of(len(index), seed=3), ids_of(len(output.nsp_logits)) % 2
-    return F.cross_entropy(output.mlm_logits, labels) + F.cross_entropy(output.nsp_logits, next_labels)
+    loss = F.cross_entropy(output.mlm_logits, ids_of(len(index), seed=3))
+    if output.nsp_logits is None:
+        return loss
+    return loss + F.cross_entropy(output.nsp_logits, ids_of(len(output.nsp_logits)) % 2)
 
 
+BOTH = pytest.mark.parametrize(("model_type", "shape"), [("bert", {}), ("modernbert", {"local_attention": 4})])
+
+
+@BOTH
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_packed_call_is_one_graph_for_all_batches(dropout: float, precision: torch.dtype) -> None:
+def test_packed_call_is_one_graph_for_all_batches(
+    model_type: str, shape: dict[str, int], dropout: float, precision: torch.dtype
+) -> None:
     """No graph break, and other boundaries compile nothing anew."""
     torch.compiler.reset()
-    net = model(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    net = model_of(model_type, dropout=dropout, **shape)
     net.compile(backend="eager", fullgraph=True, dynamic=False)
     index = torch.tensor([1, 4, 8, 12, 0, 0])
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
@@ -232,13 +242,14 @@ def test_packed_call_is_one_graph_for_all_batches(dropout: float, precision: tor
             summed_loss(net, packed_rows([2, 2, 2, 2, 8, 3, 5], 8)[0], index).backward()
 
 
+@BOTH
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*script_method.* is deprecated:DeprecationWarning")  # PyTorch's, when it loads
-def test_compiled_packed_call_equals_eager() -> None:
+def test_compiled_packed_call_equals_eager(model_type: str, shape: dict[str, int]) -> None:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("needs a C++ compiler")
     torch.compiler.reset()
-    eager = model()
+    eager = model_of(model_type, initializer_range=0.3, hidden_size=32, num_hidden_layers=2, **shape)
     compiled = copy.deepcopy(eager)
     compiled.compile(fullgraph=True, dynamic=False)
     batch, _ = packed_rows([5, 3, 8, 6, 2, 0, 0], 8)
@@ -274,7 +285,7 @@ def test_autocast_leaves_a_float64_model_as_it_is() -> None:
         ({"initializer_range": nan}, "initializer_range is nan; give a number above 0 and below infinity"),
         (
             {"hidden_size": np.int64(32)},
-            r"hidden_size is np.int64\(32\); give a whole number from 1 to 100,000,000, as int",
+            r"hidden_size is np.int64\(32\); give a whole number from 1 to 1,000,000, as int",
         ),
         ({"hidden_dropout_prob": False}, "hidden_dropout_prob is False; give a number, as int or float"),
         ({"pad_token_id": 50}, "pad_token_id is 50; give an id below vocab_size, 50"),

@@ -1,8 +1,6 @@
-"""ModernBERT on its own: packing, the window, compiling, its folder both ways, and what it refuses."""
+"""ModernBERT on its own: packing, the window, its folder both ways, and what it refuses."""
 
-import copy
 import json
-import shutil
 import warnings
 from itertools import accumulate
 from pathlib import Path
@@ -11,7 +9,6 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bertsmith.errors import UserError
@@ -145,39 +142,6 @@ def test_dropout_is_decided_by_the_seed_and_off_in_evaluation(kind: str) -> None
         outputs.append(net.train()(ids).mlm_logits)
     assert torch.equal(outputs[0], outputs[1])
     assert not torch.allclose(outputs[0], outputs[2])
-
-
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_packed_call_is_one_graph_for_all_batches(dropout: float, precision: torch.dtype) -> None:
-    """No graph break, and other boundaries compile nothing anew."""
-    torch.compiler.reset()
-    net = model(embedding_dropout=dropout, attention_dropout=dropout, mlp_dropout=dropout).train()
-    net.compile(backend="eager", fullgraph=True, dynamic=False)
-    ids, index = ids_of(24), torch.tensor([1, 4, 8, 12, 0, 0])
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
-        net(ids, masked_index=index, packed=packed_of([5, 3, 8, 6, 2, 0, 0], 8)).mlm_logits.sum().backward()
-        with torch.compiler.set_stance("fail_on_recompile"):
-            net(ids, masked_index=index, packed=packed_of([2, 2, 2, 2, 8, 3, 5], 8)).mlm_logits.sum().backward()
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*script_method.* is deprecated:DeprecationWarning")  # PyTorch's, when it loads
-def test_compiled_packed_call_equals_eager() -> None:
-    if shutil.which("g++") is None and shutil.which("clang++") is None:
-        pytest.skip("needs a C++ compiler")
-    torch.compiler.reset()
-    eager = model()
-    compiled = copy.deepcopy(eager)
-    compiled.compile(fullgraph=True, dynamic=False)
-    ids, packed, index = ids_of(24), packed_of([5, 3, 8, 6, 2, 0, 0], 8), torch.tensor([1, 4, 8, 12, 0, 0])
-    labels = ids_of(6, seed=3)
-    losses = [F.cross_entropy(n(ids, packed=packed, masked_index=index).mlm_logits, labels) for n in (eager, compiled)]
-    for loss in losses:
-        loss.backward()
-    torch.testing.assert_close(*losses)
-    for mine, other in zip(eager.parameters(), compiled.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-5)
 
 
 # One face for all architectures

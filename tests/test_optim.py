@@ -7,7 +7,7 @@ from torch import nn
 from bertsmith.adamw import AdamW, StableAdamW
 from bertsmith.averaging import WeightAverage
 from bertsmith.errors import UserError
-from bertsmith.model import BertConfig, BertPretrainingModel, ModernBertConfig, ModernBertPretrainingModel
+from bertsmith.model import BertConfig, BertPretrainingModel
 from bertsmith.muon import Muon, alike, orthogonal
 from bertsmith.optim import (
     divide_evenly,
@@ -16,6 +16,8 @@ from bertsmith.optim import (
     parameter_groups,
     set_learning_rate,
 )
+
+from small_models import model_of
 
 SETTINGS = {"peak": 1.0, "warmup_steps": 10, "max_steps": 100}
 
@@ -163,28 +165,17 @@ def test_averaged_weights_are_those_of_a_loop_and_are_given_back() -> None:
     torch.testing.assert_close(average.tensors["weight"], expected)
 
 
-def test_muon_takes_the_matrices_of_the_blocks_alone() -> None:
-    config = BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
-    model = BertPretrainingModel(config)
+@pytest.mark.parametrize("model_type", ["bert", "modernbert"])
+def test_muon_takes_the_matrices_of_the_blocks_alone(model_type: str) -> None:
+    model = model_of(model_type)
     optimizer = make_optimizer(model, weight_decay=0.1, beta2=0.98, kind="muon")
     groups = [{id(p) for p in group["params"]} for group in optimizer.param_groups]
-    names = [{name for name, p in model.named_parameters() if id(p) in group} for group in groups]
+    decayed, kept, of_muon = [{name for name, p in model.named_parameters() if id(p) in group} for group in groups]
     kinds = {"attention.qkv", "attention.out", "intermediate", "output"}
-    assert names[-1] == {f"bert.blocks.{layer}.{kind}.weight" for layer in (0, 1) for kind in kinds}
-    assert set().union(*names) == {name for name, _ in model.named_parameters()}
-    assert sum(map(len, names)) == len(set().union(*names))
-
-
-def test_muon_takes_the_same_matrices_of_modernbert() -> None:
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    model = ModernBertPretrainingModel(ModernBertConfig(vocab_size=50, pad_token_id=0, **shape))
-    optimizer = make_optimizer(model, weight_decay=0.1, beta2=0.98, kind="muon")
-    groups = [{id(p) for p in group["params"]} for group in optimizer.param_groups]
-    names = [{name for name, p in model.named_parameters() if id(p) in group} for group in groups]
-    kinds = {"attention.qkv", "attention.out", "intermediate", "output"}
-    assert names[-1] == {f"bert.blocks.{layer}.{kind}.weight" for layer in (0, 1) for kind in kinds}
-    assert names[0] == {"bert.embeddings.word_embeddings.weight", "mlm_head.dense.weight"}
-    assert all(name.endswith(("norm.weight", ".bias")) for name in names[1])
+    assert of_muon == {f"bert.blocks.{layer}.{kind}.weight" for layer in range(3) for kind in kinds}
+    assert decayed >= {"bert.embeddings.word_embeddings.weight", "mlm_head.dense.weight"}
+    assert all(name.endswith(("norm.weight", ".bias")) for name in kept)
+    assert sum(map(len, groups)) == len(decayed | kept | of_muon) == len(list(model.parameters()))
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.5])
