@@ -7,13 +7,14 @@ left out and counted; a label that contradicts its row or its column is an error
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from bertsmith.corpus.report import CorpusReport
-from bertsmith.errors import UserError, suggestion
+from bertsmith.errors import UserError
 from bertsmith.finetuning.config import FinetuneConfig, Kind
 from bertsmith.finetuning.tasks.cells import is_missing, lists_of, number_of, numbers_of, words_of
 from bertsmith.finetuning.tasks.rows import Columns, choose_columns, open_rows, peek
@@ -286,8 +287,8 @@ def refuse_unseen(file: LabelledFile, labels: Iterable[str], source: str) -> Non
 
 
 def _close(name: str, known: Iterable[str]) -> str:
-    hint = suggestion(name, known)
-    return f" ({hint[2:]})" if "did you mean" in hint else ""
+    close = get_close_matches(name, sorted(known), n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def label_counts(examples: Sequence[Example], labels: Sequence[str]) -> Mapping[str, int]:

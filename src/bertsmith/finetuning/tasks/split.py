@@ -58,7 +58,8 @@ def text_key(example: Example) -> bytes:
 def _strata(examples: Sequence[Example], kind: Kind) -> list[str]:
     """The stratum of each example."""
     if kind == "regression":
-        ranks = np.argsort(np.argsort([float(str(example.label)) for example in examples], kind="stable"))
+        numbers = np.array([example.label for example in examples], dtype=np.float64)
+        ranks = np.argsort(np.argsort(numbers, kind="stable"))
         return [str(rank * SCORE_STRATA // len(examples)) for rank in ranks]
     counts = Counter(name for example in examples for name in set(names_of(example.label)))
     return [min(names_of(example.label), key=lambda name: (counts[name], name), default="") for example in examples]
