@@ -33,15 +33,12 @@ def make_shards(job: Job, inputs: Inputs, state: dict[str, Any]) -> None:
     """
     sizes = {split: size["characters"] for split, size in state["sizes"].items()}
     work = _Work(job, sum(sizes.values()))
-    if inputs.validation is not None:
-        work.do((("validation", section) for section in inputs.validation.sections()), sizes["validation"])
+    share = 0.0 if inputs.validation else held_out_share(state, inputs)
+    if inputs.validation:
+        work.do((("validation", section) for section in inputs.validation.sections()), sizes.pop("validation"))
         _require(job, "validation")
-        work.do((("train", section) for section in inputs.corpus.sections()), sizes["train"])
-    else:
-        share = held_out_share(state, inputs)
-        parted = ((split_of(section, share), section) for section in inputs.corpus.sections())
-        work.do(parted, sum(sizes.values()))
-        _require(job, "validation")
+    work.do(((split_of(section, share), section) for section in inputs.corpus.sections()), sum(sizes.values()))
+    _require(job, "validation")
     _require(job, "train")
     job.progress("tokenising", 1.0)
     state["seconds"]["tokenising"] = round(time.monotonic() - work.started, 2)
