@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from math import ceil, inf
 from pathlib import Path
@@ -35,7 +36,7 @@ from bertsmith.planning.duration import (
 )
 from bertsmith.planning.making import make_plan
 from bertsmith.planning.pace import Pace
-from bertsmith.planning.plan import Plan, stages_of
+from bertsmith.planning.plan import Plan
 from bertsmith.planning.sizing import (
     TOKENS_PER_PARAMETER,
     block_weights,
@@ -374,23 +375,28 @@ def test_what_is_left_is_counted_in_places(text: Path, tmp_path: Path, monkeypat
     assert all(abs(steps - expected) <= 2 for step, steps in found if step > 1)  # the first may compile
 
 
+def pretend_time(monkeypatch: pytest.MonkeyPatch, move: Callable[[float, int], float]) -> list[float]:
+    """The time of a run of 60 steps, which is moved, from what it was and the step, at each look at the clock."""
+    now, true_look = [0.0], Pace.look
+
+    def look(pace: Pace, step: int) -> bool:
+        now[0] = move(now[0], step)
+        return true_look(pace, step)
+
+    monkeypatch.setattr("bertsmith.planning.plan.Plan.fit_into", fit)
+    monkeypatch.setattr("bertsmith.planning.pace.Pace.look", look)
+    monkeypatch.setattr("bertsmith.planning.pace.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("bertsmith.planning.pace.seconds_of_last_rows", lambda *_: 0.0)
+    return now
+
+
 @pytest.mark.parametrize("schedule", ["trapezoid", "linear", "cosine"])
 def test_a_machine_that_slows_down_ends_in_time(
     schedule: str, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half as fast after 24 of 60 seconds: what is left is planned at the speed of now, not at the mean."""
-    now = [0.0]
-
-    def look(pace: Pace, step: int) -> bool:
-        now[0] = step + max(0.0, step - 24)
-        return true_look(pace, step)
-
-    true_look = Pace.look
-    monkeypatch.setattr("bertsmith.planning.plan.Plan.fit_into", fit)
-    monkeypatch.setattr("bertsmith.planning.pace.Pace.look", look)
-    monkeypatch.setattr("bertsmith.planning.pace.time", SimpleNamespace(monotonic=lambda: now[0]))
+    now = pretend_time(monkeypatch, lambda _now, step: step + max(0.0, step - 24))
     monkeypatch.setattr(Clock, "left", lambda _self: 60 - now[0])
-    monkeypatch.setattr("bertsmith.planning.pace.seconds_of_last_rows", lambda *_: 0.0)
     train(tmp_path / "run", text, warmup_steps=2, validation_every=100, schedule=schedule)
     steps = read_run(tmp_path / "run").config.training.steps or 0
     assert 0.85 * 60 <= GOAL * (steps + max(0, steps - 24)) <= 1.05 * 60
@@ -401,19 +407,12 @@ def test_a_machine_that_is_busy_for_a_while_does_not_end_a_run_early(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begin: int
 ) -> None:
     """Four times as slow for 9 of 60 seconds. One look at the clock that settles the run would take most of it away."""
-    now = [0.0]
 
-    def look(pace: Pace, step: int) -> bool:
-        if step:
-            now[0] += 4 if begin <= now[0] < begin + 9 else 1
-        return true_look(pace, step)
+    def move(now: float, step: int) -> float:
+        return now + (0 if step == 0 else 4 if begin <= now < begin + 9 else 1)
 
-    true_look = Pace.look
-    monkeypatch.setattr("bertsmith.planning.plan.Plan.fit_into", fit)
-    monkeypatch.setattr("bertsmith.planning.pace.Pace.look", look)
-    monkeypatch.setattr("bertsmith.planning.pace.time", SimpleNamespace(monotonic=lambda: now[0]))
+    now = pretend_time(monkeypatch, move)
     monkeypatch.setattr(Clock, "used", lambda _self: now[0])
-    monkeypatch.setattr("bertsmith.planning.pace.seconds_of_last_rows", lambda *_: 0.0)
     train(tmp_path / "run", text, warmup_steps=2, validation_every=100, budget="60s")
     assert 0.85 * 60 <= now[0] + 1 <= 1.05 * 60
 
@@ -469,7 +468,7 @@ def test_updates_and_measurements_have_their_part_of_the_time(
     tried = Tried(sum_losses, seconds_per_row=2.0, seconds_per_update=3.0)
     monkeypatch.setattr("bertsmith.distributed.world_size", lambda: ranks)
     for steps, quick, last in ((5_003, 400, 1600), (10**6, QUICK_ROWS, LAST_ROWS), (100, FEWEST_QUICK_ROWS, 256)):
-        plan.first_stages = plan.stages = stages_of(plan.run, plan.rows, steps)  # of 4 rows
+        plan.first_stages = plan.stages = plan.stages_with(steps)  # of 4 rows
         plan.run.decide("default", steps=steps, validation_every=steps // 10)
         plan.held_out = SimpleNamespace(rows_per_epoch=10**6)  # type: ignore[assignment]
         assert (quick_rows(plan), last_rows(plan)) == (quick, last)

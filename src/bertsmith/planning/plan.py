@@ -1,6 +1,6 @@
 """The plan of a run: everything that it works with, decided (`making.py` decides)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
@@ -67,7 +67,7 @@ class Plan:
     def __post_init__(self) -> None:
         self._take_turns(turns_of(self.run.config.training))
         begun_with = first_estimate(self.run.folder) if self.clock.limits_time else None
-        self.first_stages = stages_of(self.run, self.rows, begun_with or self.steps)
+        self.first_stages = self.stages_with(begun_with or self.steps)
 
     @property
     def config(self) -> AnyConfig:
@@ -144,7 +144,7 @@ class Plan:
     def places_left(self, steps: int, *, at: int) -> int:
         """Token places from step `at` on if the run were so many steps long, padding included."""
         training = replace(self.run.config.training, steps=steps)
-        stages = stages_of(self.run, self.rows, steps, self.turns.revised(training, at=at))
+        stages = self.stages_with(steps, self.turns.revised(training, at=at))
         return places_of(stages, range(at, steps))
 
     def fit_into(self, seconds: float) -> None:
@@ -158,7 +158,12 @@ class Plan:
         self.first_stages = self.stages
 
     def _take_turns(self, turns: Turns) -> None:
-        self.turns, self.stages = turns, stages_of(self.run, self.rows, self.steps, turns)
+        self.turns, self.stages = turns, self.stages_with(self.steps, turns)
+
+    def stages_with(self, steps: int, turns: Turns | None = None) -> tuple[Stage, ...]:
+        """The stages if the run were so many steps long; `turns`: after a revision."""
+        training = replace(self.run.config.training, steps=steps)
+        return make_stages(training, lambda length: self.rows[length].rows_per_epoch, turns)
 
     def save(self) -> None:
         """Write the decisions to the run, on the main rank."""
@@ -172,8 +177,3 @@ class Plan:
     def first_rows(self, number: int) -> Batch:
         """The first full-length rows, on the device: what speed and memory are measured with."""
         return first_rows(self.rows[self.run.config.training.sequence_length], number, self.device)
-
-
-def stages_of(run: Run, rows: Mapping[int, AnyRows], steps: int, turns: Turns | None = None) -> tuple[Stage, ...]:
-    """The stages of a run of so many steps; `turns`: after a revision."""
-    return make_stages(replace(run.config.training, steps=steps), lambda length: rows[length].rows_per_epoch, turns)
