@@ -128,3 +128,12 @@ def test_a_handful_of_rows_prove_as_much_as_a_sign_test_says(rows: int, proven: 
 @pytest.mark.parametrize(("metric", "low", "high"), [("accuracy", 0, 1.0), ("pearson", -1, 1), ("rmse", 0, 3)])
 def test_an_interval_ends_where_the_score_does(metric: str, low: float, high: float) -> None:
     assert Interval(0.5, -3.0, 3.0).within(*bounds_of(metric)) == Interval(0.5, low, high)
+
+
+def test_the_same_scores_in_another_order_differ_by_nothing() -> None:
+    one, other = (
+        measure([RowSums(np.array([[right, 60.0]]), lambda sums: sums[..., 0] / sums[..., 1]) for right in scores])
+        for scores in ((41.0, 43.0, 47.0), (41.0, 47.0, 43.0))
+    )
+    assert one.mean != other.mean
+    assert difference_interval(one, other).estimate == 0
