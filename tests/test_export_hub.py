@@ -1,8 +1,6 @@
 """The folder for the hub: what is needed is asked for, and nothing leaves the machine unless told to."""
 
 import os
-import subprocess
-import sys
 from contextlib import chdir
 from pathlib import Path
 from typing import Any, ClassVar
@@ -179,14 +177,24 @@ def test_a_link_to_the_output_folder_stays_a_link(is_there: bool, tmp_path: Path
 
 
 def test_what_a_killed_export_left_goes_with_the_next_one(tmp_path: Path) -> None:
-    killed = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    ended = tmp_path / f".out.{int(killed.stdout)}.tmp"
-    others = [tmp_path / name for name in (f".out.{os.getppid()}.tmp", f".mine{ended.name}", ".out.old.tmp")]
+    ended = tmp_path / ".out.9999999.tmp"
+    others = [tmp_path / name for name in (f".mine{ended.name}", ".out.old.tmp", "elsewhere")]
     for place in (ended, *others):
         (place / "model").mkdir(parents=True)
+    (tmp_path / ".out.8.tmp").symlink_to("elsewhere")
     with staged(tmp_path / "out"):
         assert not ended.exists()
-    assert all(place.exists() for place in others)
+    assert all((place / "model").exists() for place in (*others, tmp_path / ".out.8.tmp"))
+
+
+def test_what_a_process_of_another_machine_fills_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 9_999_999)  # no process here has this number
+    with staged(tmp_path / "out") as filled:
+        monkeypatch.undo()
+        with staged(tmp_path / "out"):
+            assert filled.exists()
+        (tmp_path / "out").rmdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_failed_export_leaves_no_folder_above_it(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def staged(output: Path) -> Iterator[Path]:
         staging.mkdir(parents=True)
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror}; choose another folder with -o") from error
+    lock = _hold(staging)
     try:
         yield staging
         if output.exists():
@@ -47,22 +48,41 @@ def staged(output: Path) -> Iterator[Path]:
         atomic.publish(staging, output)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
         with suppress(OSError):  # not empty, as it should be
             for place in made:
                 place.rmdir()
 
 
 def _remove_leftovers(output: Path) -> None:
-    """Remove the folders that processes filled for `output` which are no more; Windows cannot be asked for them."""
-    name = re.compile(rf"\.{re.escape(output.name)}\.(\d{{1,7}}){re.escape(atomic.TEMPORARY_SUFFIX)}")
-    for place in () if os.name == "nt" else output.parent.glob(f".*{atomic.TEMPORARY_SUFFIX}"):
-        if process := name.fullmatch(place.name):
-            try:
-                os.kill(int(process[1]), 0)
-            except ProcessLookupError:
-                shutil.rmtree(place, ignore_errors=True)
-            except PermissionError:  # it is there, and somebody else's
-                pass
+    """Remove the folders that were filled for `output` and that no process holds, on this machine or another."""
+    name = re.compile(rf"\.{re.escape(output.name)}\.\d+{re.escape(atomic.TEMPORARY_SUFFIX)}")
+    for place in output.parent.glob(f".*{atomic.TEMPORARY_SUFFIX}"):
+        if name.fullmatch(place.name) and (lock := _hold(place)) is not None:
+            shutil.rmtree(place, ignore_errors=True)
+            os.close(lock)
+
+
+def _hold(folder: Path) -> int | None:
+    """Lock a folder until what is returned is closed, which the end of the process does, too.
+
+    Returns:
+        A descriptor; None where another process holds the folder, it is a link, or folders cannot be locked, as on
+        Windows and some disks of a network.
+    """
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except (ImportError, OSError):
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def carried_card(folder: Path, *, library: str, task: str) -> str:
