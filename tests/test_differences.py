@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 
 from bertsmith.comparison import differences
-from bertsmith.comparison.contenders import bounds_of
+from bertsmith.comparison.contenders import Answers, bounds_of, judge_all
 from bertsmith.comparison.differences import Interval, difference_interval, measure, score_interval
+from bertsmith.finetuning.tasks.dataset import Part, TaskData
+from bertsmith.finetuning.tasks.encoding import Input
+from bertsmith.finetuning.tasks.examples import Example
 from bertsmith.finetuning.tasks.row_sums import RowSums, row_sums
+from bertsmith.finetuning.tasks.rows import Columns
 from bertsmith.finetuning.tasks.scores import SCORES, score_all
+from bertsmith.model.classifier import Head
 
 LABELS = {
     "classification": ("a", "b", "c", "never"),
@@ -137,3 +142,20 @@ def test_the_same_scores_in_another_order_differ_by_nothing() -> None:
     )
     assert one.mean != other.mean
     assert difference_interval(one, other).estimate == 0
+
+
+def test_what_is_wrong_throughout_is_worse_by_all_that_a_score_can_be() -> None:
+    rows = [Example(number, "", None, "a") for number in range(12)]
+    part = Part(rows, [Input(np.zeros(2, np.int64), 2, number, np.zeros(0, np.int64)) for number in range(12)],
+                [np.zeros(1, np.int64)] * 12, 0)  # fmt: skip
+    task = TaskData(Head("classification", ("a", "b")), Columns("text", None, "label"), part, part, part, [], "")
+    right, wrong = (
+        Answers(name="", is_baseline=False, probabilities=[[np.eye(2)[[label]]] * 12], seconds=1.0, rows_per_second=1.0)
+        for label in (0, 1)
+    )
+    first, second = judge_all(task, "accuracy", [right, wrong], []).contenders
+    assert (first.score.estimate, first.score.high, second.score.low) == (1, 1, 0)
+    assert second.difference is not None
+    estimate, low, high = second.difference
+    assert low == estimate == -1 < high < 0
+    assert second.verdict == "worse"
