@@ -1,6 +1,7 @@
 """Token shards on disk: what is written is read, and what is damaged is named."""
 
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from bertsmith.data.shards import (
     verify,
 )
 from bertsmith.errors import UserError
-from bertsmith.prepare.facts import count_ids
+from bertsmith.prepare.facts import count_ids, measure_split
 
 
 def content(ids: list[int], sentences: list[int], sections: list[int], documents: list[int]) -> ShardContent:
@@ -73,6 +74,35 @@ def test_ids_of_a_large_vocabulary_are_counted(tmp_path: Path) -> None:
     counts = count_ids(write_split(tmp_path, large), "train", 70_002)
     assert counts[[5, 11, 70_000, 70_001]].tolist() == [1, 1, 2, 1]
     assert counts.sum() == 5
+
+
+def test_a_document_that_goes_on_in_the_next_shards_is_counted_once(tmp_path: Path) -> None:
+    first = content([1, 2, 3], [0, 1], [0, 1, 3], [0, 1])
+    nothing = content([], [], [0], [])
+    write_split(tmp_path, first, content([4], [0], [0, 1], [1]), nothing, content([5, 6, 7], [0, 2], [0, 2, 3], [1, 4]))
+    facts = measure_split(tmp_path, "train", 8)
+    assert facts.manifest["documents"] == 3
+    assert facts.manifest["document_lengths"] == [2, 0, 1]  # two of one token, one of five
+    assert facts.manifest["sections"] == facts.manifest["sentences"] == 5
+    assert facts.multi_sentence_fraction == 5 / 7
+
+
+def test_memory_of_counting_does_not_grow_with_the_shards(tmp_path: Path) -> None:
+    def peak(shards: int) -> int:
+        places = list(range(5_000))
+        lines = [
+            content([1] * 5_000, places, [*places, 5_000], [5_000 * n + at for at in places]) for n in range(shards)
+        ]
+        folder = tmp_path / str(shards)
+        folder.mkdir()
+        write_split(folder, *lines)
+        tracemalloc.start()
+        measure_split(folder, "train", 8)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    assert peak(16) < 1.5 * peak(2)
 
 
 def test_all_tables_are_int64(folder: Path) -> None:

@@ -1,5 +1,7 @@
 """Counts over finished shards: what the manifest says about the text, and what a new model begins with."""
 
+from collections.abc import Iterator, Sequence
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +11,9 @@ import numpy.typing as npt
 from bertsmith.atomic import sha256
 from bertsmith.data.packing import Int64Array
 from bertsmith.data.shards import ShardContent, Split, read_manifest, read_shard, shard_name
+
+LENGTH_CLASSES = 40
+"""Documents are counted by their tokens: those of 2^i to 2^(i + 1) - 1 are in class i."""
 
 COUNTED_TOKENS = 1 << 26
 """Enough to know frequencies, and read in less than a second from memory."""
@@ -38,7 +43,7 @@ class SplitFacts(NamedTuple):
 
 
 def measure_split(folder: Path, split: Split, vocab_size: int) -> SplitFacts:
-    """Read all shards of a split once; of each document its sizes are held.
+    """Read all shards of a split.
 
     Args:
         folder: What holds the shards, numbered without a gap.
@@ -48,28 +53,40 @@ def measure_split(folder: Path, split: Split, vocab_size: int) -> SplitFacts:
     Raises:
         UserError: A shard is damaged.
     """
+    paths = list(takewhile(Path.exists, (folder / shard_name(split, number) for number in count())))
     counts = np.zeros(vocab_size, dtype=np.int64)
     shards: list[dict[str, Any]] = []
-    sections = 0
-    parts: list[_Sizes] = []
-    while (path := folder / shard_name(split, len(shards))).exists():
+    sections = sentences = in_several = 0
+    for path in paths:
         content = read_shard(path)
         shards.append({"file": path.name, "size": path.stat().st_size, "sha256": sha256(path)})
         counts += np.bincount(content.ids, minlength=vocab_size)
         sections += len(content.section_document)
-        parts.append(_by_document(_section_sizes(content)))
-    documents = _by_document(_Sizes(*map(np.concatenate, zip(*parts, strict=True))))  # one may go on in the next shard
+        sentences += len(content.sentence_starts)
+    lengths = np.zeros(LENGTH_CLASSES, dtype=np.int64)
+    for documents in _documents(paths):
+        lengths += np.bincount(np.frexp(documents.tokens)[1] - 1, minlength=LENGTH_CLASSES)
+        in_several += int(documents.tokens[documents.sentences >= 2].sum())
     tokens = int(counts.sum())
     entry = {
         "tokens": tokens,
         "sections": sections,
-        "documents": len(documents.tokens),
-        "document_lengths": np.bincount(np.frexp(documents.tokens)[1] - 1).tolist(),  # of 2^i to 2^(i + 1) - 1 tokens
-        "sentences": int(documents.sentences.sum()),
+        "documents": int(lengths.sum()),
+        "document_lengths": np.trim_zeros(lengths, "b").tolist(),
+        "sentences": sentences,
         "shards": shards,
     }
-    in_several = int(documents.tokens[documents.sentences >= 2].sum())
     return SplitFacts(entry, counts, in_several / max(tokens, 1))
+
+
+def _documents(paths: Sequence[Path]) -> Iterator[_Sizes]:
+    """Sizes of whole documents, those of a shard at a time; the last one is held, since it may go on in the next."""
+    held = _Sizes(*(np.empty(0, dtype=np.int64) for _ in range(3)))
+    for path in paths:
+        found = _by_document(_Sizes(*map(np.concatenate, zip(held, _section_sizes(read_shard(path)), strict=True))))
+        yield _Sizes(*(part[:-1] for part in found))
+        held = _Sizes(*(part[-1:] for part in found))
+    yield held
 
 
 def _section_sizes(content: ShardContent) -> _Sizes:
