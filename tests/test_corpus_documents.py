@@ -6,6 +6,8 @@ import random
 import tracemalloc
 from pathlib import Path
 
+import pytest
+
 from bertsmith.corpus import CorpusReport, Section
 from bertsmith.corpus.documents import HELD_CHARACTERS, SourceDocument, group_documents, sections_of
 from bertsmith.corpus.seen import SeenHashes
@@ -123,6 +125,16 @@ def test_hash_set_knows_what_it_saw() -> None:
     digests += [bytes(8), b"\xff" * 8]
     assert all(seen.add(digest) for digest in digests)
     assert not any(seen.add(digest) for digest in digests)
+
+
+@pytest.mark.parametrize("extreme", [0, 2**64 - 200])
+def test_hash_set_knows_extreme_values_when_it_grows(extreme: int) -> None:
+    """Values at the end of the table run over to its start."""
+    seen = SeenHashes()
+    values = list(range(extreme + 1, extreme + 200))
+    values += [n * 0x9E3779B97F4A7C15 % 2**64 for n in range(1, 8_000)]
+    assert all(seen.add(value.to_bytes(8, "little")) for value in values)
+    assert not any(seen.add(value.to_bytes(8, "little")) for value in values)
 
 
 def test_hash_set_takes_little_memory() -> None:

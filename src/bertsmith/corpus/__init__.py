@@ -8,7 +8,7 @@
     documents.py  paragraphs -> documents -> sections, duplicates left out by seen.py
     sentences.py  a section -> its sentences
 
-Everything streams: memory does not grow with the text, but for about 13 bytes a
+Everything streams: memory does not grow with the text, but for about 16 bytes a
 document to know duplicates by. Nothing that cannot be read stops a pass; it is
 counted in the `CorpusReport`.
 """
