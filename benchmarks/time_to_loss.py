@@ -199,7 +199,7 @@ class Ours(NamedTuple):
 
 def ours(options: argparse.Namespace, share: float, seed: int) -> Ours:
     """A run with a share of the time, or what it reached before."""
-    from bertsmith.checkpoint import newest_checkpoint, read_state
+    from bertsmith.checkpoint_folders import newest_checkpoint, read_state
     from bertsmith.run_folder import read_run
 
     what = options.preset or "modern"
