@@ -1,7 +1,5 @@
 """Counts over finished shards: what the manifest says about the text, and what a new model begins with."""
 
-from collections.abc import Iterator, Sequence
-from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +26,14 @@ class _Sizes(NamedTuple):
     tokens: Int64Array
     sentences: Int64Array
 
+    def length_classes(self) -> Int64Array:
+        """[LENGTH_CLASSES]. How many there are of each class."""
+        return np.bincount(np.frexp(self.tokens)[1] - 1, minlength=LENGTH_CLASSES)
+
+    def tokens_in_several(self) -> int:
+        """Tokens of those with two sentences or more."""
+        return int(self.tokens[self.sentences >= 2].sum())
+
 
 class SplitFacts(NamedTuple):
     """What a split holds."""
@@ -43,7 +49,7 @@ class SplitFacts(NamedTuple):
 
 
 def measure_split(folder: Path, split: Split, vocab_size: int) -> SplitFacts:
-    """Read all shards of a split.
+    """Read all shards of a split once.
 
     Args:
         folder: What holds the shards, numbered without a gap.
@@ -53,20 +59,23 @@ def measure_split(folder: Path, split: Split, vocab_size: int) -> SplitFacts:
     Raises:
         UserError: A shard is damaged.
     """
-    paths = list(takewhile(Path.exists, (folder / shard_name(split, number) for number in count())))
     counts = np.zeros(vocab_size, dtype=np.int64)
+    lengths = np.zeros(LENGTH_CLASSES, dtype=np.int64)
     shards: list[dict[str, Any]] = []
     sections = sentences = in_several = 0
-    for path in paths:
+    last = _Sizes(*(np.empty(0, dtype=np.int64) for _ in range(3)))  # it may go on in the next shard
+    while (path := folder / shard_name(split, len(shards))).exists():
         content = read_shard(path)
         shards.append({"file": path.name, "size": path.stat().st_size, "sha256": sha256(path)})
         counts += np.bincount(content.ids, minlength=vocab_size)
         sections += len(content.section_document)
         sentences += len(content.sentence_starts)
-    lengths = np.zeros(LENGTH_CLASSES, dtype=np.int64)
-    for documents in _documents(paths):
-        lengths += np.bincount(np.frexp(documents.tokens)[1] - 1, minlength=LENGTH_CLASSES)
-        in_several += int(documents.tokens[documents.sentences >= 2].sum())
+        found = _by_document(_Sizes(*map(np.concatenate, zip(last, _section_sizes(content), strict=True))))
+        whole, last = _Sizes(*(part[:-1] for part in found)), _Sizes(*(part[-1:] for part in found))
+        lengths += whole.length_classes()
+        in_several += whole.tokens_in_several()
+    lengths += last.length_classes()
+    in_several += last.tokens_in_several()
     tokens = int(counts.sum())
     entry = {
         "tokens": tokens,
@@ -77,16 +86,6 @@ def measure_split(folder: Path, split: Split, vocab_size: int) -> SplitFacts:
         "shards": shards,
     }
     return SplitFacts(entry, counts, in_several / max(tokens, 1))
-
-
-def _documents(paths: Sequence[Path]) -> Iterator[_Sizes]:
-    """Sizes of whole documents, those of a shard at a time; the last one is held, since it may go on in the next."""
-    held = _Sizes(*(np.empty(0, dtype=np.int64) for _ in range(3)))
-    for path in paths:
-        found = _by_document(_Sizes(*map(np.concatenate, zip(held, _section_sizes(read_shard(path)), strict=True))))
-        yield _Sizes(*(part[:-1] for part in found))
-        held = _Sizes(*(part[-1:] for part in found))
-    yield held
 
 
 def _section_sizes(content: ShardContent) -> _Sizes:

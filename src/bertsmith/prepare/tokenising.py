@@ -36,7 +36,7 @@ def make_shards(job: Job, inputs: Inputs, state: dict[str, Any]) -> None:
     share = 0.0 if inputs.validation else held_out_share(state, inputs)
     if inputs.validation:
         work.do((("validation", section) for section in inputs.validation.sections()), sizes.pop("validation"))
-        _require(job, "validation")
+        _require(job, "validation")  # said before the long part
     work.do(((split_of(section, share), section) for section in inputs.corpus.sections()), sum(sizes.values()))
     _require(job, "validation")
     _require(job, "train")
